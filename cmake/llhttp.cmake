@@ -1,0 +1,18 @@
+# llhttp: Debian 12 ships its C sources inside node-llhttp; newer releases have libllhttp-dev.
+find_path(LLHTTP_INCLUDE llhttp.h PATH_SUFFIXES llhttp PATHS /usr/share/include)
+find_library(LLHTTP_LIBRARY llhttp)
+add_library(postern_llhttp INTERFACE)
+if(LLHTTP_LIBRARY)
+    target_link_libraries(postern_llhttp INTERFACE ${LLHTTP_LIBRARY})
+else()
+    set(LLHTTP_SOURCE_DIR /usr/share/llhttp)
+    if(NOT EXISTS ${LLHTTP_SOURCE_DIR}/llhttp.c)
+        message(FATAL_ERROR "llhttp not found: run './dev deps' (package node-llhttp or libllhttp-dev)")
+    endif()
+    add_library(llhttp_system STATIC ${LLHTTP_SOURCE_DIR}/api.c ${LLHTTP_SOURCE_DIR}/http.c
+        ${LLHTTP_SOURCE_DIR}/llhttp.c)
+    target_include_directories(llhttp_system PRIVATE ${LLHTTP_INCLUDE})
+    target_compile_options(llhttp_system PRIVATE -O2 -w)
+    target_link_libraries(postern_llhttp INTERFACE llhttp_system)
+endif()
+target_include_directories(postern_llhttp SYSTEM INTERFACE ${LLHTTP_INCLUDE})

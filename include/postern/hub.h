@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hub.h - how a connection receives events.  One hub per worker; a connection is a sink of its worker's hub.
+ *
+ * A sink asks the hub by message (ptn_hub_subscribe packs and casts it) and the hub answers by direct calls
+ * on the same worker, so that `subscribed`, replayed events and live events keep their order and an event
+ * costs no envelope per subscriber.  Sink calls run in the hub's context: they may link frames and close
+ * their stream, and must not ask.
+ */
+#ifndef POSTERN_HUB_H
+#define POSTERN_HUB_H
+
+#include <postern/messages.h>
+#include <postern/stream.h>
+
+typedef struct ptn_hub ptn_hub; /* made by wiring, one per worker; survives a restart of the hub actor */
+
+/* An encoded form of one event, made by the first sink that needs it and shared by the others. */
+enum ptn_form { PTN_FORM_WS_JSON, PTN_FORM_WS_MSGPACK, PTN_FORM_SSE, PTN_FORM_ZMQ, PTN_FORM_COUNT };
+
+typedef struct ptn_event {
+    ptn_str topic;
+    ptn_str epoch;
+    uint64_t offset;
+    ptn_bytes data;                     /* msgpack value */
+    ptn_frame *forms[PTN_FORM_COUNT];   /* NULL until made; released by the hub after the fan-out */
+} ptn_event;
+
+typedef struct ptn_subscribed {
+    uint64_t tag; /* the caller's, from ptn_hub_subscribe() */
+    ptn_str topic;
+    int code; /* -1: subscribed; otherwise a ptn_code with message */
+    const char *message;
+    ptn_str epoch;
+    uint64_t offset;
+    bool recovered;
+} ptn_subscribed;
+
+typedef struct ptn_sink_ops {
+    /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before. */
+    void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
+    void (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
+    /* The hub lost its state: subscriptions are gone, tell the client to come back (WebSocket 1012). */
+    void (*reset)(ptn_ctx *c, void *self);
+} ptn_sink_ops;
+
+typedef uint64_t ptn_sink_id; /* index and generation: stale ids are harmless */
+#define PTN_SINK_NONE ((ptn_sink_id)0)
+
+/* Same worker as the hub, any actor.  -PTN_EOVERLOAD: the table of sinks is full. */
+int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id);
+/* No call on this sink after it returns; its subscriptions go. */
+void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id);
+
+typedef struct ptn_position {
+    ptn_str epoch; /* n == 0: no position given */
+    uint64_t offset;
+} ptn_position;
+
+/* topic: a topic or a pattern.  The hub checks it and what p may see.  -PTN_EOVERLOAD: the hub's mailbox is
+ * full.  Subscribing twice to one topic moves the subscription (no duplicates). */
+int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
+                      ptn_position since, const ptn_principal *p);
+/* Everything, reserved topics too: for gateways with an authorization of their own (ZeroMQ on ipc).  With
+ * reserved == false: only public topics. */
+int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved);
+int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic);
+
+/* Composition root. */
+typedef struct ptn_hub_limits {
+    uint32_t sinks_max;              /* 0: 100,000 */
+    uint32_t subscriptions_max;      /* of the whole hub; 0: 1,000,000 */
+    uint32_t sink_subscriptions_max; /* of one sink; 0: 1,000 */
+} ptn_hub_limits;
+ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsigned worker);
+void ptn_hub_free(ptn_hub *h);
+extern const ptn_actor_ops ptn_hub_actor; /* arg: the ptn_hub */
+
+#endif

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * messages.h - the message catalogue: every kind of message that actors and adapters exchange, its payload
+ * and its answer.  The only thing that actors/ and protocols/ have in common.
+ *
+ * Payloads are msgpack arrays in the order given here (pack.h); `?` may be nil.  Any ask may be answered by
+ * PROBLEM instead of the kind named after the arrow; helpers at the end build and read the common ones.
+ */
+#ifndef POSTERN_MESSAGES_H
+#define POSTERN_MESSAGES_H
+
+#include <postern/pack.h>
+#include <postern/runtime.h>
+
+/* clang-format off */
+#define PTN_MSG_MAP(XX)                                                                                    \
+    /* edge -> router -> owner.  ptn_request -> RESPONSE | STREAM | PROBLEM.  Owners see their route's     \
+     * kind (PTN_ROUTE_MAP) instead of REQUEST. */                                                         \
+    XX(REQUEST)                                                                                            \
+    XX(RESPONSE)          /* [status, contentType?, headers? map, page? map, data] */                      \
+    XX(STREAM)            /* [topic]: the edge subscribes and streams events (SSE) */                      \
+    XX(PROBLEM)           /* [code, message, details? map] */                                              \
+    XX(OK)                /* nil */                                                                        \
+    /* identity */                                                                                         \
+    XX(AUTH_TOKEN)        /* edge -> auth of its worker: [token] -> PRINCIPAL */                           \
+    XX(PRINCIPAL)         /* [user, name, session?, roles, expiresMs] */                                   \
+    XX(AUTH_REVOKE)       /* issuer -> every verifier: [session, untilMs] -> OK */                         \
+    XX(SESSION_REVOKED)   /* verifier -> edges of its worker: [session]: close its connections */          \
+    /* topics: hub <-> owner (topics shard, or conversation shard for conversation.<id>) */                \
+    XX(TOPIC_ATTACH)      /* [topic, user, roles, sinceEpoch?, sinceOffset] -> TOPIC_ATTACHED */           \
+    XX(TOPIC_ATTACHED)    /* [epoch, offset, recovered, [[offset, data], ..]] */                           \
+    XX(TOPIC_DETACH)      /* [topic] cast: the last local subscriber has gone */                               \
+    XX(TOPIC_WATCH_ALL)   /* [on] -> OK: the hub has wildcard subscribers and wants every event */        \
+    XX(TOPIC_PUBLISH)     /* any actor -> owner: [topic, data] cast, for events of the broker itself */    \
+    XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data]; as an ask -> EVENT_COUNT */       \
+    XX(EVENT_COUNT)       /* [subscribers] */                                                              \
+    XX(HUB_SUBSCRIBE)     /* sink -> hub of its worker: hub.h packs it */                                  \
+    XX(HUB_UNSUBSCRIBE)                                                                                    \
+    XX(HUB_SINK_GONE)                                                                                      \
+    XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
+    XX(OWNER_RESTARTED)   /* owner -> hubs, nil: what it knew of its topics is gone; sinks start over */   \
+    /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map] */ \
+    XX(STORE_USER_ADD)    /* [id, name, passwordHash, roles, household?, createdMs] -> STORE_USER */       \
+    XX(STORE_USER_BY_NAME)/* [name] -> STORE_USER */                                                       \
+    XX(STORE_USER_BY_ID)  /* [id] -> STORE_USER */                                                         \
+    XX(STORE_USER_LIST)   /* [afterName?, limit] -> STORE_USERS, ordered by name */                        \
+    XX(STORE_HOUSEHOLD)   /* [household, limit] -> STORE_USERS */                                          \
+    XX(STORE_USER_PASSWORD)/* [id, passwordHash] -> OK */                                                  \
+    XX(STORE_PREFERENCES) /* [id, mergePatch map]: RFC 7396 on the stored map -> STORE_USER */             \
+    XX(STORE_USER)        /* USER */                                                                       \
+    XX(STORE_USERS)       /* [USER, ..] */                                                                 \
+    XX(STORE_SESSION_ADD) /* [session, user, refreshHash bin, expiresMs, createdMs] -> OK */               \
+    XX(STORE_SESSION_ROTATE) /* [session, oldHash, newHash, expiresMs, nowMs] -> STORE_USER; a hash that is \
+                              * not the current one revokes the session: PROBLEM unauthenticated with       \
+                              * details {revoked: true} */                                                 \
+    XX(STORE_SESSION_REVOKE) /* [session, nowMs] -> OK */                                                  \
+    XX(STORE_SESSIONS_REVOKED) /* [sinceMs] -> STORE_SESSIONS: revoked at or after that time */            \
+    XX(STORE_SESSIONS)    /* [session, ..] */                                                              \
+    /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..]] */                            \
+    XX(STORE_CONV_ADD)    /* [id, title?, creator, createdMs, epoch, [member, ..]] -> STORE_CONV;          \
+                           * unknown members: PROBLEM validation_failed.  An existing id: its CONV */      \
+    XX(STORE_CONV_GET)    /* [id] -> STORE_CONV */                                                         \
+    XX(STORE_CONV_LIST)   /* [user, afterId?, limit] -> STORE_CONVS, newest id first */                    \
+    XX(STORE_MEMBERS_ADD) /* [id, [user, ..], nowMs] -> STORE_CONV */                                      \
+    XX(STORE_MEMBERS_REMOVE) /* [id, [user, ..]] -> STORE_CONV */                                          \
+    XX(STORE_CONV)        /* CONV */                                                                       \
+    XX(STORE_CONVS)       /* [CONV, ..] */                                                                 \
+    /* MESSAGE = map as on the wire (wire.md section 2), ready to be sent */                               \
+    XX(STORE_MSG_APPEND)  /* [conversation, id, sender, type, content, metadata? map, timestampMs] ->      \
+                           * STORE_MSG; replied after the commit is on disk.  The store assigns seq */     \
+    XX(STORE_MSG)         /* [seq, isNew, MESSAGE]; isNew false: this id was there already */              \
+    XX(STORE_MSG_RANGE)   /* [conversation, afterSeq?, beforeSeq?, limit] -> STORE_MSGS, ascending; with    \
+                           * before only, or neither: the newest */                                        \
+    XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
+    XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
+    XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
+    XX(STORE_STATS_REPLY)                                                                                  \
+    /* broker */                                                                                           \
+    XX(DRAIN)             /* wiring -> edges: stop accepting, say goodbye */
+
+/* method, pattern below /api/v1, kind, permission, owner, shard key.  `{}` is one segment, `{**}` the rest. */
+#define PTN_ROUTE_MAP(XX)                                                                                  \
+    XX(POST,   "/auth/login",                  AUTH_LOGIN,      NONE,  AUTH,         NONE)                 \
+    XX(POST,   "/auth/refresh",                AUTH_REFRESH,    NONE,  AUTH,         NONE)                 \
+    XX(POST,   "/auth/logout",                 AUTH_LOGOUT,     USER,  AUTH,         NONE)                 \
+    XX(GET,    "/users/me",                    USERS_ME,        USER,  USERS,        NONE)                 \
+    XX(PATCH,  "/users/me/preferences",        USERS_PREFS,     USER,  USERS,        NONE)                 \
+    XX(GET,    "/users/family",                USERS_FAMILY,    USER,  USERS,        NONE)                 \
+    XX(GET,    "/conversations",               CONV_LIST,       USER,  CONVERSATION, NONE)                 \
+    XX(POST,   "/conversations",               CONV_CREATE,     USER,  CONVERSATION, NONE)                 \
+    XX(POST,   "/conversations/messages",      MSG_SEND,        USER,  CONVERSATION, BODY)                 \
+    XX(GET,    "/conversations/{}",            CONV_GET,        USER,  CONVERSATION, PATH)                 \
+    XX(POST,   "/conversations/{}/members",    MEMBERS_ADD,     USER,  CONVERSATION, PATH)                 \
+    XX(DELETE, "/conversations/{}/members",    MEMBERS_REMOVE,  USER,  CONVERSATION, PATH)                 \
+    XX(GET,    "/conversations/{}/messages",   MSG_LIST,        USER,  CONVERSATION, PATH)                 \
+    XX(POST,   "/conversations/{}/messages",   MSG_SEND_TO,     USER,  CONVERSATION, PATH)                 \
+    XX(POST,   "/messages/{}/read",            MSG_READ,        USER,  CONVERSATION, NONE)                 \
+    XX(POST,   "/topics/{}",                   TOPIC_POST,      USER,  TOPICS,       PATH)                 \
+    XX(GET,    "/topics/{}/events",            TOPIC_EVENTS,    USER,  TOPICS,       PATH)                 \
+    XX(GET,    "/health",                      HEALTH,          NONE,  HEALTH,       NONE)                 \
+    XX(GET,    "/system/status",               SYSTEM_STATUS,   USER,  HEALTH,       NONE)                 \
+    XX(POST,   "/system/update",               SYSTEM_UPDATE,   ADMIN, HEALTH,       NONE)                 \
+    XX(GET,    "/admin/users",                 ADMIN_USERS,     ADMIN, USERS,        NONE)                 \
+    XX(POST,   "/admin/users",                 ADMIN_USER_ADD,  ADMIN, USERS,        NONE)                 \
+    /* admin listener only, paths from the root */                                                         \
+    XX(GET,    "/livez",                       LIVEZ,           PROBE, HEALTH,       NONE)                 \
+    XX(GET,    "/readyz",                      READYZ,          PROBE, HEALTH,       NONE)                 \
+    XX(GET,    "/startupz",                    STARTUPZ,        PROBE, HEALTH,       NONE)                 \
+    XX(GET,    "/metrics",                     METRICS,         PROBE, HEALTH,       NONE)
+/* clang-format on */
+
+enum ptn_msg_type {
+    PTN__MSG_FIRST = PTN_MSG_USER - 1,
+#define XX(name) PTN_MSG_##name,
+    PTN_MSG_MAP(XX)
+#undef XX
+#define XX(method, pattern, kind, permission, owner, shard) PTN_MSG_ROUTE_##kind,
+        PTN_ROUTE_MAP(XX)
+#undef XX
+            PTN_MSG_TYPE_END
+};
+const char *ptn_msg_type_name(uint32_t type);
+
+/* ---- errors that clients see (wire.md section 2) ------------------------------------------ */
+
+#define PTN_CODE_MAP(XX)                                                                           \
+    XX(INVALID_REQUEST, "invalid_request", 400, "Invalid request", false)                          \
+    XX(VALIDATION_FAILED, "validation_failed", 422, "Validation failed", false)                    \
+    XX(UNAUTHENTICATED, "unauthenticated", 401, "Authentication required", false)                  \
+    XX(TOKEN_EXPIRED, "token_expired", 401, "Token expired", false)                                \
+    XX(FORBIDDEN, "forbidden", 403, "Forbidden", false)                                            \
+    XX(NOT_FOUND, "not_found", 404, "Not found", false)                                            \
+    XX(METHOD_NOT_ALLOWED, "method_not_allowed", 405, "Method not allowed", false)                 \
+    XX(CONFLICT, "conflict", 409, "Conflict", false)                                               \
+    XX(PAYLOAD_TOO_LARGE, "payload_too_large", 413, "Payload too large", false)                    \
+    XX(UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", 415, "Unsupported media type", false)     \
+    XX(RATE_LIMITED, "rate_limited", 429, "Too many requests", true)                               \
+    XX(TIMEOUT, "timeout", 504, "Timed out", true)                                                 \
+    XX(OVERLOADED, "overloaded", 503, "Overloaded", true)                                          \
+    XX(DRAINING, "draining", 503, "Draining", true)                                                \
+    XX(STORAGE_FULL, "storage_full", 507, "Storage full", true)                                    \
+    XX(INTERNAL, "internal", 500, "Internal error", false)
+
+enum ptn_code {
+#define XX(id, code, status, title, retryable) PTN_CODE_##id,
+    PTN_CODE_MAP(XX)
+#undef XX
+        PTN_CODE_COUNT
+};
+typedef struct ptn_code_info {
+    const char *code, *title;
+    int status;
+    bool retryable;
+} ptn_code_info;
+const ptn_code_info *ptn_code_info_of(int code); /* out of range: INTERNAL */
+/* The code and message for an ask that ended with a runtime error (negative). */
+int ptn_code_of_err(int err, const char **ret_message);
+
+/* ---- identity ------------------------------------------------------------------------------ */
+
+#define PTN_ROLE_MAP(XX)                                                                           \
+    XX(USER, "user", 1u)                                                                           \
+    XX(ADMIN, "admin", 2u)                                                                         \
+    XX(SERVICE, "service", 4u)
+enum ptn_role {
+#define XX(id, name, bit) PTN_ROLE_##id = (bit),
+    PTN_ROLE_MAP(XX)
+#undef XX
+};
+/* 0: no such role. */
+uint32_t ptn_role_of(ptn_str name);
+/* Packs an array of role names. */
+void ptn_pack_roles(ptn_pack *w, uint32_t roles);
+
+typedef struct ptn_principal {
+    ptn_str user;    /* id; n == 0: anonymous */
+    ptn_str name;    /* user name */
+    ptn_str session; /* n == 0: a token without a session (command line) */
+    uint32_t roles;
+    int64_t expires_ms; /* Unix time */
+} ptn_principal;
+void ptn_principal_pack(ptn_pack *w, const ptn_principal *p); /* anonymous packs nil */
+bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p);
+
+/* ---- requests and responses ---------------------------------------------------------------- */
+
+enum ptn_method { PTN_GET, PTN_HEAD, PTN_POST, PTN_PUT, PTN_PATCH, PTN_DELETE, PTN_OPTIONS, PTN_METHOD_OTHER };
+enum ptn_method ptn_method_of(ptn_str name);
+const char *ptn_method_name(enum ptn_method m);
+
+enum ptn_protocol { PTN_PROTO_HTTP, PTN_PROTO_WS, PTN_PROTO_ZMQ, PTN_PROTO_SSE, PTN_PROTO_COUNT };
+#define PTN_REQ_ADMIN_LISTENER 1u /* came through listen.admin */
+
+typedef struct ptn_request { /* a view into a message */
+    enum ptn_method method;
+    ptn_str path;  /* as sent, percent-encoding kept, begins with '/', no query */
+    ptn_str query; /* without '?' */
+    ptn_bytes headers; /* map of the forwarded ones (below), or n == 0 */
+    ptn_principal principal;
+    ptn_bytes trace_id;    /* 16 bytes */
+    ptn_bytes parent_span; /* 8 bytes, or n == 0 */
+    enum ptn_protocol protocol;
+    uint32_t flags;
+    ptn_bytes body; /* one encoded value; n == 0: none */
+} ptn_request;
+
+/* Headers that travel with a request, lower case; adapters drop the rest. */
+#define PTN_FORWARDED_HEADERS                                                                      \
+    "idempotency-key", "if-match", "if-none-match", "prefer", "last-event-id"
+
+/* Writes everything but the body; the caller then packs exactly one value (nil for no body). */
+void ptn_request_begin(ptn_pack *w, const ptn_request *r);
+bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r);
+
+/* Segment i (from 0, below /api/v1 when that prefix is there), percent-decoded into buf when it has to be.
+ * False: no such segment, bad encoding, NUL, '/' or invalid UTF-8 in it, or longer than buf. */
+bool ptn_path_segment(ptn_str path, unsigned i, char *buf, size_t buf_bytes, ptn_str *ret_s);
+/* Query parameter, percent- and plus-decoded into buf.  False: absent or malformed. */
+bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, ptn_str *ret_s);
+/* Integer query parameter: 1 found, 0 absent, <0 not an integer within [min, max]. */
+int ptn_query_int(ptn_str query, const char *key, int64_t min, int64_t max, int64_t *ret_v);
+
+typedef struct ptn_response { /* a view */
+    unsigned status;
+    ptn_str content_type; /* n == 0: data is a value, the adapter adds the envelope and encodes it */
+    ptn_bytes headers;    /* map of extra headers, or n == 0 */
+    ptn_bytes page;       /* map, or n == 0 */
+    ptn_bytes data;       /* one value; with a content type: str or bin, sent as it is */
+} ptn_response;
+bool ptn_response_unpack(ptn_bytes b, ptn_response *ret_r);
+
+/* Writes everything but the data value. */
+void ptn_response_begin(ptn_pack *w, unsigned status);
+void ptn_response_begin_page(ptn_pack *w, unsigned status, ptn_str next, ptn_str prev);
+/* Finishes w and answers; out of memory becomes -PTN_ENOMEM for the asker. */
+void ptn_response_send(ptn_ctx *c, ptn_reply_to to, ptn_pack *w);
+
+typedef struct ptn_problem {
+    int code;
+    ptn_str message;
+    ptn_bytes details; /* map, or n == 0 */
+} ptn_problem;
+bool ptn_problem_unpack(ptn_bytes b, ptn_problem *ret_p);
+void ptn_problem_send(ptn_ctx *c, ptn_reply_to to, int code, const char *message);
+/* With details {field: reason}: for validation_failed. */
+void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *message, const char *field,
+                            const char *reason);
+/* Passes the outcome of an inner ask on: a PROBLEM reply as it is, a runtime error as its code. */
+void ptn_problem_pass(ptn_ctx *c, ptn_reply_to to, int err, const ptn_msg *reply);
+
+/* ---- who is where -------------------------------------------------------------------------- */
+
+/* Filled by the composition root before the runtime runs; read-only afterwards. */
+typedef struct ptn_directory {
+    unsigned workers;
+    ptn_addr router[PTN_WORKERS_MAX];       /* per worker */
+    ptn_addr auth[PTN_WORKERS_MAX];         /* verifier per worker; also takes AUTH_* routes */
+    ptn_addr hub[PTN_WORKERS_MAX];          /* per worker */
+    ptn_addr edge[PTN_WORKERS_MAX];         /* http and ws connections, per worker */
+    ptn_addr health[PTN_WORKERS_MAX];       /* per worker */
+    ptn_addr conversation[PTN_WORKERS_MAX]; /* shards */
+    ptn_addr topics[PTN_WORKERS_MAX];       /* shards */
+    ptn_addr users;
+    ptn_addr store;
+    ptn_addr zmq;
+} ptn_directory;
+/* Stable for a given number of shards. */
+unsigned ptn_shard(ptn_str key, unsigned shards);
+/* The actor that owns a topic: a conversation shard for conversation.<id>, otherwise a topics shard. */
+ptn_addr ptn_topic_owner(const ptn_directory *d, ptn_str topic);
+
+/* ---- topics -------------------------------------------------------------------------------- */
+
+#define PTN_TOPIC_BYTES_MAX 255
+/* Dot-separated non-empty segments of UTF-8 without control characters or blanks, 1 to 255 bytes, no '*'. */
+bool ptn_topic_is_valid(ptn_str topic);
+/* The same with `*` for one segment and `**` as last segment for the rest. */
+bool ptn_pattern_is_valid(ptn_str pattern);
+bool ptn_pattern_has_wildcard(ptn_str pattern);
+/* conversation.*, user.*, system.*: only their owners publish, only entitled subscribers see them. */
+bool ptn_topic_is_reserved(ptn_str topic);
+/* Wildcards in the first segment never match reserved topics. */
+bool ptn_pattern_matches(ptn_str pattern, ptn_str topic);
+
+/* ---- small values -------------------------------------------------------------------------- */
+
+/* ULID (github.com/ulid/spec): 26 characters, sortable by time. */
+#define PTN_ULID_LEN 26
+void ptn_ulid(ptn_ctx *c, char out[PTN_ULID_LEN + 1]);
+void ptn_ulid_make(int64_t wall_ms, const uint8_t random[10], char out[PTN_ULID_LEN + 1]);
+/* A ULID or a UUID in its text form. */
+bool ptn_id_is_valid(ptn_str id);
+/* RFC 3339, UTC, milliseconds: 2026-01-31T12:00:00.000Z */
+#define PTN_TIMESTAMP_LEN 24
+void ptn_timestamp_format(int64_t wall_ms, char out[PTN_TIMESTAMP_LEN + 1]);
+bool ptn_timestamp_parse(ptn_str s, int64_t *ret_wall_ms);
+void ptn_pack_timestamp(ptn_pack *w, int64_t wall_ms);
+
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * metrics.h - counters, gauges and histograms, one table for the whole program.
+ *
+ * Each thread writes only its own cells (a plain load and store, relaxed), readers sum over threads: no
+ * locked instruction on the steady path.  Names and labels follow wire.md section 4; never a user, a topic or
+ * an id as a label.  Any thread.
+ */
+#ifndef POSTERN_METRICS_H
+#define POSTERN_METRICS_H
+
+#include <postern/base.h>
+#include <stdatomic.h>
+
+/* clang-format off */
+/* id, name, labels, help */
+#define PTN_COUNTER_MAP(XX)                                                                                 \
+    XX(CONNECTIONS_ACCEPTED_HTTP, "postern_connections_accepted_total", "protocol=\"http\"", "Connections accepted") \
+    XX(CONNECTIONS_ACCEPTED_WS, "postern_connections_accepted_total", "protocol=\"ws\"", "")                \
+    XX(CONNECTIONS_ACCEPTED_SSE, "postern_connections_accepted_total", "protocol=\"sse\"", "")              \
+    XX(RECEIVED_HTTP, "postern_messages_received_total", "protocol=\"http\"", "Requests and frames received") \
+    XX(RECEIVED_WS, "postern_messages_received_total", "protocol=\"ws\"", "")                               \
+    XX(RECEIVED_ZMQ, "postern_messages_received_total", "protocol=\"zmq\"", "")                             \
+    XX(DELIVERED_WS, "postern_messages_delivered_total", "protocol=\"ws\"", "Events handed to connections") \
+    XX(DELIVERED_SSE, "postern_messages_delivered_total", "protocol=\"sse\"", "")                           \
+    XX(DELIVERED_ZMQ, "postern_messages_delivered_total", "protocol=\"zmq\"", "")                           \
+    XX(DROPPED_SLOW_CONSUMER, "postern_messages_dropped_total", "reason=\"slow_consumer\"", "Messages dropped, by reason") \
+    XX(DROPPED_HUB_OVERLOAD, "postern_messages_dropped_total", "reason=\"hub_overload\"", "")               \
+    XX(DROPPED_ZMQ_PEER, "postern_messages_dropped_total", "reason=\"zmq_peer_full\"", "")                  \
+    XX(CLOSED_SLOW_CONSUMER, "postern_disconnects_total", "reason=\"slow_consumer\"", "Connections cut off by the broker, by reason") \
+    XX(CLOSED_PROTOCOL_ERROR, "postern_disconnects_total", "reason=\"protocol_error\"", "")                 \
+    XX(CLOSED_TIMEOUT, "postern_disconnects_total", "reason=\"timeout\"", "")                               \
+    XX(CLOSED_AUTH, "postern_disconnects_total", "reason=\"auth\"", "")                                     \
+    XX(CLOSED_NO_PONG, "postern_disconnects_total", "reason=\"no_pong\"", "")                               \
+    XX(CLOSED_TOO_BIG, "postern_disconnects_total", "reason=\"too_big\"", "")                               \
+    XX(CLOSED_LIMIT, "postern_disconnects_total", "reason=\"connection_limit\"", "")                        \
+    XX(AUTH_FAILED, "postern_auth_failures_total", "", "Logins and tokens refused")                         \
+    XX(ACTOR_CRASHES, "postern_actor_crashes_total", "", "Actors that failed")                              \
+    XX(STORE_COMMITS, "postern_store_commits_total", "", "Transactions committed")                          \
+    XX(STORE_ROWS, "postern_store_messages_total", "", "Messages stored")                                   \
+    XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")
+
+#define PTN_GAUGE_MAP(XX)                                                                                   \
+    XX(CONNECTIONS_HTTP, "postern_connections", "protocol=\"http\"", "Open connections")                    \
+    XX(CONNECTIONS_WS, "postern_connections", "protocol=\"ws\"", "")                                        \
+    XX(CONNECTIONS_SSE, "postern_connections", "protocol=\"sse\"", "")                                      \
+    XX(SUBSCRIPTIONS, "postern_subscriptions", "", "Active subscriptions")                                  \
+    XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
+    XX(CONVERSATIONS_CACHED, "postern_conversations_cached", "", "Conversations in memory")
+
+/* id, name, labels, help.  Unit: seconds (observed in ns). */
+#define PTN_HISTOGRAM_MAP(XX)                                                                               \
+    XX(REQUEST_HTTP_OK, "postern_request_duration_seconds", "protocol=\"http\",outcome=\"ok\"", "Time from a whole request to its response") \
+    XX(REQUEST_HTTP_CLIENT, "postern_request_duration_seconds", "protocol=\"http\",outcome=\"client_error\"", "") \
+    XX(REQUEST_HTTP_SERVER, "postern_request_duration_seconds", "protocol=\"http\",outcome=\"server_error\"", "") \
+    XX(REQUEST_WS_OK, "postern_request_duration_seconds", "protocol=\"ws\",outcome=\"ok\"", "")             \
+    XX(REQUEST_WS_CLIENT, "postern_request_duration_seconds", "protocol=\"ws\",outcome=\"client_error\"", "") \
+    XX(REQUEST_WS_SERVER, "postern_request_duration_seconds", "protocol=\"ws\",outcome=\"server_error\"", "") \
+    XX(REQUEST_ZMQ_OK, "postern_request_duration_seconds", "protocol=\"zmq\",outcome=\"ok\"", "")           \
+    XX(REQUEST_ZMQ_CLIENT, "postern_request_duration_seconds", "protocol=\"zmq\",outcome=\"client_error\"", "") \
+    XX(REQUEST_ZMQ_SERVER, "postern_request_duration_seconds", "protocol=\"zmq\",outcome=\"server_error\"", "") \
+    XX(FANOUT, "postern_fanout_duration_seconds", "", "Time to hand one event to all local subscribers")    \
+    XX(FSYNC, "postern_fsync_duration_seconds", "", "Time of one commit, fsync included")
+/* clang-format on */
+
+enum ptn_counter {
+#define XX(id, name, labels, help) PTN_C_##id,
+    PTN_COUNTER_MAP(XX)
+#undef XX
+        PTN_COUNTER_COUNT
+};
+enum ptn_gauge {
+#define XX(id, name, labels, help) PTN_G_##id,
+    PTN_GAUGE_MAP(XX)
+#undef XX
+        PTN_GAUGE_COUNT
+};
+enum ptn_histogram {
+#define XX(id, name, labels, help) PTN_H_##id,
+    PTN_HISTOGRAM_MAP(XX)
+#undef XX
+        PTN_HISTOGRAM_COUNT
+};
+
+/* Upper bounds: powers of two from 1 us to 16.8 s; the last bucket is +Inf. */
+#define PTN_HISTOGRAM_BUCKETS 26
+
+typedef struct ptn_histogram_cells {
+    _Atomic uint64_t bucket[PTN_HISTOGRAM_BUCKETS];
+    _Atomic uint64_t sum_ns;
+} ptn_histogram_cells;
+
+typedef struct ptn_metrics_cells {
+    _Atomic uint64_t counter[PTN_COUNTER_COUNT];
+    _Atomic int64_t gauge[PTN_GAUGE_COUNT]; /* this thread's share; the sum is the value */
+    ptn_histogram_cells histogram[PTN_HISTOGRAM_COUNT];
+} ptn_metrics_cells;
+
+extern _Thread_local ptn_metrics_cells *ptn__metrics_local;
+ptn_metrics_cells *ptn__metrics_attach(void); /* first use on a thread; never NULL */
+
+static inline ptn_metrics_cells *ptn__metrics(void) {
+    ptn_metrics_cells *m = ptn__metrics_local;
+    return PTN_LIKELY(m != NULL) ? m : ptn__metrics_attach();
+}
+
+/* Relaxed, one writer per cell; the readers' partner is ptn_metrics_sum(). */
+static inline void ptn_count(enum ptn_counter k, uint64_t n) {
+    _Atomic uint64_t *cell = &ptn__metrics()->counter[k];
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
+}
+static inline void ptn_gauge_add(enum ptn_gauge k, int64_t n) {
+    _Atomic int64_t *cell = &ptn__metrics()->gauge[k];
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
+}
+void ptn_observe_ns(enum ptn_histogram k, uint64_t ns);
+/* The outcome class of an HTTP status for the request histograms; protocol as in messages.h. */
+void ptn_observe_request(unsigned protocol, unsigned status, uint64_t ns);
+
+/* Sums over all threads that ever attached. */
+typedef struct ptn_metrics_snapshot {
+    uint64_t counter[PTN_COUNTER_COUNT];
+    int64_t gauge[PTN_GAUGE_COUNT];
+    uint64_t bucket[PTN_HISTOGRAM_COUNT][PTN_HISTOGRAM_BUCKETS];
+    uint64_t sum_ns[PTN_HISTOGRAM_COUNT];
+} ptn_metrics_snapshot;
+void ptn_metrics_sum(ptn_metrics_snapshot *ret_s);
+
+#endif

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * runtime.h - the actor runtime: workers, actors, messages, asks, timers, supervision.
+ *
+ * Threads: a ptn_ctx is valid only inside the callback it was passed to.  Functions that take a
+ * ptn_ctx run on the worker that owns the current actor.  Any other thread may use only ptn_port_*,
+ * ptn_runtime_stop(), ptn_whereis() and ptn_err_*().
+ *
+ * Delivery: at most once, FIFO per (sender, receiver) pair, across workers too.  Mailboxes are bounded
+ * in messages and bytes; a full one refuses with -PTN_EOVERLOAD and the sender keeps the payload.
+ * Replies are never refused: ptn_ask() reserves their room.
+ *
+ * Design: docs/memory-model.md (proof), docs/runtime.md (guide).
+ */
+#ifndef POSTERN_RUNTIME_H
+#define POSTERN_RUNTIME_H
+
+#include <postern/base.h>
+#include <postern/buf.h>
+
+typedef uint64_t ptn_addr; /* worker:8 | slot:24 | generation:32 */
+#define PTN_ADDR_NONE ((ptn_addr)0)
+
+typedef struct ptn_runtime ptn_runtime;
+typedef struct ptn_ctx ptn_ctx;
+typedef struct ptn_port ptn_port; /* sending end for threads the runtime does not own */
+typedef struct ptn_env ptn_env;   /* the outside world: runtime/env/env.h */
+
+#define PTN_WORKERS_MAX 64
+
+/* Message types below this value belong to the runtime; the catalogue starts here. */
+#define PTN_MSG_USER 64
+enum ptn_runtime_msg {
+    PTN_MSG_DOWN = 1,     /* a monitored actor is gone: from = the actor, corr = monitor reference */
+    PTN_MSG_SIGNAL = 2,   /* corr = signal number (ptn_signal_watch) */
+    PTN_MSG_STOPPING = 3, /* the runtime drains: finish and ptn_exit(); killed at the drain deadline */
+};
+
+typedef struct ptn_msg { /* what a handler sees; valid for the call */
+    ptn_addr from;
+    uint32_t type;
+    uint64_t corr;     /* 0: cast; otherwise an ask that wants an answer */
+    ptn_time deadline; /* PTN_NEVER: none */
+    const uint8_t *data;
+    size_t len;
+    ptn_buf *buf; /* borrowed; ptn_buf_ref() to keep.  NULL when len is 0 */
+} ptn_msg;
+
+static inline ptn_bytes ptn_msg_bytes(const ptn_msg *m) {
+    return (ptn_bytes){m->data, m->len};
+}
+
+/* ---- runtime ------------------------------------------------------------------------------ */
+
+typedef struct ptn_runtime_opts {
+    unsigned workers;       /* 0: 1 */
+    ptn_env *env;           /* NULL: libuv */
+    uint64_t spin_ns;       /* busy-wait before parking; 0: none */
+    ptn_time drain_ns;      /* how long actors may take to stop; 0: 5 s */
+} ptn_runtime_opts;
+
+int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt);
+
+/* Starts the workers and returns when the runtime has stopped.  0, or -PTN_ECRASHED when the root
+ * supervisor gave up. */
+int ptn_runtime_run(ptn_runtime *rt);
+
+/* Any thread, and signal-safe: begin a clean shutdown.  A second call stops at once. */
+void ptn_runtime_stop(ptn_runtime *rt);
+
+/* After ptn_runtime_run() returned and every port is closed. */
+void ptn_runtime_free(ptn_runtime *rt);
+
+unsigned ptn_runtime_workers(const ptn_runtime *rt);
+ptn_runtime *ptn_ctx_runtime(const ptn_ctx *c);
+unsigned ptn_worker(const ptn_ctx *c); /* index of the current worker */
+
+/* ---- actors ------------------------------------------------------------------------------- */
+
+typedef struct ptn_actor_ops {
+    const char *name;  /* static; label of its metrics */
+    size_t state_size; /* zeroed block in the actor's arena */
+    /* <0: the spawn or restart fails.  arg is the spawn's, and must outlive the actor. */
+    int (*init)(ptn_ctx *c, void *state, void *arg);
+    /* One message.  <0: the actor has failed, and its supervisor decides. */
+    int (*handle)(ptn_ctx *c, void *state, const ptn_msg *m);
+    /* Orderly end only; never after a crash.  May be NULL. */
+    void (*fini)(ptn_ctx *c, void *state, int reason);
+} ptn_actor_ops;
+
+typedef struct ptn_actor_opts {
+    const char *register_as; /* NULL: anonymous */
+    int worker;              /* -1: the spawner's; from outside: round robin */
+    uint32_t mbox_msgs_max;  /* 0: 1024 */
+    uint32_t mbox_bytes_max; /* 0: 1 MiB */
+} ptn_actor_opts;
+
+enum ptn_restart { PTN_PERMANENT, PTN_TRANSIENT, PTN_TEMPORARY };
+
+/* Spawns an unsupervised actor on the current worker, or on opts->worker.  On another worker init runs
+ * there later; a failing init then shows as DOWN to monitors. */
+int ptn_spawn(ptn_ctx *c, const ptn_actor_ops *ops, const ptn_actor_opts *opts, void *arg,
+              ptn_addr *ret_addr);
+
+/* Before ptn_runtime_run(): a top-level actor under the root supervisor (one_for_one).  The address is
+ * valid at once, so that actors can be wired to each other before any of them runs. */
+int ptn_runtime_spawn(ptn_runtime *rt, const ptn_actor_ops *ops, const ptn_actor_opts *opts, void *arg,
+                      enum ptn_restart restart, ptn_addr *ret_addr);
+
+void ptn_exit(ptn_ctx *c, int reason); /* after this message */
+
+/* Fails the current actor: reason is a positive PTN_E* or a domain number; fmt goes to the crash log. */
+_Noreturn void ptn_fail(ptn_ctx *c, int reason, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+#define PTN_REQUIRE(c, e) ((e) ? (void)0 : ptn_fail((c), PTN_EINVAL, "required: %s", #e))
+
+ptn_addr ptn_self(const ptn_ctx *c);
+void *ptn_self_state(const ptn_ctx *c);
+ptn_time ptn_now(const ptn_ctx *c);     /* constant within a turn */
+ptn_time ptn_clock(const ptn_ctx *c);   /* reads the clock anew: for measuring, about 20 ns */
+int64_t ptn_wall_ms(const ptn_ctx *c);  /* Unix time, milliseconds */
+void ptn_random(ptn_ctx *c, void *p, size_t n);
+void *ptn_alloc(ptn_ctx *c, size_t n);   /* zeroed, actor arena, freed at its end; NULL: no memory */
+void *ptn_scratch(ptn_ctx *c, size_t n); /* freed at the end of the turn; NULL: no memory */
+/* fn(arg) runs at the actor's end, crash included, newest first. */
+int ptn_defer(ptn_ctx *c, void (*fn)(void *arg), void *arg);
+
+/* ---- messages ----------------------------------------------------------------------------- */
+
+int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload);
+
+/* The same payload to n actors, one push per receiver.  Consumes the payload always; refusals are
+ * counted and returned. */
+int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf *take_payload,
+                size_t *ret_refused);
+
+/* Exactly one call of cb ends an ask: reply (err 0), -PTN_EDEADLINE, -PTN_ECRASHED, -PTN_ENOACTOR,
+ * -PTN_ESTOPPING, or the error given to ptn_reply_err().  deadline is absolute; the earlier of it and the
+ * deadline of the message being handled counts.  There is no infinite ask: PTN_NEVER means 30 s. */
+typedef void (*ptn_reply_cb)(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg);
+int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
+            ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
+int ptn_ask_cancel(ptn_ctx *c, uint64_t corr); /* cb is not called after this returns */
+
+typedef struct ptn_reply_to { /* copyable: answer now or later */
+    ptn_addr to;
+    uint64_t corr;
+    ptn_time deadline;
+} ptn_reply_to;
+ptn_reply_to ptn_reply_token(ptn_ctx *c, const ptn_msg *req);
+int ptn_reply(ptn_ctx *c, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
+int ptn_reply_err(ptn_ctx *c, ptn_reply_to r, int err); /* err negative */
+
+/* Hands a request on unchanged: same payload, asker, correlation and deadline, another type. */
+int ptn_forward(ptn_ctx *c, const ptn_msg *m, ptn_addr to, uint32_t type);
+
+/* ---- time, watching, names ---------------------------------------------------------------- */
+
+/* Caller-owned, intrusive, zero-initialised.  Resolution 1 ms, never early.  cb runs in the context of
+ * the actor that started it, never inside one of its handlers.  All timers of an actor stop at its end. */
+typedef struct ptn_timer ptn_timer;
+typedef void (*ptn_timer_cb)(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+struct ptn_timer {
+    ptn_timer *next, **pprev;             /* wheel slot */
+    ptn_timer *owner_next, **owner_pprev; /* all timers of the actor */
+    ptn_time due;
+    ptn_timer_cb cb;
+    void *arg;
+    void *owner;
+};
+void ptn_timer_start(ptn_ctx *c, ptn_timer *t, ptn_time after, ptn_timer_cb cb, void *arg);
+void ptn_timer_stop(ptn_ctx *c, ptn_timer *t); /* idempotent; cb is not called after it */
+static inline bool ptn_timer_is_armed(const ptn_timer *t) {
+    return t->pprev != NULL;
+}
+
+int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref); /* PTN_MSG_DOWN later, exactly once */
+int ptn_demonitor(ptn_ctx *c, uint64_t ref);
+int ptn_whereis(ptn_runtime *rt, const char *name, ptn_addr *ret_addr);
+int ptn_signal_watch(ptn_ctx *c, int signum); /* PTN_MSG_SIGNAL to the current actor */
+
+/* ---- work outside the worker -------------------------------------------------------------- */
+
+/* Runs work(job) on a pool thread (password hashing, name resolution), then done on the actor.  When the
+ * actor is gone by then, done runs with c and state NULL so that it can free the job. */
+typedef void (*ptn_work_done_cb)(ptn_ctx *c, void *state, void *job, int err);
+int ptn_work(ptn_ctx *c, void (*work)(void *job), void *job, ptn_work_done_cb done);
+
+/* A lane is one serial executor with a thread of its own (in the simulator: a schedulable step).  run()
+ * gets everything that is waiting, oldest first, up to batch_max jobs, and must answer every job that has
+ * a reply address through ptn_lane_reply(). */
+typedef struct ptn_lane ptn_lane;
+typedef struct ptn_lane_job {
+    struct ptn_lane_job *next; /* the lane's */
+    uint32_t type;
+    ptn_reply_to reply; /* corr 0: nobody waits */
+    ptn_buf *buf;       /* owned by the lane; gone after run() returns */
+} ptn_lane_job;
+typedef struct ptn_lane_opts {
+    const char *name;
+    void (*run)(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n);
+    void *arg;
+    size_t batch_max;  /* 0: 1024 */
+    uint32_t jobs_max; /* waiting; past it ptn_lane_send refuses.  0: 65536 */
+} ptn_lane_opts;
+int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane);
+/* Worker threads.  Queues m (type, payload, reply address); -PTN_EOVERLOAD when full. */
+int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m);
+/* Lane thread, inside run(). */
+int ptn_lane_reply(ptn_lane *l, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
+int ptn_lane_reply_err(ptn_lane *l, ptn_reply_to r, int err);
+size_t ptn_lane_depth(const ptn_lane *l);
+ptn_time ptn_lane_now(const ptn_lane *l); /* lane thread: the environment's clock, read now */
+/* Finishes what is queued, joins the thread.  After ptn_runtime_run() returned, before
+ * ptn_runtime_free(). */
+void ptn_lane_close(ptn_lane *l);
+
+/* Foreign threads. */
+int ptn_port_open(ptn_runtime *rt, ptn_port **ret_port);
+int ptn_port_send(ptn_port *p, ptn_addr to, uint32_t type, ptn_buf *take_payload);
+int ptn_port_reply(ptn_port *p, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
+int ptn_port_reply_err(ptn_port *p, ptn_reply_to r, int err);
+void ptn_port_close(ptn_port *p); /* shutdown waits for every port */
+
+/* ---- supervision -------------------------------------------------------------------------- */
+
+enum ptn_strategy { PTN_ONE_FOR_ONE, PTN_ONE_FOR_ALL, PTN_REST_FOR_ONE };
+typedef struct ptn_child {
+    const ptn_actor_ops *ops;
+    ptn_actor_opts opts;
+    void *arg;
+    enum ptn_restart restart;
+} ptn_child;
+typedef struct ptn_sup_opts {
+    enum ptn_strategy strategy;
+    uint32_t restarts_max; /* per window, then the supervisor fails upward; 0: 10 */
+    ptn_time window_ns;    /* 0: 5 s */
+} ptn_sup_opts;
+int ptn_supervise(ptn_ctx *c, const ptn_sup_opts *o, const ptn_child *kids, size_t n, ptn_addr *ret_sup);
+
+/* ---- looking inside (metrics, admin) ------------------------------------------------------ */
+
+typedef struct ptn_actor_stats {
+    const char *name;
+    ptn_addr addr;
+    uint32_t mbox_msgs, mbox_msgs_max; /* waiting now, bound */
+    uint64_t mbox_bytes;
+    uint64_t handled, refused, restarts;
+    uint64_t wait_ns_sum, busy_ns_sum; /* sampled: time in the mailbox, time in handlers */
+    uint64_t wait_samples;
+} ptn_actor_stats;
+/* Calls visit for every live actor of every worker; numbers are relaxed reads.  Any worker. */
+void ptn_actors_visit(ptn_runtime *rt, void (*visit)(const ptn_actor_stats *s, void *arg), void *arg);
+
+typedef struct ptn_worker_stats {
+    uint64_t turns, parks, wakes, stalls, messages;
+    uint64_t dead_letters, late_replies, deadline_expired;
+    uint64_t lag_ns_max; /* longest turn since the last call that reset it */
+} ptn_worker_stats;
+void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *ret_stats);
+
+/* Called on a worker or lane thread for crashes and the first dead letters; the program logs.  Set before
+ * ptn_runtime_run(). */
+typedef struct ptn_trace_event {
+    enum { PTN_TRACE_CRASH, PTN_TRACE_RESTART, PTN_TRACE_DEAD_LETTER, PTN_TRACE_GAVE_UP } kind;
+    const char *actor;
+    ptn_addr addr;
+    uint32_t msg_type;
+    int reason;
+    const char *text;
+} ptn_trace_event;
+void ptn_runtime_on_trace(ptn_runtime *rt, void (*fn)(const ptn_trace_event *e, void *arg), void *arg);
+
+#endif

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * frames.h - the frame language of wire.md section 3, which WebSocket and ZeroMQ share.
+ *
+ * A session takes decoded frames (validated msgpack maps), turns them into actor messages, and
+ * gives frames back through its ops; the adapter only encodes and transports.  Everything runs on
+ * the adapter's worker in its actor's context.
+ *
+ * A ticket says which incoming frame an outgoing one answers: ZeroMQ needs it to find the peer,
+ * WebSocket passes 0.  With `one_answer` set, every ticket gets exactly one frame (`ok` where
+ * wire.md has no answer).
+ */
+#ifndef POSTERN_PROTOCOLS_FRAMES_H
+#define POSTERN_PROTOCOLS_FRAMES_H
+
+#include <postern/hub.h>
+#include <postern/messages.h>
+
+typedef struct frames_session frames_session;
+
+typedef struct frames_ops {
+    /* An encoded msgpack map for the client; borrowed. */
+    void (*send)(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes frame);
+    /* The session is authenticated now (`welcome` has been sent).  May be NULL. */
+    void (*authenticated)(ptn_ctx *c, void *self);
+    /* Close the connection: a WebSocket close code and a problem code for the reason.  NULL:
+     * ignore. */
+    void (*close)(ptn_ctx *c, void *self, unsigned ws_code, int code);
+    /* Opens session->sink, called before the first subscription.  NULL: the adapter has set it
+     * already. */
+    int (*open_sink)(ptn_ctx *c, void *self);
+} frames_ops;
+
+/* A principal with memory of its own. */
+typedef struct frames_identity {
+    ptn_principal p; /* points into the arrays */
+    char user[64], name[128], session[64];
+} frames_identity;
+/* False: a field is too long (never for principals that auth made). */
+bool frames_identity_set(frames_identity *i, const ptn_principal *p);
+
+struct frames_session { /* embed in a connection; fields are read-only to adapters */
+    const frames_ops *ops;
+    void *self;
+    const ptn_directory *directory;
+    unsigned worker;
+    enum ptn_protocol protocol;
+    ptn_hub *hub; /* NULL: subscriptions are refused with a message that says what to use */
+    ptn_sink_id sink;
+    bool one_answer;
+    bool closed;
+    uint32_t n_pending, pending_max; /* unanswered frames; past it: error `overloaded` */
+    uint32_t heartbeat_ms;
+    ptn_time request_ns, request_ns_max;
+    frames_identity identity;
+    char id[PTN_ULID_LEN + 1]; /* session id in `welcome` */
+    struct frames_call *calls; /* asks in flight */
+};
+
+/* After the adapter filled ops, self, directory, worker, protocol, hub, limits. */
+void frames_session_init(ptn_ctx *c, frames_session *s);
+/* Cancels what is in flight; afterwards no op is called. */
+void frames_session_done(ptn_ctx *c, frames_session *s);
+
+/* Verifies a token and sets the identity, then sends `welcome` (or `error` and close 4501). */
+void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,
+                         bool send_welcome);
+/* The same for a principal that is known already (the upgrade carried the token). */
+void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p);
+
+/* One frame from the client.  frame is a validated msgpack value of any kind. */
+void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame);
+/* An `error` frame; id may be empty (raw msgpack value or n == 0). */
+void frames_send_error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id, int code,
+                       const char *message);
+
+/* Builds `event` {type, topic, epoch, offset, data} for the wire forms. */
+void frames_event_pack(ptn_pack *w, const ptn_event *e);
+/* Sends `subscribed`, or `error` when r->code says so: called by the adapter's sink. */
+void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r);
+
+#endif
