@@ -20,8 +20,8 @@ extern "C" {
 #endif
 
 typedef struct ptn_codec_limits {
-    size_t bytes_max;   /* of the input; 0: 1 MiB */
-    uint32_t depth_max; /* nested arrays and maps; 0: 32 */
+    size_t bytes_max;   /* of the input; 0: 1 MiB; never more than PTN_BUF_BYTES_MAX */
+    uint32_t depth_max; /* nested arrays and maps; 0: 32; never more than 1024 */
 } ptn_codec_limits;
 
 typedef struct ptn_codec_error {
@@ -37,8 +37,8 @@ void ptn_json_parser_free(ptn_json_parser *p); /* accepts NULL */
 int ptn_json_to_msgpack(ptn_json_parser *p, ptn_str json, const ptn_codec_limits *limits, ptn_pack *w,
                         ptn_codec_error *reterr);
 
-/* Exactly one well-formed value that fills the input: lengths, depth, UTF-8 of every string, string keys in
- * maps, no ext types. */
+/* Exactly one well-formed value that fills the input: lengths, depth, UTF-8 without NUL in every string, string
+ * keys in maps, no ext types.  Here and above, limits (the defaults) and reterr may be NULL. */
 int ptn_msgpack_validate(ptn_bytes b, const ptn_codec_limits *limits, ptn_codec_error *reterr);
 
 /* A growable byte string for output. */
@@ -53,7 +53,8 @@ void ptn_out_put(ptn_out *o, const void *p, size_t n);
 uint8_t *ptn_out_reserve(ptn_out *o, size_t n); /* room for n more; NULL: no memory */
 
 /* Appends one valid msgpack value as JSON.  bin becomes base64 text, NaN and infinities become null, numbers
- * round-trip. */
+ * round-trip.  -PTN_EPROTO: not one value of at most 1024 levels, or one that JSON cannot say (ext types, keys
+ * that are not strings); -PTN_ETOOBIG, -PTN_ENOMEM.  On failure o is as long as before. */
 int ptn_msgpack_to_json(ptn_bytes value, ptn_out *o);
 /* Appends one JSON string literal, quotes included. */
 void ptn_json_string(ptn_out *o, ptn_str s);

@@ -220,7 +220,8 @@ int ptn_port_open(ptn_runtime *rt, ptn_port **ret_port);
 int ptn_port_send(ptn_port *p, ptn_addr to, uint32_t type, ptn_buf *take_payload);
 int ptn_port_reply(ptn_port *p, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
 int ptn_port_reply_err(ptn_port *p, ptn_reply_to r, int err);
-void ptn_port_close(ptn_port *p); /* shutdown waits for every port */
+/* Shutdown waits for calls in progress; later ones return -PTN_ESTOPPING.  Close before ptn_runtime_free(). */
+void ptn_port_close(ptn_port *p);
 
 /* ---- supervision -------------------------------------------------------------------------- */
 

@@ -66,7 +66,7 @@ typedef struct ptn_stream_ops {
     /* The out-queue has drained to empty after on-wire back-pressure.  May be NULL. */
     void (*on_drain)(ptn_ctx *c, void *owner);
     /* Last call, exactly once per opened stream, never from inside a ptn_stream_* call: 0 orderly, or
-     * negative.  s is invalid afterwards. */
+     * negative.  s is invalid afterwards.  Not after the actor crashed: its memory is gone by then. */
     void (*on_close)(ptn_ctx *c, void *owner, int reason);
 } ptn_stream_ops;
 
@@ -78,7 +78,8 @@ void ptn_stream_open(ptn_stream *s, const ptn_stream_ops *ops, void *owner);
 void ptn_stream_limits(ptn_stream *s, size_t out_bytes_max, ptn_time stall_ns);
 
 /* Links a shared frame (takes its own reference).  0, or -PTN_ESLOW: the bound is reached and the stream is
- * closing.  Never calls back. */
+ * closing (a queue that only this turn filled is flushed first).  -PTN_ECANCELED: it was closing or finishing
+ * before; -PTN_ENOMEM, -PTN_EIO: it is closing for that reason.  Never calls back. */
 int ptn_stream_send(ptn_stream *s, ptn_frame *f);
 /* Copies bytes, gathering small writes into one frame. */
 int ptn_stream_write(ptn_stream *s, const void *p, size_t n);
@@ -93,7 +94,7 @@ void ptn_stream_finish(ptn_stream *s);
 /* Close now; queued output is dropped.  on_close comes later, with reason. */
 void ptn_stream_close(ptn_stream *s, int reason);
 
-const char *ptn_stream_peer(const ptn_stream *s); /* "127.0.0.1:51514", "unix" */
+const char *ptn_stream_peer(const ptn_stream *s); /* "127.0.0.1:51514", "unix"; "closed" from the close on */
 
 /* ---- other descriptors -------------------------------------------------------------------- */
 

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * actor.c - the life of an actor: spawn, init, end, crash, and the entry into its context.
+ *
+ * An address outlives incarnations.  A supervised actor that crashes or exits becomes HELD: its
+ * memory is gone, its mailbox stays, and its supervisor's verdict (INIT or END) comes as a message.
+ * An end for good makes the generation even, tells the monitors, and leaves the mailbox to be
+ * drained by the run loop; only then is the slot released.
+ *
+ * Crash sequence: trace, close resources, cancel asks and timers, answer pending requests with
+ * -PTN_ECRASHED, run the defers, free the arena; the message that was being handled goes to the
+ * dead letters and is not delivered again.  fini does not run: after a failed check the state
+ * cannot be trusted.
+ */
+#include "runtime/mbox.h"
+
+#include <stdlib.h>
+
+#define NEST_MAX 32u /* an init that spawns an actor whose init spawns ... */
+
+static void live_link(struct ptn__slot *s) {
+    struct ptn__worker *w = s->worker;
+    s->live_next = w->live;
+    s->live_pprev = &w->live;
+    if (s->live_next != NULL)
+        s->live_next->live_pprev = &s->live_next;
+    w->live = s;
+    w->n_live++;
+}
+
+static void live_unlink(struct ptn__slot *s) {
+    *s->live_pprev = s->live_next;
+    if (s->live_next != NULL)
+        s->live_next->live_pprev = s->live_pprev;
+    s->live_next = NULL;
+    s->live_pprev = NULL;
+    s->worker->n_live--;
+}
+
+void ptn__ctx_init(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
+    c->w = w;
+    c->slot = s;
+    c->cur = NULL;
+    c->cur_buf = NULL;
+    c->deadline = PTN_NEVER;
+    c->load_done = 0;
+    c->answered = false;
+    c->fail_reason = 0;
+    c->n = 0;
+}
+
+/* ---- the end ------------------------------------------------------------------------------ */
+
+static void trace_crash(const struct ptn__slot *s, uint32_t type, int reason, const char *text) {
+    ptn_trace_event t = {.kind = PTN_TRACE_CRASH,
+                         .actor = s->ops->name,
+                         .addr = s->self,
+                         .msg_type = type,
+                         .reason = reason,
+                         .text = text};
+    ptn__trace(s->worker->rt, &t);
+}
+
+/* The part of an orderly end that may run the actor's code. */
+static void incarnation_farewell(struct ptn__slot *s, int reason) {
+    ptn_ctx c;
+    ptn__ctx_init(&c, s->worker, s);
+    if (_setjmp(c.jmp) != 0) {
+        trace_crash(s, 0, c.fail_reason, s->worker->fail_text);
+        return;
+    }
+    ptn__asks_end(&c);
+    ptn__resources_close(s, &c, reason);
+    if (s->ops->fini != NULL)
+        s->ops->fini(&c, s->state, reason);
+}
+
+/* RUNNING -> HELD. */
+static void incarnation_end(struct ptn__slot *s, int reason, bool orderly) {
+    PTN_ASSERT(s->life == PTN__RUNNING);
+    s->ending = true;
+    if (orderly)
+        incarnation_farewell(s, reason);
+    ptn__resources_close(s, NULL, reason);
+    ptn__asks_cancel(s);
+    ptn__timers_stop_all(s);
+    ptn__watches_cancel(s);
+    ptn__tokens_answer(s, orderly ? -PTN_ESTOPPING : -PTN_ECRASHED);
+    ptn__defers_run(s);
+    s->arena = ptn__arena_free(s->arena);
+    s->state = NULL;
+    s->life = PTN__HELD;
+    s->ending = false;
+    s->exiting = false;
+}
+
+/* HELD -> DEAD.  The run loop drains the mailbox afterwards. */
+static void actor_gone(struct ptn__slot *s) {
+    struct ptn__worker *w = s->worker;
+    PTN_ASSERT(s->life == PTN__HELD);
+    /* relaxed: senders that miss it are caught by the comparison of env->to in dispatch.c */
+    uint32_t gen = atomic_load_explicit(&s->gen, memory_order_relaxed);
+    PTN_ASSERT(gen == (uint32_t)s->self);
+    /* One more round of the run loop, so that what has been sent is drained and the slot released.
+     * A message, because only a push may schedule a slot that is marked EMPTY. */
+    ptn__send_control(w, s->self, s->self, 0, 0, 0);
+    atomic_store_explicit(&s->gen, gen + 1, memory_order_relaxed);
+    if (s->name != NULL)
+        ptn__registry_remove(&w->rt->registry, s->name, s->self);
+    free(s->name);
+    s->name = NULL;
+    ptn__monitors_fire(s);
+    atomic_store_explicit(&s->ops_name, NULL, memory_order_relaxed); /* stats */
+    s->life = PTN__DEAD;
+    s->self = PTN_ADDR_NONE;
+    s->sup = PTN_ADDR_NONE;
+    live_unlink(s);
+    while (s->held_head != NULL) {
+        struct ptn__env *e = s->held_head;
+        s->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private list */
+        if (e->kind <= PTN__ENV_REQUEST) /* relaxed: partner is load_add() in send.c */
+            atomic_fetch_sub_explicit(&s->mbox_load, PTN__LOAD_ONE + ptn_buf_bytes(e->buf).n,
+                                      memory_order_relaxed);
+        ptn__stray(s, e, e->buf);
+        ptn__env_put(w->rt, &w->mag, e);
+    }
+    s->held_tail = NULL;
+    if (s->top)
+        atomic_fetch_sub_explicit(&w->rt->top_live, 1, memory_order_acq_rel); /* partner: turn() */
+}
+
+/* After an incarnation's end: the supervisor decides, or that was all. */
+static void actor_fate(struct ptn__slot *s, int reason, uint32_t report) {
+    struct ptn__worker *w = s->worker;
+    if (s->sup != PTN_ADDR_NONE && !s->end_final && !w->kill_seen &&
+        ptn__slot_find(w->rt, s->sup) != NULL)
+        ptn__send_control(w, s->sup, s->self, report, s->sup_index, reason);
+    else
+        actor_gone(s);
+}
+
+void ptn__actor_crash(ptn_ctx *c, int reason) {
+    struct ptn__slot *s = c->slot;
+    struct ptn__worker *w = c->w;
+    struct ptn__env *e = c->cur;
+    c->cur = NULL;
+    trace_crash(s, e != NULL ? e->type : 0, reason, w->fail_text);
+    incarnation_end(s, reason, /* orderly= */ false);
+    if (e != NULL) {
+        ptn__dead_letter(w, e, ptn_buf_bytes(c->cur_buf).n, PTN_ECRASHED, s->ops->name);
+        if (e->kind == PTN__ENV_REQUEST && !c->answered)
+            ptn__answer_err(w, s->self, e->from, e->corr, -PTN_ECRASHED);
+    }
+    c->cur_buf = ptn_buf_unref(c->cur_buf);
+    actor_fate(s, reason, PTN__CTL_CHILD_CRASHED);
+}
+
+void ptn__actor_exit(struct ptn__slot *s) {
+    int reason = s->exit_reason;
+    incarnation_end(s, reason, /* orderly= */ true);
+    actor_fate(s, reason, PTN__CTL_CHILD_EXITED);
+}
+
+void ptn__actor_hold(struct ptn__slot *s) {
+    if (s->life != PTN__RUNNING)
+        return; /* its own report is on the way already */
+    incarnation_end(s, PTN_ESTOPPING, /* orderly= */ true);
+    actor_fate(s, PTN_ESTOPPING, PTN__CTL_CHILD_HELD);
+}
+
+void ptn__actor_end(struct ptn__slot *s, int reason) {
+    if (s->life == PTN__DEAD)
+        return;
+    s->end_final = true;
+    if (s->in_call) { /* its code is on the stack: when that returns */
+        s->exiting = true;
+        s->exit_reason = reason;
+        return;
+    }
+    if (s->ending)
+        return; /* end_final decides what comes after */
+    if (s->life == PTN__RUNNING)
+        incarnation_end(s, reason, /* orderly= */ true);
+    actor_gone(s);
+}
+
+/* ---- the entry ---------------------------------------------------------------------------- */
+
+int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg) {
+    struct ptn__slot *s = ptn__slot_find(w->rt, owner);
+    if (s == NULL || s->worker != w || s->self != owner || s->life != PTN__RUNNING || s->ending)
+        return -PTN_ENOACTOR;
+    PTN_ASSERT(!s->in_call);
+    ptn__worker_touch_clock(w);
+    ptn_ctx c;
+    ptn__ctx_init(&c, w, s);
+    s->in_call = true;
+    if (_setjmp(c.jmp) != 0) {
+        s->in_call = false;
+        ptn__actor_crash(&c, c.fail_reason);
+        return -PTN_ECRASHED;
+    }
+    fn(&c, s->state, arg);
+    s->in_call = false;
+    if (s->exiting)
+        ptn__actor_exit(s);
+    return 0;
+}
+
+/* HELD -> RUNNING.  A failing init is a crash. */
+int ptn__actor_init(struct ptn__slot *s) {
+    struct ptn__worker *w = s->worker;
+    PTN_ASSERT(s->life == PTN__HELD && s->state == NULL);
+    s->life = PTN__RUNNING;
+    s->exiting = false;
+    if (s->incarnation++ > 0)
+        ptn__count(&s->restarts, 1);
+    ptn_ctx c;
+    ptn__ctx_init(&c, w, s);
+    ptn_addr self = s->self;
+    w->call_depth++;
+    s->in_call = true;
+    volatile int err = 0;
+    if (_setjmp(c.jmp) == 0) {
+        s->state = ptn_alloc(&c, s->ops->state_size);
+        if (s->state == NULL)
+            ptn_fail(&c, PTN_ENOMEM, "no memory for the state");
+        int rc = s->ops->init != NULL ? s->ops->init(&c, s->state, s->spawn_arg) : 0;
+        if (rc < 0)
+            ptn_fail(&c, -rc, "init returned %s", ptn_err_name(rc));
+    } else {
+        err = c.fail_reason > 0 ? -c.fail_reason : -PTN_ECRASHED;
+    }
+    s->in_call = false;
+    w->call_depth--;
+    if (err < 0) {
+        ptn__actor_crash(&c, c.fail_reason);
+        return err;
+    }
+    if (s->sup != PTN_ADDR_NONE)
+        ptn__send_control(w, s->sup, self, PTN__CTL_CHILD_UP, s->sup_index, 0);
+    if (s->exiting)
+        ptn__actor_exit(s);
+    return 0;
+}
+
+/* ---- spawn -------------------------------------------------------------------------------- */
+
+/* Owner.  A reserved slot becomes an actor without an incarnation. */
+void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spawn *sp) {
+    PTN_ASSERT(s->life == PTN__DEAD && s->held_head == NULL);
+    s->self = self;
+    s->ops = sp->ops;
+    s->spawn_arg = sp->arg;
+    s->sup = sp->sup;
+    s->sup_index = sp->sup_index;
+    s->top = sp->top;
+    s->name = sp->name;
+    s->life = PTN__HELD;
+    s->incarnation = 0;
+    s->end_final = s->exiting = s->ending = false;
+    atomic_store_explicit(&s->handled, 0, memory_order_relaxed); /* stats, all of these */
+    atomic_store_explicit(&s->restarts, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->wait_ns_sum, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->busy_ns_sum, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->wait_samples, 0, memory_order_relaxed);
+    /* release: partner is the acquire load in ptn_actors_visit() */
+    atomic_store_explicit(&s->ops_name, sp->ops->name, memory_order_release);
+    live_link(s);
+}
+
+/* Reserves the slot, its bounds and its name.  The caller has it adopted. */
+static int actor_reserve(ptn_runtime *rt, const struct ptn__spawn_req *req,
+                         struct ptn__slot **ret_s, ptn_addr *ret_addr, char **ret_name) {
+    const ptn_actor_opts *o = req->opts;
+    char *name = NULL;
+    if (o != NULL && o->register_as != NULL) {
+        name = strdup(o->register_as);
+        if (name == NULL)
+            return -PTN_ENOMEM;
+    }
+    ptn_addr addr;
+    struct ptn__slot *s = ptn__slot_alloc(rt->workers[req->worker], &addr);
+    if (s == NULL) {
+        free(name);
+        return -PTN_ENOMEM;
+    }
+    uint32_t msgs = o != NULL && o->mbox_msgs_max != 0 ? o->mbox_msgs_max : 1024;
+    uint32_t bytes = o != NULL && o->mbox_bytes_max != 0 ? o->mbox_bytes_max : 1u << 20;
+    /* relaxed: a sender learns the address by a message that is sent after this */
+    atomic_store_explicit(&s->msgs_max, msgs < 1u << 23 ? msgs : 1u << 23, memory_order_relaxed);
+    atomic_store_explicit(&s->bytes_max, bytes, memory_order_relaxed);
+    atomic_store_explicit(&s->refused, 0, memory_order_relaxed);
+    int err = name != NULL ? ptn__registry_add(&rt->registry, name, addr) : 0;
+    if (err < 0) {
+        free(name);
+        atomic_store_explicit(&s->gen, (uint32_t)addr + 1, memory_order_relaxed);
+        ptn__slot_release(s);
+        return err;
+    }
+    *ret_s = s;
+    *ret_addr = addr;
+    *ret_name = name;
+    return 0;
+}
+
+/* w NULL: no worker runs yet, and the caller stands in for all of them. */
+int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__spawn_req *req,
+                     ptn_addr *ret_addr) {
+    struct ptn__slot *s;
+    ptn_addr addr;
+    char *name;
+    if (req->ops == NULL || req->ops->handle == NULL || req->ops->name == NULL)
+        return -PTN_EINVAL;
+    if (w != NULL && w->kill_seen)
+        return -PTN_ESTOPPING;
+    if (w != NULL && w->call_depth >= NEST_MAX)
+        return -PTN_EOVERLOAD;
+    bool local = w == NULL || req->worker == w->index;
+    struct ptn__spawn *sp = local ? NULL : malloc(sizeof(*sp));
+    if (!local && sp == NULL)
+        return -PTN_ENOMEM;
+    int err = actor_reserve(rt, req, &s, &addr, &name);
+    if (err < 0) {
+        free(sp);
+        return err;
+    }
+    if (req->top)
+        atomic_fetch_add_explicit(&rt->top_live, 1, memory_order_relaxed); /* before run() */
+    struct ptn__spawn spawn = {.ops = req->ops,
+                               .arg = req->arg,
+                               .sup = req->sup,
+                               .sup_index = req->sup_index,
+                               .start = req->start,
+                               .top = req->top,
+                               .name = name};
+    if (local) {
+        ptn__actor_adopt(s, addr, &spawn);
+        if (req->start && w == NULL)
+            ptn__send_control(s->worker, addr, addr, PTN__CTL_INIT, 0, 0);
+        else if (req->start)
+            err = ptn__actor_init(s);
+    } else {
+        *sp = spawn;
+        ptn__send_control(w, addr, addr, PTN__CTL_ADOPT, (uint64_t)(uintptr_t)sp, 0);
+    }
+    if (err == 0 && ret_addr != NULL)
+        *ret_addr = addr;
+    return err;
+}
+
+int ptn_spawn(ptn_ctx *c, const ptn_actor_ops *ops, const ptn_actor_opts *opts, void *arg,
+              ptn_addr *ret_addr) {
+    struct ptn__worker *w = c->w;
+    int on = opts != NULL ? opts->worker : -1;
+    if (on >= (int)w->rt->n_workers)
+        return -PTN_EINVAL;
+    struct ptn__spawn_req req = {.ops = ops,
+                                 .opts = opts,
+                                 .arg = arg,
+                                 .start = true,
+                                 .worker = on < 0 ? w->index : (unsigned)on};
+    return ptn__spawn_actor(w->rt, w, &req, ret_addr);
+}
+
+/* Without a worker thread: the environment is gone, and so is every actor's code. */
+void ptn__slot_drain_quiet(struct ptn__slot *s) {
+    struct ptn__worker *w = s->worker;
+    struct ptn__env *e, *old;
+    if (s->life == PTN__RUNNING) { /* the runtime never ran to its end */
+        ptn__resources_close(s, NULL, PTN_ESTOPPING);
+        ptn__asks_cancel(s);
+        ptn__defers_run(s);
+        s->arena = ptn__arena_free(s->arena);
+    }
+    while ((e = ptn__mbox_pop(s, &old)) != NULL) {
+        if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT) {
+            struct ptn__spawn *sp = (struct ptn__spawn *)(uintptr_t)e->corr;
+            free(sp->name);
+            free(sp);
+        }
+        e->buf = ptn_buf_unref(e->buf);
+        ptn__env_put(w->rt, &w->mag, old);
+    }
+    while (s->held_head != NULL) {
+        e = s->held_head;
+        s->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private list */
+        ptn_buf_unref(e->buf);
+        ptn__env_put(w->rt, &w->mag, e);
+    }
+    ptn__tokens_answer(s, 0);
+    ptn__map_done(&s->watches);
+    ptn__monitors_free(s);
+    free(s->name);
+    s->name = NULL;
+    ptn__env_put(w->rt, &w->mag, s->mbox_tail);
+    s->mbox_tail = NULL;
+}

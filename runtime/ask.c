@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ask.c - requests that wait for an answer, on both sides: the asker's table and the callee's
+ * tokens.
+ *
+ * The table belongs to one actor and is touched by its worker alone.  Whatever comes first (reply,
+ * deadline, cancel, end of the asker) takes the entry out; everything later misses and is counted
+ * as a late reply.  Replies have room of their own: an actor may have as many asks outstanding as
+ * its mailbox holds messages, and ptn_ask() refuses the next one, so a reply itself is never
+ * refused.
+ *
+ * A correlation is worker:8 | counter:56, so it is unique in the process and can name a request in
+ * the callee's token table.  Tokens are registered so that the callee's crash answers them at once.
+ */
+#include "runtime/mbox.h"
+
+#include <stdlib.h>
+
+#define ASK_DEFAULT_NS (30 * PTN_SEC) /* there is no infinite ask */
+#define TOKENS_MAX 65536u             /* past it a crash is noticed at the deadline only */
+#define ASK_POOL_MAX 4096u
+
+struct ptn__ask {
+    struct ptn__ask *next; /* free list */
+    uint64_t corr;
+    ptn_reply_cb cb;
+    void *arg;
+    ptn_time inherited; /* the deadline under which the ask was made */
+    ptn_timer timer;
+};
+
+static struct ptn__ask *ask_get(struct ptn__worker *w) {
+    struct ptn__ask *a = w->ask_free;
+    if (a == NULL)
+        return calloc(1, sizeof(*a));
+    w->ask_free = a->next;
+    w->n_ask_free--;
+    return a;
+}
+
+static void ask_put(struct ptn__worker *w, struct ptn__ask *a) {
+    if (w->n_ask_free == ASK_POOL_MAX) {
+        free(a);
+        return;
+    }
+    a->next = w->ask_free;
+    w->ask_free = a;
+    w->n_ask_free++;
+}
+
+void ptn__ask_pool_done(struct ptn__worker *w) {
+    while (w->ask_free != NULL) {
+        struct ptn__ask *a = w->ask_free;
+        w->ask_free = a->next;
+        free(a);
+    }
+    w->n_ask_free = 0;
+}
+
+/* Takes the entry out; the caller then owns it. */
+static struct ptn__ask *ask_take(struct ptn__slot *s, uint64_t corr) {
+    struct ptn__ask *a = ptn__map_take(&s->asks, corr);
+    if (a != NULL && a->timer.pprev != NULL)
+        ptn__wheel_remove(&s->worker->wheel, &a->timer);
+    return a;
+}
+
+/* Ends an ask that is out of the table already. */
+static void ask_end(ptn_ctx *c, struct ptn__ask *a, int err, const ptn_msg *reply) {
+    ptn_reply_cb cb = a->cb;
+    void *arg = a->arg;
+    c->deadline = a->inherited;
+    ask_put(c->w, a); /* first: cb may not return */
+    cb(c, c->slot->state, err, reply, arg);
+}
+
+static void ask_expired(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)state;
+    (void)t;
+    struct ptn__ask *a = ask_take(c->slot, ((struct ptn__ask *)arg)->corr);
+    PTN_ASSERT(a == arg);
+    ask_end(c, a, -PTN_EDEADLINE, NULL);
+}
+
+int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
+            ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
+    struct ptn__worker *w = c->w;
+    struct ptn__slot *s = c->slot;
+    if (type < PTN_MSG_USER || cb == NULL)
+        return -PTN_EINVAL;
+    if (s->ending)
+        return -PTN_ESTOPPING;
+    if (s->asks.n >= atomic_load_explicit(&s->msgs_max, memory_order_relaxed))
+        return -PTN_EOVERLOAD; /* no room for one more reply */
+    if (deadline == PTN_NEVER)
+        deadline = w->now + ASK_DEFAULT_NS;
+    deadline = c->deadline < deadline ? c->deadline : deadline;
+    struct ptn__ask *a = ask_get(w);
+    if (a == NULL)
+        return -PTN_ENOMEM;
+    uint64_t corr = (uint64_t)(w->index + 1) << 56 | ++w->corr_next;
+    int err = ptn__map_put(&s->asks, corr, a);
+    if (err == 0) {
+        struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
+        struct ptn__env e = {.to = to,
+                             .from = s->self,
+                             .corr = corr,
+                             .deadline = deadline,
+                             .type = type,
+                             .enq_us = (uint32_t)(w->clock >> 10),
+                             .kind = PTN__ENV_REQUEST};
+        err = ptn__send(&sender, &e, take_payload);
+        if (err < 0)
+            (void)ptn__map_take(&s->asks, corr);
+    }
+    if (err < 0) {
+        ask_put(w, a);
+        return err;
+    }
+    *a = (struct ptn__ask){.corr = corr, .cb = cb, .arg = arg, .inherited = c->deadline};
+    a->timer = (ptn_timer){.due = deadline, .cb = ask_expired, .arg = a, .owner = s};
+    ptn__wheel_add(&w->wheel, &a->timer);
+    if (ret_corr != NULL)
+        *ret_corr = corr;
+    return 0;
+}
+
+int ptn_ask_cancel(ptn_ctx *c, uint64_t corr) {
+    struct ptn__ask *a = ask_take(c->slot, corr);
+    if (a == NULL)
+        return -PTN_ENOTFOUND;
+    ask_put(c->w, a);
+    return 0;
+}
+
+void ptn__ask_reply(ptn_ctx *c, const struct ptn__env *e, ptn_buf *buf) {
+    struct ptn__ask *a = ask_take(c->slot, e->corr);
+    if (a == NULL) {
+        ptn__count(&c->w->late_replies, 1);
+        return;
+    }
+    ptn_bytes b = ptn_buf_bytes(buf);
+    ptn_msg m = {.from = e->from,
+                 .type = e->type,
+                 .corr = e->corr,
+                 .deadline = e->deadline,
+                 .data = b.p,
+                 .len = b.n,
+                 .buf = b.n > 0 ? buf : NULL};
+    ask_end(c, a, e->err, e->err == 0 ? &m : NULL);
+}
+
+static struct ptn__ask *ask_any(const struct ptn__slot *s) {
+    for (uint32_t i = 0; i < s->asks.cap; i++) {
+        if (s->asks.keys[i] != 0)
+            return s->asks.vals[i];
+    }
+    return NULL;
+}
+
+void ptn__asks_end(ptn_ctx *c) {
+    PTN_ASSERT(c->slot->ending); /* no new asks, so this ends */
+    for (struct ptn__ask *a = ask_any(c->slot); a != NULL; a = ask_any(c->slot))
+        ask_end(c, ask_take(c->slot, a->corr), -PTN_ESTOPPING, NULL);
+}
+
+void ptn__asks_cancel(struct ptn__slot *s) {
+    for (uint32_t i = 0; i < s->asks.cap; i++) {
+        if (s->asks.keys[i] == 0)
+            continue;
+        struct ptn__ask *a = s->asks.vals[i];
+        if (a->timer.pprev != NULL)
+            ptn__wheel_remove(&s->worker->wheel, &a->timer);
+        ask_put(s->worker, a);
+    }
+    ptn__map_done(&s->asks);
+}
+
+/* ---- tokens ------------------------------------------------------------------------------- */
+
+/* Drops the tokens whose asker has stopped waiting. */
+static void tokens_sweep(struct ptn__slot *s) {
+    struct ptn__map keep = {0};
+    for (uint32_t i = 0; i < s->tokens.cap; i++) {
+        if (s->tokens.keys[i] == 0)
+            continue;
+        struct ptn__token *t = s->tokens.vals[i];
+        if (t->deadline < s->worker->now || ptn__map_put(&keep, s->tokens.keys[i], t) < 0)
+            free(t);
+    }
+    ptn__map_done(&s->tokens);
+    s->tokens = keep;
+    s->tokens_sweep_at = keep.n * 2 < 64 ? 64 : keep.n * 2;
+}
+
+ptn_reply_to ptn_reply_token(ptn_ctx *c, const ptn_msg *req) {
+    struct ptn__slot *s = c->slot;
+    ptn_reply_to r = {.to = req->from, .corr = req->corr, .deadline = req->deadline};
+    if (req->corr == 0 || req->type < PTN_MSG_USER || s->ending ||
+        ptn__map_get(&s->tokens, req->corr) != NULL)
+        return r;
+    if (s->tokens.n >= s->tokens_sweep_at)
+        tokens_sweep(s);
+    struct ptn__token *t = s->tokens.n < TOKENS_MAX ? malloc(sizeof(*t)) : NULL;
+    if (t != NULL) {
+        *t = (struct ptn__token){.to = req->from, .deadline = req->deadline};
+        if (ptn__map_put(&s->tokens, req->corr, t) < 0)
+            free(t);
+    }
+    return r;
+}
+
+void ptn__token_remove(struct ptn__slot *s, uint64_t corr) {
+    if (s->tokens.n > 0)
+        free(ptn__map_take(&s->tokens, corr));
+}
+
+void ptn__tokens_answer(struct ptn__slot *s, int err) {
+    for (uint32_t i = 0; i < s->tokens.cap; i++) {
+        if (s->tokens.keys[i] == 0)
+            continue;
+        struct ptn__token *t = s->tokens.vals[i];
+        if (err != 0 && t->deadline > s->worker->now) /* else its asker has stopped waiting */
+            ptn__answer_err(s->worker, s->self, t->to, s->tokens.keys[i], err);
+        free(t);
+    }
+    ptn__map_done(&s->tokens);
+    s->tokens_sweep_at = 0;
+}

@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - what the files of runtime/ share: envelope, slot, worker, context, and their hooks.
+ *
+ * Who may touch what: the first cache line of a slot and `ready` of a worker belong to everybody,
+ * through the atomics and the functions of mbox.h only; all the rest of a slot and of a worker is
+ * touched by its worker's thread ("owner") alone.  Fields marked "stats" are written by the owner
+ * with relaxed stores and read by any thread.  Lifetime: slots are type-stable, that is, never
+ * unmapped before ptn_runtime_free(), only reused under a new generation, so a stale address is
+ * always safe to look up.
+ */
+#ifndef POSTERN_RUNTIME_INTERNAL_H
+#define POSTERN_RUNTIME_INTERNAL_H
+
+#include <postern/runtime.h>
+#include <postern/stream.h>
+
+#include "runtime/env/env.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+
+#define PTN_CACHELINE 64
+#define PTN__MBOX_EMPTY ((uintptr_t)1) /* bit 0 of mbox_head: the owner went idle */
+
+struct ptn__slot;
+struct ptn__worker;
+
+/* ---- envelopes ---------------------------------------------------------------------------- */
+
+enum ptn__env_kind {
+    PTN__ENV_CAST,    /* accounted in mbox_load */
+    PTN__ENV_REQUEST, /* accounted; corr names the ask */
+    PTN__ENV_REPLY,   /* room was reserved by the ask */
+    PTN__ENV_SYSTEM,  /* DOWN, SIGNAL, STOPPING: for the handler, never refused */
+    PTN__ENV_CONTROL, /* for the runtime itself: type is an enum ptn__control */
+};
+
+/* One cache line.  After a pop the node stays in the queue as the stub until the next pop, so the
+ * payload reference is moved out of it: an idle actor pins 64 bytes, not a message. */
+struct ptn__env {
+    _Atomic(struct ptn__env *) next;
+    ptn_addr to, from;
+    uint64_t corr;
+    ptn_time deadline;
+    ptn_buf *buf;
+    int32_t err; /* REPLY: 0 or negative */
+    uint32_t type;
+    uint32_t enq_us; /* sender's clock >> 10 (about microseconds), for the sampled waiting time */
+    uint32_t kind;
+};
+_Static_assert(sizeof(struct ptn__env) == PTN_CACHELINE, "an envelope is one cache line");
+
+#define PTN__MAGAZINE 64 /* envelopes that move between a thread and the depot under one lock */
+struct ptn__mag {
+    struct ptn__env *list[2]; /* [0] in use, [1] spare: full or empty */
+    uint32_t n[2];
+};
+
+/* ---- resources: whatever must be released when an actor ends ------------------------------- */
+
+/* Intrusive; newest first.  close() is called with the node already unlinked.  c is the ending
+ * actor's context on an orderly end (callbacks into the actor are allowed), and NULL after a crash
+ * or when the actor's state is already gone: then no actor code may run.  reason: 0 or a positive
+ * PTN_E*. */
+struct ptn__resource {
+    struct ptn__resource *next, **pprev;
+    void (*close)(struct ptn__resource *r, ptn_ctx *c, int reason);
+};
+void ptn__resource_add(ptn_ctx *c, struct ptn__resource *r);
+void ptn__resource_remove(struct ptn__resource *r); /* idempotent */
+
+/* ---- maps --------------------------------------------------------------------------------- */
+
+/* Open addressing, linear probing, backward-shift deletion; key 0 is "empty".  Owner worker only.
+ */
+struct ptn__map {
+    uint64_t *keys;
+    void **vals;
+    uint32_t n, cap; /* cap: 0 or a power of two */
+};
+int ptn__map_put(struct ptn__map *m, uint64_t key, void *val); /* key must be new */
+void *ptn__map_get(const struct ptn__map *m, uint64_t key);    /* NULL: absent */
+void *ptn__map_take(struct ptn__map *m, uint64_t key);         /* removes; NULL: absent */
+void ptn__map_done(struct ptn__map *m);
+
+/* ---- slots -------------------------------------------------------------------------------- */
+
+enum ptn__life {
+    PTN__DEAD, /* no actor; late messages go to the dead letters */
+    PTN__HELD, /* an address without an incarnation: not started yet, or between two; messages wait
+                */
+    PTN__RUNNING,
+};
+
+#define PTN__SLOT_MAGIC 0x50534c54u
+#define PTN__LOAD_ONE ((uint64_t)1 << 40) /* mbox_load is msgs:24 | bytes:40 */
+
+struct ptn__arena_chunk;
+struct ptn__defer;
+struct ptn__monitor;
+
+struct ptn__slot {
+    /* line 0: what senders touch */
+    _Alignas(PTN_CACHELINE) _Atomic(uintptr_t) mbox_head; /* docs/memory-model.md, theorem 1 */
+    _Atomic(uint64_t) mbox_load;
+    struct ptn__slot *ready_next; /* belongs to the thread that saw EMPTY, later to the taker */
+    struct ptn__worker *worker;   /* constant */
+    _Atomic(uint64_t) refused;
+    _Atomic(uint32_t) gen; /* odd: live */
+    _Atomic(uint32_t) msgs_max, bytes_max;
+    uint32_t index; /* constant */
+
+    /* line 1: owner, hot */
+    _Alignas(PTN_CACHELINE) struct ptn__env *mbox_tail;
+    struct ptn__slot *run_next; /* run queue or linger list */
+    ptn_addr self;              /* 0: dead */
+    const ptn_actor_ops *ops;
+    void *state;
+    _Atomic(uint64_t) handled; /* stats */
+    uint32_t magic;
+    uint32_t incarnation; /* grows with every init */
+    uint8_t life;         /* enum ptn__life */
+    uint8_t queued;       /* on the run queue or the linger list */
+    uint8_t linger_scans;
+    bool in_call;   /* the actor's code is on the stack */
+    bool exiting;   /* ptn_exit() was called */
+    bool end_final; /* ends for good, whatever its supervisor would say */
+    bool ending;    /* inside the end sequence: no new asks, timers, resources */
+    bool top;       /* child of the root supervisor */
+    bool in_free;   /* guarded by the slot table's lock */
+
+    /* owner, cold */
+    int exit_reason;
+    uint32_t sup_index;
+    ptn_addr sup; /* supervisor; 0: unsupervised */
+    void *spawn_arg;
+    struct ptn__env *held_head, *held_tail; /* messages that wait for an incarnation */
+    struct ptn__slot *live_next, **live_pprev;
+    struct ptn__arena_chunk *arena;
+    struct ptn__defer *defers;
+    struct ptn__resource *resources;
+    ptn_timer *timers;
+    struct ptn__map asks; /* corr -> struct ptn__ask */
+    uint32_t tokens_sweep_at;
+    struct ptn__map tokens;  /* corr -> struct ptn__token: requests taken, not answered yet */
+    struct ptn__map watches; /* monitor reference -> target address */
+    struct ptn__monitor *monitors;
+    uint32_t n_monitors;
+    char *name; /* registered; owned */
+    struct ptn__slot *free_next;
+    /* stats */
+    _Atomic(const char *) ops_name;
+    _Atomic(uint64_t) restarts, wait_ns_sum, busy_ns_sum, wait_samples;
+};
+_Static_assert(offsetof(struct ptn__slot, mbox_tail) == PTN_CACHELINE, "no false sharing");
+
+#define PTN__CHUNK_SLOTS 1024u
+#define PTN__CHUNKS_MAX 16384u /* 2^24 slots per worker */
+
+struct ptn__slot_table {
+    _Atomic(struct ptn__slot *) *chunks; /* release store; acquire partner in ptn__slot_find() */
+    void **chunk_blocks;
+    pthread_mutex_t lock; /* free list and growth: spawn and end, never a cast */
+    struct ptn__slot *free_head, **free_tail;
+    _Atomic(uint32_t) n_chunks;
+    uint32_t n_slots;
+    struct ptn__mag mag; /* stubs; under the lock */
+};
+
+/* ---- timer wheel -------------------------------------------------------------------------- */
+
+#define PTN__WHEEL_BITS 5
+#define PTN__WHEEL_LEVELS 6
+#define PTN__WHEEL_SLOTS (1u << PTN__WHEEL_BITS)
+struct ptn__wheel {
+    uint64_t tick; /* everything due at or before this tick has fired */
+    uint32_t used[PTN__WHEEL_LEVELS];
+    ptn_timer *slot[PTN__WHEEL_LEVELS][PTN__WHEEL_SLOTS];
+};
+
+/* ---- workers ------------------------------------------------------------------------------ */
+
+#define PTN__PARKED ((struct ptn__slot *)1)
+#define PTN__CLOSED ((struct ptn__slot *)2)
+#define PTN__WORKER_MAGIC 0x50574b52u
+#define PTN__DEAD_RING 256u
+#define PTN__FAIL_TEXT 192
+
+struct ptn__dead_letter {
+    ptn_addr from, to;
+    uint32_t type, len;
+    int reason; /* positive PTN_E* */
+};
+
+struct ptn__turn_end {
+    struct ptn__turn_end *next;
+    ptn_addr owner;
+    uint32_t incarnation;
+    void (*cb)(ptn_ctx *c, void *state, void *arg);
+    void *arg;
+};
+
+/* stream.c's numbers.  In the worker, and not behind `streams`, because other threads read them
+ * before it has started and after it has stopped. */
+struct ptn__stream_counts {
+    _Atomic(uint64_t) queued_bytes, streams_open, accepted, accept_errors, slow_closes; /* stats */
+};
+
+struct ptn__queue { /* of slots, by run_next */
+    struct ptn__slot *head, *tail;
+};
+
+struct ptn__worker {
+    _Alignas(PTN_CACHELINE) _Atomic(struct ptn__slot *) ready; /* NULL | PARKED | CLOSED | stack */
+    _Atomic(uint64_t) wakes; /* by senders, once per park at most */
+
+    _Alignas(PTN_CACHELINE) ptn_runtime *rt;
+    ptn_env *env;
+    void *streams; /* stream.c's */
+    ptn_time now;  /* refreshed at the start of a turn, and by the first callback after one */
+    unsigned index;
+    uint32_t magic;
+    ptn_time clock; /* the latest reading; now <= clock */
+    bool now_stale;
+    bool drain_seen, kill_seen, done_counted, closed_counted;
+    uint32_t call_depth; /* nested contexts */
+    struct ptn__queue runq;
+    struct ptn__queue linger; /* handled something, not yet marked EMPTY */
+    struct ptn__mag mag;
+    struct ptn__wheel wheel;
+    struct ptn__slot *live;
+    uint32_t n_live;
+    uint32_t works_pending;
+    uint32_t stalls_in_row;
+    uint32_t batch_msgs; /* since the clock was last read */
+    ptn_time turn_until;
+    uint64_t corr_next;
+    struct ptn__arena_chunk *scratch;
+    struct ptn__turn_end *turn_end_head, **turn_end_tail, *turn_end_free;
+    uint32_t n_turn_ends;
+    struct ptn__ask *ask_free;
+    uint32_t n_ask_free;
+    struct ptn__slot_table slots;
+    struct ptn__dead_letter dead_ring[PTN__DEAD_RING];
+    uint32_t dead_traced;
+    ptn_time dead_quiet_until;
+    char fail_text[PTN__FAIL_TEXT];
+    /* stats */
+    _Atomic(uint64_t) turns, parks, stalls, messages;
+    _Atomic(uint64_t) dead_letters, late_replies, deadline_expired, lag_ns_max;
+    struct ptn__stream_counts stream_counts;
+};
+
+/* A counter of the owner that others read: relaxed, single writer, so no locked instruction. */
+static inline void ptn__count(_Atomic(uint64_t) *counter, uint64_t by) {
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by,
+                          memory_order_relaxed);
+}
+
+/* ---- contexts ----------------------------------------------------------------------------- */
+
+/* Lives on the stack of the entry (handler batch, callback, init).  jmp is where ptn_fail() lands.
+ */
+struct ptn_ctx {
+    struct ptn__worker *w;
+    struct ptn__slot *slot;
+    struct ptn__env *cur; /* message being handled, NULL in callbacks */
+    ptn_buf *cur_buf;     /* its payload, moved out of the envelope */
+    ptn_time deadline;    /* inherited by asks */
+    uint64_t load_done;   /* to subtract from mbox_load at the end of the batch */
+    bool answered;        /* cur was answered, forwarded, or its token taken */
+    int fail_reason;
+    unsigned n; /* messages taken in this batch */
+    struct ptn__env copy;
+    jmp_buf jmp;
+};
+
+/* Runs fn in the context of a live local actor, with a handler's crash protection.  0, or
+ * -PTN_ENOACTOR when the actor is gone (fn was not called), or -PTN_ECRASHED when it failed inside
+ * fn.  Owner worker only; not from inside a handler or callback of the same actor. */
+typedef void (*ptn__call_fn)(ptn_ctx *c, void *state, void *arg);
+int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg);
+
+static inline struct ptn__worker *ptn__ctx_worker(const ptn_ctx *c) {
+    return c->w;
+}
+
+/* ---- the runtime -------------------------------------------------------------------------- */
+
+enum ptn__phase { PTN__PHASE_RUN, PTN__PHASE_DRAIN, PTN__PHASE_KILL };
+
+/* A thread the runtime does not own (port, lane).  The gate counts calls in progress, so that
+ * shutdown can tell when no wake-up is on its way any more; its top bit says "closed". */
+#define PTN__GATE_CLOSED 0x80000000u
+struct ptn__foreign {
+    struct ptn__foreign *next, **pprev; /* under rt->foreign_lock */
+    ptn_runtime *rt;
+    _Atomic(uint32_t) gate;
+    struct ptn__mag mag;
+};
+
+struct ptn__registry {
+    pthread_mutex_t lock;
+    struct ptn__name **buckets;
+    uint32_t n, n_buckets;
+};
+
+struct ptn__depot {
+    pthread_mutex_t lock;
+    struct ptn__env *full; /* magazines, linked through corr of their first envelope */
+    void **slabs;
+    uint32_t n_slabs, slabs_cap;
+    _Atomic(uint64_t) made; /* envelopes ever carved: stats */
+};
+
+struct ptn_runtime {
+    ptn_env *env;
+    bool env_owned;
+    unsigned n_workers;
+    uint64_t spin_ns;
+    ptn_time drain_ns;
+    struct ptn__worker **workers;
+    struct ptn__registry registry;
+    struct ptn__depot depot;
+    ptn_addr root; /* root supervisor, on worker 0 */
+    unsigned round_robin;
+    bool ran;
+    void (*trace)(const ptn_trace_event *e, void *arg);
+    void *trace_arg;
+    pthread_mutex_t foreign_lock;
+    struct ptn__foreign *foreign;
+    _Atomic(uint32_t) stop_gate; /* as ptn__foreign.gate, for ptn_runtime_stop() */
+    _Atomic(uint32_t) stops;     /* calls of ptn_runtime_stop() */
+    _Atomic(uint32_t) phase;     /* enum ptn__phase; only grows */
+    _Atomic(uint32_t) top_live;  /* children of the root supervisor */
+    _Atomic(uint64_t) drain_until;
+    bool foreign_shut; /* under foreign_lock */
+    _Atomic(uint32_t) workers_started, workers_done, workers_closed;
+    _Atomic(int) result;
+};
+
+/* ---- envelope.c --------------------------------------------------------------------------- */
+
+/* From the magazine; fields uninitialised but next.  NULL: no memory. */
+struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m);
+void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m);
+void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m);
+int ptn__depot_init(struct ptn__depot *d);
+void ptn__depot_done(struct ptn__depot *d);
+
+/* ---- slot.c ------------------------------------------------------------------------------- */
+
+int ptn__slots_init(struct ptn__worker *w);
+void ptn__slots_done(struct ptn__worker *w);
+/* Any thread.  A free slot whose generation is already live.  NULL: table full or no memory. */
+struct ptn__slot *ptn__slot_alloc(struct ptn__worker *w, ptn_addr *ret_addr);
+/* Owner.  The slot is dead, drained and marked EMPTY. */
+void ptn__slot_release(struct ptn__slot *s);
+
+/* Any thread.  The slot of an address, live or not; NULL: no such worker or slot. */
+static inline struct ptn__slot *ptn__slot_at(const ptn_runtime *rt, ptn_addr a) {
+    unsigned wi = (unsigned)(a >> 56);
+    uint32_t si = (uint32_t)(a >> 32) & 0xffffffu;
+    if (PTN_UNLIKELY(wi >= rt->n_workers))
+        return NULL;
+    struct ptn__slot_table *t = &rt->workers[wi]->slots;
+    /* acquire: partner is the release store that publishes a chunk in slot.c */
+    struct ptn__slot *chunk =
+        atomic_load_explicit(&t->chunks[si / PTN__CHUNK_SLOTS], memory_order_acquire);
+    return PTN_UNLIKELY(chunk == NULL) ? NULL : &chunk[si % PTN__CHUNK_SLOTS];
+}
+
+/* The same, but only while the generation matches.  Relaxed: a race with the actor's end is caught
+ * by the owner, which compares env->to with its own address. */
+static inline struct ptn__slot *ptn__slot_find(const ptn_runtime *rt, ptn_addr a) {
+    struct ptn__slot *s = ptn__slot_at(rt, a);
+    if (PTN_UNLIKELY(s == NULL) ||
+        PTN_UNLIKELY(atomic_load_explicit(&s->gen, memory_order_relaxed) != (uint32_t)a) ||
+        PTN_UNLIKELY(((uint32_t)a & 1) == 0))
+        return NULL;
+    return s;
+}
+
+/* ---- worker.c ----------------------------------------------------------------------------- */
+
+extern const ptn_env_worker_ops ptn__worker_env_ops;
+int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w);
+void ptn__worker_free(struct ptn__worker *w);
+/* Any thread that saw EMPTY. */
+void ptn__worker_schedule(struct ptn__worker *w, struct ptn__slot *s);
+/* Owner: the same through the private run queue. */
+void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s);
+/* Runs what the turn's end owes: ptn_at_turn_end() callbacks, then ptn__streams_flush(). */
+bool ptn__worker_at_turn_end(struct ptn__worker *w); /* true: the next turn has work */
+/* Refreshes w->now when a callback comes from outside a turn. */
+void ptn__worker_touch_clock(struct ptn__worker *w);
+
+/* ---- stream.c (the other side of the seam) ------------------------------------------------ */
+
+/* Owner.  Start and end of a worker's stream state (w->streams). */
+int ptn__streams_init(struct ptn__worker *w);
+void ptn__streams_done(struct ptn__worker *w);
+/* Owner, at the end of every turn, before parking: flush dirty streams, run deferred closes.
+ * Returns true when it left work for the next turn (the worker then does not park). */
+bool ptn__streams_flush(struct ptn__worker *w);
+
+/* ---- send.c ------------------------------------------------------------------------------- */
+
+/* A sender's side: which magazine, and whether it is the owner of some worker.  w NULL: foreign
+ * thread. */
+struct ptn__sender {
+    ptn_runtime *rt;
+    struct ptn__worker *w;
+    struct ptn__mag *mag;
+};
+/* Accounts, fills and pushes.  0, -PTN_ENOACTOR, -PTN_EOVERLOAD, -PTN_ETOOBIG, -PTN_ENOMEM. */
+int ptn__send(const struct ptn__sender *from, const struct ptn__env *proto, ptn_buf *take_payload);
+/* Never refused by a bound; for REPLY, SYSTEM and CONTROL. */
+int ptn__send_unbounded(const struct ptn__sender *from, const struct ptn__env *proto,
+                        ptn_buf *take_payload);
+/* From worker code.  CONTROL that cannot be sent for lack of memory aborts the process. */
+void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
+                       uint64_t corr, int err);
+/* The request being handled is taken care of: a crash of this handler does not answer it. */
+void ptn__mark_answered(ptn_ctx *c, uint64_t corr);
+/* Answers a request with an error, if it is one. */
+void ptn__answer_err(struct ptn__worker *w, ptn_addr from, ptn_addr asker, uint64_t corr, int err);
+
+/* ---- actor.c ------------------------------------------------------------------------------ */
+
+enum ptn__control {
+    PTN__CTL_ADOPT = 1, /* corr: struct ptn__spawn * */
+    PTN__CTL_INIT,      /* held -> running */
+    PTN__CTL_HOLD,      /* running -> held, then CHILD_HELD to the supervisor */
+    PTN__CTL_END,       /* any -> dead; err: reason */
+    PTN__CTL_MONITOR,   /* from: watcher, corr: reference */
+    PTN__CTL_DEMONITOR,
+    PTN__CTL_LINK_DOWN, /* a supervisor of this actor gave up: crash; err: reason */
+    PTN__CTL_CHILD_UP,  /* to a supervisor; corr: child index */
+    PTN__CTL_CHILD_CRASHED,
+    PTN__CTL_CHILD_EXITED,
+    PTN__CTL_CHILD_HELD,
+};
+
+/* Everything a slot's owner needs to adopt a new actor. */
+struct ptn__spawn {
+    const ptn_actor_ops *ops;
+    void *arg;
+    ptn_addr sup;
+    uint32_t sup_index;
+    bool start, top;
+    char *name; /* already registered; owned */
+};
+
+struct ptn__spawn_req {
+    const ptn_actor_ops *ops;
+    const ptn_actor_opts *opts;
+    void *arg;
+    ptn_addr sup;
+    uint32_t sup_index;
+    bool start, top;
+    unsigned worker;
+};
+/* Reserves a slot and a name and has the owner adopt it: at once when w is the owner (or no worker
+ * runs yet, w NULL), else by message.  A failing init on w itself is returned. */
+int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__spawn_req *req,
+                     ptn_addr *ret_addr);
+/* Owner: a reserved slot becomes an actor without an incarnation; HELD -> RUNNING; and back. */
+void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spawn *sp);
+int ptn__actor_init(struct ptn__slot *s);
+void ptn__actor_hold(struct ptn__slot *s);
+void ptn__actor_exit(struct ptn__slot *s);
+void ptn__actor_crash(ptn_ctx *c, int reason);
+/* Ends an actor for good, in order (fini runs).  Deferred while its own code is on the stack. */
+void ptn__actor_end(struct ptn__slot *s, int reason);
+void ptn__ctx_init(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s);
+/* After the last turn: frees what a dead or live slot still holds, without running actor code. */
+void ptn__slot_drain_quiet(struct ptn__slot *s);
+
+/* ---- dispatch.c, context.c ----------------------------------------------------------------- */
+
+/* One batch.  Returns messages taken; *ret_stalled: the queue is non-empty but not reachable yet.
+ */
+unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msgs_max,
+                        bool *ret_stalled);
+/* A message whose receiver is gone: dead letter, answer, or nothing.  Consumes buf. */
+void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf);
+void ptn__resources_close(struct ptn__slot *s, ptn_ctx *c, int reason);
+void ptn__defers_run(struct ptn__slot *s);
+void ptn__turn_ends_run(struct ptn__worker *w);
+void ptn__turn_ends_done(struct ptn__worker *w);
+
+/* ---- ask.c, timer.c, watch.c, registry.c, deadletter.c, supervise.c, arena.c ---------------- */
+
+struct ptn__token {
+    ptn_addr to;
+    ptn_time deadline;
+};
+void ptn__ask_reply(ptn_ctx *c, const struct ptn__env *e, ptn_buf *buf);
+void ptn__asks_end(ptn_ctx *c); /* orderly: every ask ends with -PTN_ESTOPPING */
+void ptn__asks_cancel(struct ptn__slot *s);
+void ptn__token_remove(struct ptn__slot *s, uint64_t corr);
+/* Answers with err (0: without answering) and forgets them. */
+void ptn__tokens_answer(struct ptn__slot *s, int err);
+void ptn__ask_pool_done(struct ptn__worker *w);
+
+void ptn__wheel_init(struct ptn__wheel *wh, ptn_time now);
+void ptn__wheel_add(struct ptn__wheel *wh, ptn_timer *t);
+void ptn__wheel_remove(struct ptn__wheel *wh, ptn_timer *t);
+/* Moves time on to now; returns a list (by next) of at most max due timers, oldest tick first. */
+ptn_timer *ptn__wheel_expire(struct ptn__wheel *wh, ptn_time now);
+ptn_time ptn__wheel_next(const struct ptn__wheel *wh);
+bool ptn__timers_run(struct ptn__worker *w); /* true: more are due */
+void ptn__timers_stop_all(struct ptn__slot *s);
+
+void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref);
+void ptn__monitor_remove(struct ptn__slot *s, ptn_addr watcher, uint64_t ref);
+void ptn__monitors_fire(struct ptn__slot *s);
+void ptn__monitors_free(struct ptn__slot *s);
+void ptn__watches_cancel(struct ptn__slot *s);
+void ptn__send_down(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref);
+
+int ptn__registry_init(struct ptn__registry *r);
+void ptn__registry_done(struct ptn__registry *r);
+int ptn__registry_add(struct ptn__registry *r, const char *name, ptn_addr addr);
+void ptn__registry_remove(struct ptn__registry *r, const char *name, ptn_addr addr);
+
+void ptn__dead_letter(struct ptn__worker *w, const struct ptn__env *e, size_t len, int reason,
+                      const char *actor);
+/* The newest n records, newest first; returns how many. */
+size_t ptn__dead_letters_copy(const struct ptn__worker *w, struct ptn__dead_letter *ret, size_t n);
+void ptn__trace(ptn_runtime *rt, const ptn_trace_event *e);
+
+extern const ptn_actor_ops ptn__sup_ops;
+int ptn__root_new(ptn_runtime *rt);
+int ptn__root_add(ptn_runtime *rt, const ptn_child *kid, ptn_addr *ret_addr);
+void ptn__sup_control(ptn_ctx *c, const struct ptn__env *e);
+/* The runtime as a whole begins to stop because the root supervisor gave up. */
+void ptn__runtime_gave_up(ptn_runtime *rt);
+
+void *ptn__arena_alloc(struct ptn__arena_chunk **a, size_t n);
+void *ptn__arena_free(struct ptn__arena_chunk *a);
+void ptn__arena_reset(struct ptn__arena_chunk **a); /* keeps one chunk */
+
+void ptn__foreign_open(ptn_runtime *rt, struct ptn__foreign *f);
+void ptn__foreign_close(struct ptn__foreign *f);
+bool ptn__gate_enter(_Atomic(uint32_t) *gate);
+void ptn__gate_leave(_Atomic(uint32_t) *gate);
+void ptn__gate_shut(_Atomic(uint32_t) *gate); /* closes, and waits for calls in progress */
+void ptn__gates_shut(ptn_runtime *rt);
+int ptn__foreign_send(struct ptn__foreign *f, struct ptn__env *proto, ptn_buf *take_payload);
+
+#endif

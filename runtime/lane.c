@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lane.c - a serial executor with a thread of its own, for work that blocks (storage).
+ *
+ * Workers push jobs on a take-all stack; the lane takes the whole stack and reverses it, so jobs of
+ * one actor keep their order, and since one thread sends all replies, so do the replies to one
+ * actor. The pusher that found the stack empty wakes the lane; the environment remembers a wake
+ * that comes while the lane is running.  A job lives in the memory of an envelope: the worker's
+ * magazine gives it, the lane's magazine takes it back and sends replies from it.
+ */
+#include "runtime/mbox.h"
+
+#include <stdlib.h>
+
+#define BATCH_DEFAULT 1024u
+#define BATCH_MAX 65536u
+#define JOBS_DEFAULT 65536u
+
+_Static_assert(sizeof(ptn_lane_job) <= sizeof(struct ptn__env), "a job fits into an envelope");
+
+struct ptn_lane {
+    struct ptn__foreign f;
+    _Alignas(PTN_CACHELINE) _Atomic(ptn_lane_job *) stack;
+    _Atomic(uint32_t) depth;
+    _Alignas(PTN_CACHELINE) ptn_lane_opts opts;
+    ptn_env_lane *env_lane;
+    ptn_lane_job *pending; /* lane thread: taken, oldest first */
+    ptn_lane_job **batch;
+};
+
+static void lane_take(ptn_lane *l) {
+    /* acquire: partner is the CAS (release) of every pusher on the stack */
+    ptn_lane_job *j = atomic_exchange_explicit(&l->stack, NULL, memory_order_acquire);
+    ptn_lane_job *fifo = NULL;
+    while (j != NULL) {
+        ptn_lane_job *next = j->next;
+        j->next = fifo;
+        fifo = j;
+        j = next;
+    }
+    l->pending = fifo;
+}
+
+/* Lane thread.  One batch; false: nothing was waiting. */
+static bool lane_step(void *arg) {
+    ptn_lane *l = arg;
+    if (l->pending == NULL)
+        lane_take(l);
+    size_t n = 0;
+    while (l->pending != NULL && n < l->opts.batch_max) {
+        l->batch[n++] = l->pending;
+        l->pending = l->pending->next;
+    }
+    if (n == 0)
+        return false;
+    l->opts.run(l, l->opts.arg, l->batch, n);
+    for (size_t i = 0; i < n; i++) {
+        ptn_buf_unref(l->batch[i]->buf);
+        ptn__env_put(l->f.rt, &l->f.mag, (struct ptn__env *)(void *)l->batch[i]);
+    }
+    /* relaxed: a counter; partner is the fetch_add in ptn_lane_send() */
+    atomic_fetch_sub_explicit(&l->depth, (uint32_t)n, memory_order_relaxed);
+    return true;
+}
+
+int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) {
+    if (o == NULL || o->run == NULL || o->batch_max > BATCH_MAX)
+        return -PTN_EINVAL;
+    ptn_lane *l = aligned_alloc(PTN_CACHELINE, sizeof(*l));
+    if (l == NULL)
+        return -PTN_ENOMEM;
+    memset(l, 0, sizeof(*l));
+    l->opts = *o;
+    if (l->opts.batch_max == 0)
+        l->opts.batch_max = BATCH_DEFAULT;
+    if (l->opts.jobs_max == 0)
+        l->opts.jobs_max = JOBS_DEFAULT;
+    l->batch = calloc(l->opts.batch_max, sizeof(ptn_lane_job *));
+    if (l->batch == NULL) {
+        free(l);
+        return -PTN_ENOMEM;
+    }
+    ptn__foreign_open(rt, &l->f);
+    int err = rt->env->ops->lane_open(rt->env, o->name != NULL ? o->name : "lane", lane_step, l,
+                                      &l->env_lane);
+    if (err < 0) {
+        ptn__foreign_close(&l->f);
+        free(l->batch);
+        free(l);
+        return err;
+    }
+    *ret_lane = l;
+    return 0;
+}
+
+int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
+    struct ptn__worker *w = c->w;
+    uint32_t old =
+        atomic_fetch_add_explicit(&l->depth, 1, memory_order_relaxed); /* see lane_step */
+    struct ptn__env *e = old < l->opts.jobs_max ? ptn__env_get(w->rt, &w->mag) : NULL;
+    if (e == NULL) {
+        atomic_fetch_sub_explicit(&l->depth, 1, memory_order_relaxed);
+        return old < l->opts.jobs_max ? -PTN_ENOMEM : -PTN_EOVERLOAD;
+    }
+    ptn_lane_job *j = (ptn_lane_job *)(void *)e;
+    *j = (ptn_lane_job){
+        .type = m->type,
+        .reply = {.to = m->from, .corr = m->corr, .deadline = m->deadline},
+        .buf = ptn_buf_ref(m->buf),
+    };
+    ptn_lane_job *top = atomic_load_explicit(&l->stack, memory_order_relaxed); /* a first guess */
+    do {
+        j->next = top;
+        /* release: partner is the exchange in lane_take() */
+    } while (!atomic_compare_exchange_weak_explicit(&l->stack, &top, j, memory_order_release,
+                                                    memory_order_relaxed));
+    if (top == NULL)
+        w->env->ops->lane_wake(l->env_lane);
+    ptn__mark_answered(c, m->corr);
+    ptn__token_remove(c->slot, m->corr);
+    return 0;
+}
+
+int ptn_lane_reply(ptn_lane *l, ptn_reply_to r, uint32_t type, ptn_buf *take_payload) {
+    if (r.corr == 0)
+        return -PTN_EINVAL;
+    struct ptn__env e = {
+        .to = r.to, .corr = r.corr, .deadline = PTN_NEVER, .type = type, .kind = PTN__ENV_REPLY};
+    return ptn__foreign_send(&l->f, &e, take_payload);
+}
+
+int ptn_lane_reply_err(ptn_lane *l, ptn_reply_to r, int err) {
+    if (r.corr == 0 || err >= 0)
+        return -PTN_EINVAL;
+    struct ptn__env e = {
+        .to = r.to, .corr = r.corr, .deadline = PTN_NEVER, .err = err, .kind = PTN__ENV_REPLY};
+    return ptn__foreign_send(&l->f, &e, NULL);
+}
+
+size_t ptn_lane_depth(const ptn_lane *l) {
+    return atomic_load_explicit(&l->depth, memory_order_relaxed);
+}
+
+ptn_time ptn_lane_now(const ptn_lane *l) {
+    return l->f.rt->env->ops->now(l->f.rt->env);
+}
+
+void ptn_lane_close(ptn_lane *l) {
+    if (l == NULL)
+        return;
+    l->f.rt->env->ops->lane_close(l->env_lane);
+    PTN_ASSERT(l->pending == NULL);
+    ptn__foreign_close(&l->f);
+    free(l->batch);
+    free(l);
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * slot.c - the slot table of a worker: type-stable memory behind actor addresses.
+ *
+ * Slots come in chunks that are published once and never unmapped before the runtime is freed, so
+ * any thread may look up any address at any time; the generation tells whether it still means the
+ * same actor.  A slot is reused only after its mailbox was drained and marked EMPTY, so it is in no
+ * list. Reservation may come from another worker: it touches the generation and the bounds only,
+ * and the owner adopts the actor when the ADOPT message arrives, which is the first message with
+ * the new address.
+ */
+#include "runtime/mbox.h"
+
+#include <stdlib.h>
+
+int ptn__slots_init(struct ptn__worker *w) {
+    struct ptn__slot_table *t = &w->slots;
+    t->chunks = calloc(PTN__CHUNKS_MAX, sizeof(*t->chunks));
+    t->chunk_blocks = calloc(PTN__CHUNKS_MAX, sizeof(*t->chunk_blocks));
+    t->free_tail = &t->free_head;
+    if (t->chunks == NULL || t->chunk_blocks == NULL || pthread_mutex_init(&t->lock, NULL) != 0) {
+        free(t->chunks);
+        free(t->chunk_blocks);
+        t->chunks = NULL;
+        return -PTN_ENOMEM;
+    }
+    return 0;
+}
+
+void ptn__slots_done(struct ptn__worker *w) {
+    struct ptn__slot_table *t = &w->slots;
+    if (t->chunks == NULL)
+        return;
+    for (uint32_t i = 0; i < t->n_slots; i++) {
+        struct ptn__slot *chunk =
+            atomic_load_explicit(&t->chunks[i / PTN__CHUNK_SLOTS], memory_order_relaxed);
+        ptn__slot_drain_quiet(&chunk[i % PTN__CHUNK_SLOTS]);
+    }
+    for (uint32_t i = 0; i < atomic_load_explicit(&t->n_chunks, memory_order_relaxed); i++)
+        free(t->chunk_blocks[i]);
+    free(t->chunks);
+    free(t->chunk_blocks);
+    t->chunks = NULL;
+    (void)pthread_mutex_destroy(&t->lock);
+}
+
+/* Under the lock. */
+static int chunk_add(struct ptn__worker *w) {
+    struct ptn__slot_table *t = &w->slots;
+    uint32_t k = atomic_load_explicit(&t->n_chunks, memory_order_relaxed);
+    if (k == PTN__CHUNKS_MAX)
+        return -PTN_EOVERLOAD;
+    /* calloc and aligned by hand: fresh pages stay untouched until a slot is used */
+    void *block = calloc(1, PTN__CHUNK_SLOTS * sizeof(struct ptn__slot) + PTN_CACHELINE);
+    if (block == NULL)
+        return -PTN_ENOMEM;
+    uintptr_t base = ((uintptr_t)block + PTN_CACHELINE - 1) & ~(uintptr_t)(PTN_CACHELINE - 1);
+    t->chunk_blocks[k] = block;
+    /* release: partner is the acquire load in ptn__slot_at() */
+    atomic_store_explicit(&t->chunks[k], (struct ptn__slot *)base, memory_order_release);
+    atomic_store_explicit(&t->n_chunks, k + 1, memory_order_release);
+    return 0;
+}
+
+/* Under the lock.  A slot that was never used. */
+static struct ptn__slot *slot_carve(struct ptn__worker *w) {
+    struct ptn__slot_table *t = &w->slots;
+    if (t->n_slots % PTN__CHUNK_SLOTS == 0 &&
+        t->n_slots / PTN__CHUNK_SLOTS == atomic_load_explicit(&t->n_chunks, memory_order_relaxed) &&
+        chunk_add(w) < 0)
+        return NULL;
+    struct ptn__env *stub = ptn__env_get(w->rt, &t->mag);
+    if (stub == NULL)
+        return NULL;
+    atomic_init(&stub->next, NULL);
+    stub->buf = NULL;
+    struct ptn__slot *chunk =
+        atomic_load_explicit(&t->chunks[t->n_slots / PTN__CHUNK_SLOTS], memory_order_relaxed);
+    struct ptn__slot *s = &chunk[t->n_slots % PTN__CHUNK_SLOTS];
+    s->magic = PTN__SLOT_MAGIC;
+    s->worker = w;
+    s->index = t->n_slots++;
+    s->life = PTN__DEAD;
+    s->mbox_tail = stub;
+    /* relaxed: others learn of the slot by its address, which travels in a message */
+    atomic_store_explicit(&s->mbox_head, (uintptr_t)stub | PTN__MBOX_EMPTY, memory_order_relaxed);
+    return s;
+}
+
+struct ptn__slot *ptn__slot_alloc(struct ptn__worker *w, ptn_addr *ret_addr) {
+    struct ptn__slot_table *t = &w->slots;
+    (void)pthread_mutex_lock(&t->lock);
+    struct ptn__slot *s = t->free_head;
+    if (s != NULL) {
+        t->free_head = s->free_next;
+        if (t->free_head == NULL)
+            t->free_tail = &t->free_head;
+        s->in_free = false;
+    } else {
+        s = slot_carve(w);
+    }
+    if (s != NULL) {
+        uint32_t gen = atomic_load_explicit(&s->gen, memory_order_relaxed) + 1;
+        PTN_ASSERT((gen & 1) == 1);
+        atomic_store_explicit(&s->gen, gen, memory_order_relaxed);
+        *ret_addr = (ptn_addr)w->index << 56 | (ptn_addr)s->index << 32 | gen;
+    }
+    (void)pthread_mutex_unlock(&t->lock);
+    return s;
+}
+
+/* May be called again when a late message woke a slot that is free, or reserved but not adopted
+ * yet. */
+void ptn__slot_release(struct ptn__slot *s) {
+    struct ptn__slot_table *t = &s->worker->slots;
+    (void)pthread_mutex_lock(&t->lock);
+    uint32_t gen = atomic_load_explicit(&s->gen, memory_order_relaxed);
+    /* The last generation is never left again: an address must not come back. */
+    if ((gen & 1) == 0 && gen != UINT32_MAX - 1 && !s->in_free) {
+        s->in_free = true;
+        s->free_next = NULL;
+        *t->free_tail = s;
+        t->free_tail = &s->free_next;
+    }
+    (void)pthread_mutex_unlock(&t->lock);
+}

@@ -1,0 +1,652 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stream.c - byte streams: shared frames in bounded out-queues, one gathered write per stream and
+ * turn.
+ *
+ * Life.  A stream is a resource of the actor that accepted it.  Closing, by whomever, closes the
+ * transport and drops the queue at once, and puts the stream on the worker's closed list.  The end
+ * of the turn delivers on_close and frees.  An actor that ends delivers it itself (orderly) or not
+ * at all (crash: its memory is gone); the list then only frees.  Nothing is freed anywhere else, so
+ * a stream may be touched after any callback until the turn ends.
+ *
+ * Output.  An idle stream has no queue memory: one frame is kept in the stream itself, a ring of
+ * frame pointers exists from the second on and goes when the queue drains.  Sending links the frame
+ * and puts the stream on the dirty list.  While the kernel takes nothing ("pressed") sending only
+ * links: the environment says when to go on.
+ *
+ * The bound is on bytes, and on frames as if each had at least FRAME_CHARGE bytes, so that tiny
+ * frames cannot grow the ring past a fraction of it.  A stream that reaches it within one turn is
+ * flushed once before it is judged: what counts is a peer that does not read, not a busy turn.
+ *
+ * The stall timer exists only while pressed (or lingering).  Progress does not restart it; when it
+ * fires it looks how long ago the last progress was and goes on waiting for the rest.
+ */
+#include <postern/stream.h>
+
+#include "runtime/stream_internal.h"
+
+#include <stdlib.h>
+
+#define OUT_BYTES_MAX_DEFAULT (1u << 20)
+#define STALL_NS_DEFAULT (30 * PTN_SEC)
+#define LINGER_NS (1 * PTN_SEC)
+#define FRAME_CHARGE 64u     /* bytes a frame counts for at least, and... */
+#define FRAMES_MAX_MIN 1024u /* ...what is allowed in any case */
+#define RING_CAP_MIN 16u
+#define WRITE_FRAME_MIN 1000u          /* with the header: the 1 KiB class */
+#define WRITE_FRAME_MAX (65536u - 64u) /* with the header: the largest class */
+
+struct stream_timer {
+    ptn_timer timer;
+    ptn_time progress_at; /* when the kernel last took something */
+};
+
+struct ptn_stream {
+    struct ptn__resource resource; /* first: stream_resource_close() casts */
+    /* what every send and flush touches */
+    struct ptn__streams *st;
+    ptn_transport *t; /* NULL: closed */
+    union {
+        ptn_frame *one;   /* q_cap 0 */
+        ptn_frame **ring; /* q_cap entries, a power of two */
+    } q;
+    uint32_t q_head, q_n, q_cap;
+    uint32_t head_done; /* bytes of the first frame that the kernel has */
+    size_t queued;
+    size_t out_bytes_max;
+    ptn_stream *dirty_next;
+    struct stream_timer *timer;
+    bool dirty;
+    bool closing;
+    bool notified;     /* on_close was delivered, or is not due */
+    bool read_on;      /* what the machine wants */
+    bool pressed;      /* the kernel takes nothing now; on_writable will come */
+    bool finishing;    /* ptn_stream_finish() was called */
+    bool shut;         /* write side shut: lingering */
+    bool eof;          /* the peer sent its FIN */
+    bool tail_private; /* the last frame is ours alone, and may grow */
+    /* the rest */
+    int reason;
+    const ptn_stream_ops *ops; /* NULL: not opened yet */
+    void *owner;
+    ptn_addr actor;
+    ptn_time stall_ns;
+    ptn_stream *close_next;
+};
+
+static const ptn_env_ops *env_of(const ptn_stream *s) {
+    return s->st->w->env->ops;
+}
+
+/* ---- the worker's lists ------------------------------------------------------------------- */
+
+static void mark_dirty(ptn_stream *s) {
+    if (s->dirty || s->closing)
+        return;
+    s->dirty = true;
+    s->dirty_next = NULL;
+    *s->st->dirty_tail = s;
+    s->st->dirty_tail = &s->dirty_next;
+}
+
+static ptn_stream *pop_dirty(struct ptn__streams *st) {
+    ptn_stream *s = st->dirty_head;
+    if (s == NULL)
+        return NULL;
+    st->dirty_head = s->dirty_next;
+    if (st->dirty_head == NULL)
+        st->dirty_tail = &st->dirty_head;
+    s->dirty = false;
+    return s;
+}
+
+static ptn_stream *pop_closed(struct ptn__streams *st) {
+    ptn_stream *s = st->closed_head;
+    if (s == NULL)
+        return NULL;
+    st->closed_head = s->close_next;
+    if (st->closed_head == NULL)
+        st->closed_tail = &st->closed_head;
+    return s;
+}
+
+/* ---- out-queue ---------------------------------------------------------------------------- */
+
+static ptn_frame *queue_at(const ptn_stream *s, uint32_t i) {
+    return s->q_cap == 0 ? s->q.one : s->q.ring[(s->q_head + i) & (s->q_cap - 1)];
+}
+
+/* Room for one more.  Reached frame bounds keep the doubling far from overflow. */
+static int queue_grow(ptn_stream *s) {
+    uint32_t cap = s->q_cap == 0 ? RING_CAP_MIN : s->q_cap * 2;
+    ptn_frame **ring = malloc(cap * sizeof(ptn_frame *));
+    if (ring == NULL)
+        return -PTN_ENOMEM;
+    for (uint32_t i = 0; i < s->q_n; i++)
+        ring[i] = queue_at(s, i);
+    if (s->q_cap != 0)
+        free(s->q.ring);
+    s->q.ring = ring;
+    s->q_head = 0;
+    s->q_cap = cap;
+    return 0;
+}
+
+/* Links f without taking a reference. */
+static int queue_push(ptn_stream *s, ptn_frame *f) {
+    if (s->q_cap == 0 && s->q_n == 0) {
+        s->q.one = f;
+    } else {
+        if (s->q_n >= s->q_cap && queue_grow(s) != 0)
+            return -PTN_ENOMEM;
+        s->q.ring[(s->q_head + s->q_n) & (s->q_cap - 1)] = f;
+    }
+    s->q_n++;
+    return 0;
+}
+
+static void queue_release_ring(ptn_stream *s) {
+    if (s->q_cap != 0)
+        free(s->q.ring);
+    s->q.one = NULL;
+    s->q_head = s->q_cap = s->head_done = 0;
+    s->tail_private = false;
+}
+
+static void queue_pop(ptn_stream *s) {
+    ptn_frame_unref(queue_at(s, 0));
+    s->q_head++; /* masked on use; wraps at a multiple of every capacity */
+    s->q_n--;
+    s->head_done = 0;
+    if (s->q_n == 0)
+        queue_release_ring(s);
+}
+
+/* The kernel took n bytes. */
+static void queue_consume(ptn_stream *s, size_t n) {
+    s->queued -= n;
+    s->st->queued -= n;
+    while (n > 0) {
+        size_t left = queue_at(s, 0)->len - s->head_done;
+        if (n < left) {
+            s->head_done += (uint32_t)n;
+            return;
+        }
+        n -= left;
+        queue_pop(s);
+    }
+}
+
+static void queue_drop(ptn_stream *s) {
+    s->st->queued -= s->queued;
+    s->queued = 0;
+    while (s->q_n > 0)
+        queue_pop(s);
+}
+
+static bool queue_is_over(const ptn_stream *s) {
+    size_t frames_max = s->out_bytes_max / FRAME_CHARGE;
+    return s->queued > s->out_bytes_max ||
+           s->q_n > (frames_max < FRAMES_MAX_MIN ? FRAMES_MAX_MIN : frames_max);
+}
+
+/* ---- closing ------------------------------------------------------------------------------ */
+
+static void stream_close(ptn_stream *s, int reason) {
+    if (s->closing)
+        return;
+    s->closing = true;
+    s->reason = reason > 0 ? -reason : reason;
+    queue_drop(s);
+    env_of(s)->transport_close(s->t);
+    s->t = NULL;
+    s->pressed = false;
+    struct ptn__streams *st = s->st;
+    s->close_next = NULL;
+    *st->closed_tail = s;
+    st->closed_tail = &s->close_next;
+    ptn__stat_add(&st->w->stream_counts.streams_open, (uint64_t)-1);
+    if (reason == -PTN_ESLOW)
+        ptn__stat_add(&st->w->stream_counts.slow_closes, 1);
+}
+
+/* Last words to the machine, in its actor's context. */
+static void stream_notify(ptn_ctx *c, ptn_stream *s) {
+    if (s->notified)
+        return;
+    s->notified = true;
+    if (s->timer != NULL)
+        ptn_timer_stop(c, &s->timer->timer);
+    if (s->ops != NULL && s->ops->on_close != NULL)
+        s->ops->on_close(c, s->owner, s->reason);
+}
+
+static void notify_fn(ptn_ctx *c, void *state, void *arg) {
+    ptn_stream *s = arg;
+    (void)state;
+    ptn__resource_remove(&s->resource);
+    stream_notify(c, s);
+}
+
+static void stream_free(ptn_stream *s) {
+    PTN_ASSERT(s->closing && s->q_n == 0);
+    free(s->timer); /* stopped by stream_notify(), or with its actor */
+    free(s);
+}
+
+static int stream_write_out(ptn_stream *s);
+
+/* The actor ends.  c NULL: no actor code may run, and the machine's memory may be gone. */
+static void stream_resource_close(struct ptn__resource *r, ptn_ctx *c, int reason) {
+    ptn_stream *s = (ptn_stream *)r;
+    if (!s->closing) {
+        if (c != NULL && s->q_n > 0 && !s->pressed)
+            (void)stream_write_out(s); /* an orderly end still says what it has to say */
+        stream_close(s, reason);
+    }
+    if (c != NULL)
+        stream_notify(c, s);
+    s->notified = true;
+}
+
+/* ---- writing ------------------------------------------------------------------------------ */
+
+/* Gathered writes until the queue is empty, or the kernel takes no more.  0, or the transport's
+ * error; never calls back, never closes. */
+static int stream_write_out(ptn_stream *s) {
+    ptn_iov iov[PTN__STREAM_IOV_MAX];
+    while (s->q_n > 0) {
+        size_t n = s->q_n < PTN__STREAM_IOV_MAX ? s->q_n : PTN__STREAM_IOV_MAX;
+        size_t skip = s->head_done, total = 0;
+        for (size_t i = 0; i < n; i++) {
+            const ptn_frame *f = queue_at(s, (uint32_t)i);
+            iov[i] = (ptn_iov){.base = f->data + skip, .len = f->len - skip};
+            total += iov[i].len;
+            skip = 0;
+        }
+        int64_t took = env_of(s)->write(s->t, iov, n);
+        if (took < 0)
+            return (int)took;
+        queue_consume(s, (size_t)took);
+        if (took > 0 && s->timer != NULL)
+            s->timer->progress_at = s->st->w->now;
+        if ((size_t)took < total) {
+            if (!s->pressed) {
+                s->pressed = true;
+                env_of(s)->want_write(s->t, true);
+                mark_dirty(s); /* the end of the turn starts the stall timer */
+            }
+            return 0;
+        }
+    }
+    if (s->pressed) {
+        s->pressed = false;
+        env_of(s)->want_write(s->t, false);
+    }
+    return 0;
+}
+
+/* The queue has passed its bound: 0 when a flush helps, else the stream is closed. */
+static int stream_over_bound(ptn_stream *s) {
+    int err = s->pressed ? 0 : stream_write_out(s);
+    if (err == 0 && queue_is_over(s))
+        err = -PTN_ESLOW;
+    if (err != 0)
+        stream_close(s, err);
+    return err;
+}
+
+static int stream_appended(ptn_stream *s, size_t n) {
+    s->queued += n;
+    s->st->queued += n;
+    if (!s->pressed)
+        mark_dirty(s);
+    return PTN_UNLIKELY(queue_is_over(s)) ? stream_over_bound(s) : 0;
+}
+
+int ptn_stream_send(ptn_stream *s, ptn_frame *f) {
+    if (PTN_UNLIKELY(s->closing || s->finishing))
+        return -PTN_ECANCELED;
+    if (PTN_UNLIKELY(f->len == 0))
+        return 0;
+    if (PTN_UNLIKELY(queue_push(s, f) != 0)) {
+        stream_close(s, -PTN_ENOMEM);
+        return -PTN_ENOMEM;
+    }
+    ptn_frame_ref(f);
+    s->tail_private = false;
+    return stream_appended(s, f->len);
+}
+
+/* Appends what fits to the private last frame; a shared frame is never written to. */
+static size_t write_to_tail(ptn_stream *s, const uint8_t *p, size_t n) {
+    if (!s->tail_private || s->q_n == 0)
+        return 0;
+    ptn_frame *f = queue_at(s, s->q_n - 1);
+    size_t room = f->cap - f->len;
+    if (n > room)
+        n = room;
+    memcpy(f->data + f->len, p, n);
+    f->len += (uint32_t)n;
+    return n;
+}
+
+static int write_to_new(ptn_stream *s, const uint8_t *p, size_t n, size_t *ret_n) {
+    size_t cap = n < WRITE_FRAME_MIN ? WRITE_FRAME_MIN : n;
+    ptn_frame *f = ptn_frame_new(cap > WRITE_FRAME_MAX ? WRITE_FRAME_MAX : cap);
+    if (f == NULL || queue_push(s, f) != 0) {
+        ptn_frame_unref(f);
+        return -PTN_ENOMEM;
+    }
+    f->len = n < f->cap ? (uint32_t)n : f->cap;
+    memcpy(f->data, p, f->len);
+    s->tail_private = true;
+    *ret_n = f->len;
+    return 0;
+}
+
+int ptn_stream_write(ptn_stream *s, const void *p, size_t n) {
+    const uint8_t *at = p;
+    if (PTN_UNLIKELY(s->closing || s->finishing))
+        return -PTN_ECANCELED;
+    while (n > 0) {
+        size_t part = write_to_tail(s, at, n);
+        int err = part > 0 ? 0 : write_to_new(s, at, n, &part);
+        if (err != 0)
+            stream_close(s, err);
+        else
+            err = stream_appended(s, part);
+        if (err != 0)
+            return err;
+        at += part;
+        n -= part;
+    }
+    return 0;
+}
+
+/* ---- stall and linger --------------------------------------------------------------------- */
+
+static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    ptn_stream *s = arg;
+    (void)state;
+    if (s->closing)
+        return;
+    if (s->shut) { /* the peer had its second */
+        stream_close(s, 0);
+        return;
+    }
+    if (!s->pressed) { /* it has drained since; the next stall makes a new one */
+        free(s->timer);
+        s->timer = NULL;
+        return;
+    }
+    ptn_time now = ptn_now(c), at = s->timer->progress_at;
+    ptn_time idle = now > at ? now - at : 0;
+    if (idle >= s->stall_ns)
+        stream_close(s, -PTN_ESLOW);
+    else
+        ptn_timer_start(c, t, s->stall_ns - idle, timer_callback, s);
+}
+
+/* Starts the timer a pressed or lingering stream needs. */
+static void timer_fn(ptn_ctx *c, void *state, void *arg) {
+    ptn_stream *s = arg;
+    (void)state;
+    if (s->timer == NULL) {
+        s->timer = calloc(1, sizeof *s->timer);
+        if (s->timer == NULL) {
+            stream_close(s, -PTN_ENOMEM);
+            return;
+        }
+    }
+    ptn_timer *t = &s->timer->timer;
+    s->timer->progress_at = ptn_now(c);
+    if (s->shut) {
+        ptn_timer_stop(c, t);
+        ptn_timer_start(c, t, LINGER_NS, timer_callback, s);
+    } else if (!ptn_timer_is_armed(t)) {
+        ptn_timer_start(c, t, s->stall_ns, timer_callback, s);
+    }
+}
+
+/* The end of the turn for one stream that has something to do. */
+static void stream_settle(ptn_stream *s) {
+    struct ptn__worker *w = s->st->w;
+    if (s->closing)
+        return;
+    int err = s->pressed ? 0 : stream_write_out(s);
+    if (err != 0) {
+        stream_close(s, err);
+        return;
+    }
+    if (s->finishing && s->q_n == 0 && !s->shut) {
+        if (s->eof) {
+            stream_close(s, 0);
+            return;
+        }
+        s->shut = true;
+        env_of(s)->shut_write(s->t);
+        env_of(s)->read_enable(s->t, true); /* what comes is thrown away, and EOF is seen */
+    } else if (!s->pressed) {
+        return;
+    }
+    (void)ptn__call(w, s->actor, timer_fn, s); /* fails only when the actor ended, and s with it */
+}
+
+/* A fan-out walks more streams than the cache holds; fetch the next ones while the kernel works on
+ * this one. */
+static void prefetch_dirty(const struct ptn__streams *st) {
+    const ptn_stream *next = st->dirty_head;
+    if (next == NULL)
+        return;
+    __builtin_prefetch(next->t);
+    __builtin_prefetch(next->q.one);
+    if (next->dirty_next != NULL) {
+        __builtin_prefetch(next->dirty_next);
+        __builtin_prefetch((const char *)next->dirty_next + 64);
+    }
+}
+
+bool ptn__streams_flush(struct ptn__worker *w) {
+    struct ptn__streams *st = w->streams;
+    ptn_stream *freed = NULL;
+    for (;;) {
+        ptn_stream *s = pop_dirty(st);
+        if (s != NULL) {
+            prefetch_dirty(st);
+            stream_settle(s);
+            continue;
+        }
+        /* Only now, so that what is freed below is on no list.  on_close may close other streams.
+         */
+        s = pop_closed(st);
+        if (s == NULL)
+            break;
+        if (!s->notified)
+            (void)ptn__call(w, s->actor, notify_fn, s);
+        s->close_next = freed;
+        freed = s;
+    }
+    while (freed != NULL) {
+        ptn_stream *next = freed->close_next;
+        stream_free(freed);
+        freed = next;
+    }
+    /* relaxed: a number for metrics */
+    atomic_store_explicit(&w->stream_counts.queued_bytes, st->queued, memory_order_relaxed);
+    return false;
+}
+
+/* ---- from the environment ----------------------------------------------------------------- */
+
+struct read_call {
+    ptn_stream *s;
+    const uint8_t *p;
+    size_t n;
+};
+
+static void read_fn(ptn_ctx *c, void *state, void *arg) {
+    struct read_call *r = arg;
+    (void)state;
+    r->s->ops->on_read(c, r->s->owner, r->p, r->n);
+}
+
+static void eof_fn(ptn_ctx *c, void *state, void *arg) {
+    ptn_stream *s = arg;
+    (void)state;
+    s->ops->on_eof(c, s->owner);
+}
+
+static void drain_fn(ptn_ctx *c, void *state, void *arg) {
+    ptn_stream *s = arg;
+    (void)state;
+    s->ops->on_drain(c, s->owner);
+}
+
+static void read_callback(void *owner, const uint8_t *p, size_t n) {
+    ptn_stream *s = owner;
+    if (s->closing || s->finishing)
+        return;
+    struct read_call r = {.s = s, .p = p, .n = n};
+    (void)ptn__call(s->st->w, s->actor, read_fn, &r);
+}
+
+static void eof_callback(void *owner) {
+    ptn_stream *s = owner;
+    if (s->closing)
+        return;
+    s->eof = true;
+    if (s->shut)
+        stream_close(s, 0);
+    else if (s->finishing)
+        return; /* closes when the queue is flushed */
+    else if (s->ops->on_eof == NULL)
+        ptn_stream_finish(s);
+    else
+        (void)ptn__call(s->st->w, s->actor, eof_fn, s);
+}
+
+static void writable_callback(void *owner) {
+    ptn_stream *s = owner;
+    if (s->closing || !s->pressed)
+        return;
+    ptn__worker_touch_clock(s->st->w);
+    int err = stream_write_out(s);
+    if (err != 0) {
+        stream_close(s, err);
+        return;
+    }
+    if (s->pressed)
+        return;
+    if (s->finishing)
+        mark_dirty(s);
+    else if (s->ops->on_drain != NULL)
+        (void)ptn__call(s->st->w, s->actor, drain_fn, s);
+}
+
+static void error_callback(void *owner, int err) {
+    stream_close(owner, err);
+}
+
+static const ptn_transport_cbs stream_transport_cbs = {
+    .on_read = read_callback,
+    .on_eof = eof_callback,
+    .on_writable = writable_callback,
+    .on_error = error_callback,
+};
+
+/* ---- the machine's side ------------------------------------------------------------------- */
+
+int ptn__stream_new(ptn_ctx *c, ptn_transport *take_t, ptn_stream **ret_s) {
+    ptn_stream *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return -PTN_ENOMEM;
+    s->resource.close = stream_resource_close;
+    s->st = ptn__ctx_worker(c)->streams;
+    s->t = take_t;
+    s->actor = ptn_self(c);
+    s->out_bytes_max = OUT_BYTES_MAX_DEFAULT;
+    s->stall_ns = STALL_NS_DEFAULT;
+    ptn__resource_add(c, &s->resource);
+    ptn__stat_add(&s->st->w->stream_counts.streams_open, 1);
+    *ret_s = s;
+    return 0;
+}
+
+void ptn_stream_open(ptn_stream *s, const ptn_stream_ops *ops, void *owner) {
+    bool first = s->ops == NULL;
+    s->ops = ops;
+    s->owner = owner;
+    if (s->closing)
+        return;
+    if (first) {
+        s->read_on = true;
+        env_of(s)->transport_open(s->t, &stream_transport_cbs, s);
+    } else {
+        ptn_stream_read_enable(s, true);
+    }
+}
+
+void ptn_stream_limits(ptn_stream *s, size_t out_bytes_max, ptn_time stall_ns) {
+    s->out_bytes_max = out_bytes_max;
+    s->stall_ns = stall_ns;
+}
+
+size_t ptn_stream_queued(const ptn_stream *s) {
+    return s->queued;
+}
+
+void ptn_stream_read_enable(ptn_stream *s, bool on) {
+    if (s->closing || s->finishing || s->read_on == on)
+        return;
+    s->read_on = on;
+    if (s->ops != NULL)
+        env_of(s)->read_enable(s->t, on);
+}
+
+void ptn_stream_finish(ptn_stream *s) {
+    if (s->closing || s->finishing)
+        return;
+    if (s->ops == NULL) { /* never opened: nothing to say, nobody to tell */
+        stream_close(s, 0);
+        return;
+    }
+    s->finishing = true;
+    mark_dirty(
+        s); /* the end of the turn goes on, unless the queue is pressed: then writable_callback() */
+}
+
+void ptn_stream_close(ptn_stream *s, int reason) {
+    stream_close(s, reason);
+}
+
+const char *ptn_stream_peer(const ptn_stream *s) {
+    return s->t == NULL ? "closed" : env_of(s)->peer(s->t);
+}
+
+/* ---- start and end ------------------------------------------------------------------------ */
+
+int ptn__streams_init(struct ptn__worker *w) {
+    struct ptn__streams *st = calloc(1, sizeof *st);
+    if (st == NULL)
+        return -PTN_ENOMEM;
+    st->w = w;
+    st->dirty_tail = &st->dirty_head;
+    st->closed_tail = &st->closed_head;
+    w->streams = st;
+    return 0;
+}
+
+/* Every actor has ended, so every stream is closed and, unless its actor crashed, has said so. */
+void ptn__streams_done(struct ptn__worker *w) {
+    struct ptn__streams *st = w->streams;
+    if (st == NULL)
+        return;
+    while (pop_dirty(st) != NULL)
+        continue;
+    for (ptn_stream *s = pop_closed(st); s != NULL; s = pop_closed(st))
+        stream_free(s);
+    w->streams = NULL;
+    free(st);
+    ptn__frame_pool_done();
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stream_internal.h - what stream.c, endpoint.c and frame.c share.  Owner worker only, but for the
+ * counters.
+ */
+#ifndef POSTERN_RUNTIME_STREAM_INTERNAL_H
+#define POSTERN_RUNTIME_STREAM_INTERNAL_H
+
+#include <postern/stream.h>
+
+#include "runtime/internal.h"
+
+#define PTN__STREAM_IOV_MAX 64
+
+struct ptn__streams { /* worker->streams */
+    struct ptn__worker *w;
+    /* Output waits, or something is to be decided at the end of the turn; FIFO, by dirty_next. */
+    ptn_stream *dirty_head, **dirty_tail;
+    /* Closed; on_close and the memory are still due; FIFO, by close_next. */
+    ptn_stream *closed_head, **closed_tail;
+    uint64_t queued; /* bytes in out-queues; published at the end of the turn */
+};
+
+/* Only the owner writes, so a load and a store will do for an increment. */
+static inline void ptn__stat_add(_Atomic(uint64_t) *a, uint64_t n) {
+    atomic_store_explicit(a, atomic_load_explicit(a, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+/* A stream for t, owned by the current actor.  t is consumed on success. */
+int ptn__stream_new(ptn_ctx *c, ptn_transport *take_t, ptn_stream **ret_s);
+
+/* Frees the calling thread's frame lists. */
+void ptn__frame_pool_done(void);
+
+#endif

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * worker.c - the worker's turn, and the park/wake protocol.
+ *
+ * `ready` is the only word that decides whether a worker sleeps.  Producers and the owner touch it
+ * with read-modify-write operations only; docs/memory-model.md (theorem 2) proves that no wake-up
+ * is lost, under these rules: R1  the environment's wake is called for a schedule only by the
+ * thread whose push (P) replaced PARKED; besides that only ptn_runtime_stop() and a change of phase
+ * call it, which costs a turn at most; R2  the last thing before blocking is the read-modify-write
+ * (K): a plain load never decides to sleep; R3  (K) is at least release and (P) at least acquire;
+ *   R4  after blocking, `ready` is reset only through (T).
+ *
+ * A turn: clock, phase, timers, (T), run actors within 512 messages or 500 us, callbacks and output
+ * of the turn, linger list, then (K) when nothing is left.  An actor that has emptied its mailbox
+ * lingers: marking it EMPTY is put off until it has been found idle twice or the worker wants to
+ * sleep, because in a request/reply stream the next message is about to come and would pay for the
+ * transition.
+ */
+#include "runtime/mbox.h"
+
+#include <sched.h>
+#include <stdlib.h>
+
+#define TURN_MSGS 512u
+#define TURN_NS (500 * UINT64_C(1000))
+#define ACTOR_MSGS 64u
+#define STALLS_PER_TURN 8u
+#define STALLS_YIELD 64u
+#define CLOSING_POLL_NS PTN_MS
+
+/* ---- ready stack -------------------------------------------------------------------------- */
+
+void ptn__worker_schedule(struct ptn__worker *w, struct ptn__slot *s) {
+    PTN_DEBUG_ASSERT(w->magic == PTN__WORKER_MAGIC);
+    /* relaxed: only the first guess for the CAS */
+    struct ptn__slot *old = atomic_load_explicit(&w->ready, memory_order_relaxed);
+    do {
+        if (old == PTN__CLOSED)
+            return; /* the worker has taken its last turn; ptn_runtime_free() drains the slot */
+        s->ready_next = old == PTN__PARKED ? NULL : old;
+        /* (P) acq_rel: release publishes the slot to (T); acquire pairs with (K), so that the wake
+         * cannot be skipped because of a "pending" flag from before the park (R3). */
+    } while (!atomic_compare_exchange_weak_explicit(&w->ready, &old, s, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    if (old == PTN__PARKED) { /* R1: we, and nobody else, replaced PARKED */
+        atomic_fetch_add_explicit(&w->wakes, 1, memory_order_relaxed); /* stats */
+        w->env->ops->wake(w->env, w->index);
+    }
+}
+
+void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s) {
+    PTN_DEBUG_ASSERT(!s->queued);
+    s->queued = 1;
+    s->run_next = NULL;
+    if (w->runq.tail != NULL)
+        w->runq.tail->run_next = s;
+    else
+        w->runq.head = s;
+    w->runq.tail = s;
+}
+
+static struct ptn__slot *queue_pop(struct ptn__queue *q) {
+    struct ptn__slot *s = q->head;
+    if (s == NULL)
+        return NULL;
+    q->head = s->run_next;
+    if (q->head == NULL)
+        q->tail = NULL;
+    s->queued = 0;
+    return s;
+}
+
+/* (T) Moves everything on the ready stack to the run queue, oldest first. */
+static void worker_take(struct ptn__worker *w) {
+    /* acq_rel: acquire partner is (P) of every slot on the stack; release orders our own past
+     * before the next (P) that reads this NULL.  R4: the only way PARKED goes away on our side. */
+    struct ptn__slot *l = atomic_exchange_explicit(&w->ready, NULL, memory_order_acq_rel);
+    if (l == PTN__PARKED)
+        return;
+    struct ptn__slot *fifo = NULL;
+    while (l != NULL) {
+        struct ptn__slot *next = l->ready_next;
+        l->ready_next = fifo;
+        fifo = l;
+        l = next;
+    }
+    while (fifo != NULL) {
+        struct ptn__slot *next = fifo->ready_next;
+        ptn__runq_push(w, fifo);
+        fifo = next;
+    }
+}
+
+/* (K) R2: this CAS is the last thing before blocking.  False: somebody pushed first. */
+static bool worker_try_park(struct ptn__worker *w) {
+    struct ptn__slot *expect = NULL;
+    /* acq_rel: release partner is the acquire half of (P), see R3.  acquire on failure for symmetry
+     * with (T), which follows at once. */
+    return atomic_compare_exchange_strong_explicit(&w->ready, &expect, PTN__PARKED,
+                                                   memory_order_acq_rel, memory_order_acquire);
+}
+
+/* Busy-waits for work instead of parking at once. */
+static void worker_spin(struct ptn__worker *w) {
+    ptn_time until = w->env->ops->now(w->env) + w->rt->spin_ns;
+    do {
+        for (unsigned i = 0; i < 64; i++) {
+            /* relaxed: a hint; (K) decides */
+            if (atomic_load_explicit(&w->ready, memory_order_relaxed) != NULL)
+                return;
+        }
+    } while (w->env->ops->now(w->env) < until);
+}
+
+/* ---- running actors ----------------------------------------------------------------------- */
+
+static void linger_push(struct ptn__worker *w, struct ptn__slot *s) {
+    PTN_DEBUG_ASSERT(!s->queued);
+    s->queued = 1;
+    s->linger_scans = 0;
+    s->run_next = NULL;
+    if (w->linger.tail != NULL)
+        w->linger.tail->run_next = s;
+    else
+        w->linger.head = s;
+    w->linger.tail = s;
+}
+
+/* Looks after the lingering actors: back to the run queue, or idle.  force: mark every one of them.
+ */
+static void linger_scan(struct ptn__worker *w, bool force) {
+    struct ptn__slot *s = w->linger.head;
+    w->linger.head = w->linger.tail = NULL;
+    while (s != NULL) {
+        struct ptn__slot *next = s->run_next;
+        s->queued = 0;
+        if (ptn__mbox_has_more(s)) {
+            ptn__runq_push(w, s);
+        } else if (!force && s->linger_scans == 0) {
+            linger_push(w, s);
+            s->linger_scans = 1;
+        } else if (!ptn__mbox_mark_empty(s)) {
+            ptn__runq_push(w, s);
+        } else if (s->life == PTN__DEAD) {
+            ptn__slot_release(s);
+        }
+        s = next;
+    }
+}
+
+static void run_actors(struct ptn__worker *w) {
+    unsigned total = 0, stalls = 0;
+    while (total < TURN_MSGS && stalls < STALLS_PER_TURN) {
+        struct ptn__slot *s = queue_pop(&w->runq);
+        if (s == NULL) {
+            linger_scan(w, /* force= */ false);
+            s = queue_pop(&w->runq);
+            if (s == NULL)
+                break;
+        }
+        bool stalled;
+        unsigned n = ptn__actor_run(w, s, ACTOR_MSGS, &stalled);
+        total += n;
+        if (ptn__mbox_has_more(s) || (s->held_head != NULL && s->life == PTN__RUNNING))
+            ptn__runq_push(w, s);
+        else
+            linger_push(w, s);
+        if (stalled) {
+            /* A sender stands between its exchange and its link.  Others may run; when there is
+             * nothing else, give the core to that sender now and then. */
+            stalls++;
+            ptn__count(&w->stalls, 1);
+            if (++w->stalls_in_row % STALLS_YIELD == 0)
+                (void)sched_yield();
+        } else {
+            w->stalls_in_row = 0;
+        }
+        if (w->clock >= w->turn_until)
+            break;
+    }
+    ptn__count(&w->messages, total);
+}
+
+bool ptn__worker_at_turn_end(struct ptn__worker *w) {
+    if (w->turn_end_head != NULL)
+        ptn__turn_ends_run(w);
+    bool more = ptn__streams_flush(w);
+    ptn__arena_reset(&w->scratch);
+    return more || w->turn_end_head != NULL;
+}
+
+void ptn__worker_touch_clock(struct ptn__worker *w) {
+    if (PTN_LIKELY(!w->now_stale))
+        return;
+    w->now = w->clock = w->env->ops->now(w->env);
+    w->now_stale = false;
+}
+
+/* ---- phases: run, drain, kill ------------------------------------------------------------- */
+
+static void wake_others(struct ptn__worker *w) {
+    for (unsigned i = 0; i < w->rt->n_workers; i++) {
+        if (i != w->index)
+            w->env->ops->wake(w->env, i);
+    }
+}
+
+static void phase_raise(struct ptn__worker *w, uint32_t from, uint32_t to) {
+    /* acq_rel: partner is the acquire load in phase_check() and in supervise.c; publishes
+     * drain_until */
+    if (atomic_compare_exchange_strong_explicit(&w->rt->phase, &from, to, memory_order_acq_rel,
+                                                memory_order_acquire))
+        wake_others(w);
+}
+
+static void tell_stopping(struct ptn__worker *w) {
+    struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
+    for (struct ptn__slot *s = w->live; s != NULL; s = s->live_next) {
+        struct ptn__env e = {.to = s->self,
+                             .deadline = PTN_NEVER,
+                             .type = PTN_MSG_STOPPING,
+                             .kind = PTN__ENV_SYSTEM};
+        if (s->top)
+            (void)ptn__send_unbounded(&sender, &e, NULL); /* else the drain deadline ends it */
+    }
+}
+
+static void end_all(struct ptn__worker *w) {
+    while (w->live != NULL) {
+        const struct ptn__slot *s = w->live;
+        ptn__actor_end(w->live, PTN_ESTOPPING);
+        PTN_ASSERT(w->live != s);
+    }
+}
+
+/* Owner, at the start of a turn.  True: a stop is wanted but cannot begin yet, so do not park. */
+static bool phase_check(struct ptn__worker *w) {
+    ptn_runtime *rt = w->rt;
+    /* acquire: partner is the fetch_add in ptn_runtime_stop() */
+    uint32_t stops = atomic_load_explicit(&rt->stops, memory_order_acquire);
+    if (PTN_LIKELY(stops == 0))
+        return false;
+    if (atomic_load_explicit(&rt->workers_started, memory_order_acquire) < rt->n_workers)
+        return true; /* a worker without a loop cannot be woken */
+    uint64_t unset = 0;
+    (void)atomic_compare_exchange_strong_explicit(&rt->drain_until, &unset, w->now + rt->drain_ns,
+                                                  memory_order_relaxed, memory_order_relaxed);
+    phase_raise(w, PTN__PHASE_RUN, PTN__PHASE_DRAIN);
+    if (!w->drain_seen) {
+        w->drain_seen = true;
+        tell_stopping(w);
+    }
+    if (stops > 1 || w->now >= atomic_load_explicit(&rt->drain_until, memory_order_relaxed) ||
+        atomic_load_explicit(&rt->top_live, memory_order_acquire) == 0)
+        phase_raise(w, PTN__PHASE_DRAIN, PTN__PHASE_KILL);
+    if (atomic_load_explicit(&rt->phase, memory_order_acquire) == PTN__PHASE_KILL &&
+        !w->kill_seen) {
+        w->kill_seen = true;
+        end_all(w);
+    }
+    return false;
+}
+
+/* The last steps, in lockstep with the other workers, so that nobody is woken after its loop
+ * closed: everyone is done; then every `ready` is CLOSED and every gate shut, which ends all wakes
+ * that were on their way; then everyone stops. */
+static enum ptn_turn worker_closing(struct ptn__worker *w, ptn_time *ret_next_due) {
+    ptn_runtime *rt = w->rt;
+    if (!w->closed_counted) {
+        if (w->index == 0)
+            ptn__gates_shut(rt);
+        /* acq_rel: later pushes (P) read CLOSED and do not wake */
+        (void)atomic_exchange_explicit(&w->ready, PTN__CLOSED, memory_order_acq_rel);
+        w->closed_counted = true;
+        atomic_fetch_add_explicit(&rt->workers_closed, 1, memory_order_acq_rel);
+    }
+    /* acquire: partner is the line above in every other worker */
+    if (atomic_load_explicit(&rt->workers_closed, memory_order_acquire) == rt->n_workers)
+        return PTN_TURN_STOP;
+    *ret_next_due = w->env->ops->now(w->env) + CLOSING_POLL_NS;
+    return PTN_TURN_PARKED;
+}
+
+/* Nothing is left to do here.  Sleep, and until when? */
+static enum ptn_turn worker_idle(struct ptn__worker *w, ptn_time *ret_next_due) {
+    ptn_runtime *rt = w->rt;
+    ptn_time due = ptn__wheel_next(&w->wheel);
+    if (w->kill_seen && w->n_live == 0 && w->works_pending == 0) {
+        if (!w->done_counted) {
+            w->done_counted = true;
+            atomic_fetch_add_explicit(&rt->workers_done, 1, memory_order_acq_rel);
+        }
+        /* acquire: partner is the line above in every other worker */
+        if (atomic_load_explicit(&rt->workers_done, memory_order_acquire) == rt->n_workers)
+            return worker_closing(w, ret_next_due);
+        due = w->now + CLOSING_POLL_NS;
+    } else if (w->drain_seen && !w->kill_seen) {
+        if (atomic_load_explicit(&rt->top_live, memory_order_acquire) == 0)
+            return PTN_TURN_MORE;
+        ptn_time until = atomic_load_explicit(&rt->drain_until, memory_order_relaxed);
+        due = until < due ? until : due;
+    }
+    if (rt->spin_ns > 0)
+        worker_spin(w);
+    if (!worker_try_park(w))
+        return PTN_TURN_MORE;
+    ptn__count(&w->parks, 1);
+    *ret_next_due = due;
+    return PTN_TURN_PARKED;
+}
+
+static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
+    struct ptn__worker *w = worker;
+    *ret_next_due = PTN_NEVER;
+    if (w->closed_counted)
+        return worker_closing(w, ret_next_due);
+    w->now = w->clock = w->env->ops->now(w->env);
+    w->now_stale = false;
+    w->turn_until = w->now + TURN_NS;
+    w->batch_msgs = 0;
+    bool more = phase_check(w);
+    more |= ptn__timers_run(w);
+    worker_take(w);
+    run_actors(w);
+    more |= ptn__worker_at_turn_end(w);
+    linger_scan(w, /* force= */ w->runq.head == NULL);
+    ptn__count(&w->turns, 1);
+    ptn_time took = w->env->ops->now(w->env) - w->now;
+    if (took > atomic_load_explicit(&w->lag_ns_max, memory_order_relaxed))
+        atomic_store_explicit(&w->lag_ns_max, took, memory_order_relaxed); /* stats */
+    w->now_stale = true;
+    if (more || w->runq.head != NULL)
+        return PTN_TURN_MORE;
+    return worker_idle(w, ret_next_due);
+}
+
+/* ---- start and end ------------------------------------------------------------------------ */
+
+static void worker_started(void *worker) {
+    struct ptn__worker *w = worker;
+    ptn_runtime *rt = w->rt;
+    w->now = w->clock = w->env->ops->now(w->env);
+    int err = ptn__streams_init(w);
+    PTN_ASSERT(err == 0); /* process start: nothing to fall back on */
+    /* seq_cst, with the pair in ptn_runtime_stop(): either the stopper finds the gate open and
+     * wakes, or we find its count and wake. */
+    if (atomic_fetch_add(&rt->workers_started, 1) + 1 == rt->n_workers) {
+        atomic_store(&rt->stop_gate, 0);
+        if (atomic_load(&rt->stops) > 0)
+            wake_others(w);
+    }
+}
+
+static void worker_stopped(void *worker) {
+    struct ptn__worker *w = worker;
+    ptn__streams_done(w);
+}
+
+const ptn_env_worker_ops ptn__worker_env_ops = {
+    .started = worker_started,
+    .turn = worker_turn,
+    .stopped = worker_stopped,
+};
+
+int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w) {
+    struct ptn__worker *w = aligned_alloc(PTN_CACHELINE, sizeof(*w));
+    if (w == NULL)
+        return -PTN_ENOMEM;
+    memset(w, 0, sizeof(*w));
+    w->magic = PTN__WORKER_MAGIC;
+    w->rt = rt;
+    w->env = rt->env;
+    w->index = index;
+    w->turn_end_tail = &w->turn_end_head;
+    w->now = w->clock = rt->env->ops->now(rt->env);
+    ptn__wheel_init(&w->wheel, w->now);
+    int err = ptn__slots_init(w);
+    if (err < 0) {
+        free(w);
+        return err;
+    }
+    *ret_w = w;
+    return 0;
+}
+
+void ptn__worker_free(struct ptn__worker *w) {
+    if (w == NULL)
+        return;
+    ptn__slots_done(w);
+    ptn__ask_pool_done(w);
+    ptn__turn_ends_done(w);
+    w->scratch = ptn__arena_free(w->scratch);
+    free(w);
+}
