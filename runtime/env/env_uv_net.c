@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * env_uv_net.c - listeners and transports: our own non-blocking descriptors, polled by libuv.
+ *
+ * uv_poll_t and not uv_tcp_t: a flush is then one sendmsg() and nothing else, an idle connection
+ * has no read buffer, and whether a socket can be written is our knowledge.
+ *
+ * Changing what a descriptor is polled for costs two system calls, so interest grows at once and
+ * shrinks lazily: an event nobody wants any more is what removes it.  A machine that stops reading
+ * for the time of one answer, or a queue that fills and drains again, changes nothing in the
+ * kernel.
+ *
+ * A transport that does not read is still polled for UV_DISCONNECT.  A FIN on it is level-triggered
+ * and not to be reported before the bytes ahead of it, so it is remembered (`fin_seen`) and the
+ * descriptor is polled for errors alone: that is UV_PRIORITIZED, because libuv does not register an
+ * empty set.
+ *
+ * Callbacks may close anything.  A closed transport stays allocated until libuv's close callback,
+ * which runs after the poll phase, so `closing` may be read after every callback.
+ */
+#include "runtime/env/env_uv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define READS_PER_EVENT 4    /* then the others have their turn */
+#define ACCEPTS_PER_EVENT 64 /* likewise */
+#define ACCEPT_PAUSE_MS 100  /* when accepting fails for a reason that does not pass at once */
+
+_Static_assert(sizeof(ptn_iov) == sizeof(struct iovec) &&
+                   offsetof(ptn_iov, base) == offsetof(struct iovec, iov_base) &&
+                   offsetof(ptn_iov, len) == offsetof(struct iovec, iov_len),
+               "ptn_iov is struct iovec");
+
+struct ptn_transport {
+    struct ptn__uv_thing thing;
+    int fd;         /* -1: closed */
+    uint8_t polled; /* events registered with libuv */
+    bool closing;
+    bool read_on;
+    bool write_wanted;
+    bool failed;   /* on_error was called */
+    bool fin_seen; /* the peer's FIN is waiting behind unread bytes */
+    bool eof_seen; /* and was reported */
+    const ptn_transport_cbs *cbs;
+    void *owner;
+    struct ptn__uv_worker *w;
+    uv_poll_t poll;
+    char peer[]; /* as long as it needs to be */
+};
+
+struct ptn_env_listener {
+    struct ptn__uv_thing thing;
+    int fd;
+    bool closing;
+    uint8_t open_handles;
+    void (*on_accept)(void *owner, ptn_transport *t);
+    void *owner;
+    struct ptn__uv_worker *w;
+    struct ptn__uv_path *path;
+    uv_poll_t poll;
+    uv_timer_t pause;
+};
+
+/* ---- transports --------------------------------------------------------------------------- */
+
+static void transport_callback(uv_poll_t *h, int status, int events);
+
+static void transport_closed_callback(uv_handle_t *h) {
+    free(h->data);
+}
+
+/* What must be polled for now. */
+static int transport_interest(const ptn_transport *t) {
+    int events = t->write_wanted ? UV_WRITABLE : 0;
+    if (t->read_on && !t->eof_seen)
+        events |= UV_READABLE;
+    else if (!t->fin_seen && !t->eof_seen)
+        events |= UV_DISCONNECT;
+    return events != 0 ? events : UV_PRIORITIZED;
+}
+
+static void transport_poll(ptn_transport *t, int events) {
+    if (t->polled == events)
+        return;
+    t->polled = (uint8_t)events;
+    /* Fails only for a descriptor that is not ours: a bug. */
+    PTN_ASSERT(uv_poll_start(&t->poll, events, transport_callback) == 0);
+}
+
+/* Interest grows at once... */
+static void transport_grow(ptn_transport *t) {
+    int events = transport_interest(t);
+    if (t->cbs != NULL && !t->failed && (events & ~t->polled) != 0)
+        transport_poll(t, events | (t->polled & (UV_READABLE | UV_WRITABLE)));
+}
+
+/* ...and shrinks when an event came that nobody wants. */
+static void transport_shrink(ptn_transport *t, int events) {
+    if ((events & ~transport_interest(t)) != 0)
+        transport_poll(t, transport_interest(t));
+}
+
+/* Reported once; the owner closes, now or later. */
+static void transport_fail(ptn_transport *t) {
+    t->failed = true;
+    t->polled = 0;
+    uv_poll_stop(&t->poll);
+    t->cbs->on_error(t->owner, -PTN_EIO);
+}
+
+/* A partial buffer means that the socket is empty: no further call just to hear EAGAIN. */
+static void transport_read(ptn_transport *t) {
+    for (int i = 0; i < READS_PER_EVENT; i++) {
+        ssize_t n = recv(t->fd, t->w->read_buf, PTN__UV_READ_BYTES, MSG_DONTWAIT);
+        if (n > 0) {
+            t->cbs->on_read(t->owner, t->w->read_buf, (size_t)n);
+            if (t->closing || !t->read_on || (size_t)n < PTN__UV_READ_BYTES)
+                return;
+        } else if (n == 0) {
+            t->eof_seen = true;
+            transport_poll(t, transport_interest(t));
+            t->cbs->on_eof(t->owner);
+            return;
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return;
+        } else if (errno != EINTR) {
+            transport_fail(t);
+            return;
+        }
+    }
+}
+
+static void transport_callback(uv_poll_t *h, int status, int events) {
+    ptn_transport *t = h->data;
+    if (status < 0) { /* POLLERR */
+        transport_fail(t);
+        return;
+    }
+    if ((events & UV_READABLE) != 0 && t->read_on && !t->eof_seen)
+        transport_read(t);
+    if (!t->closing && !t->failed && (events & UV_WRITABLE) != 0 && t->write_wanted)
+        t->cbs->on_writable(t->owner);
+    if (t->closing || t->failed)
+        return;
+    if ((events & UV_DISCONNECT) != 0)
+        t->fin_seen = true;
+    if ((events & UV_PRIORITIZED) != 0) {
+        /* A lone error or hang-up is reported as whatever was asked for.  Otherwise an urgent byte:
+         * nobody uses those; taking it keeps it from waking us again. */
+        int err = 0;
+        socklen_t n = sizeof err;
+        uint8_t urgent;
+        if (getsockopt(t->fd, SOL_SOCKET, SO_ERROR, &err, &n) == 0 && err == 0 &&
+            recv(t->fd, &urgent, 1, MSG_OOB | MSG_DONTWAIT) == 1)
+            return;
+        transport_fail(t);
+        return;
+    }
+    transport_shrink(t, events);
+}
+
+/* Takes fd on success. */
+static int transport_new(struct ptn__uv_worker *w, int take_fd, const void *sockaddr,
+                         ptn_transport **ret_t) {
+    char peer[PTN__UV_ADDR_TEXT_BYTES];
+    ptn__uv_peer_text(sockaddr, peer, sizeof peer);
+    size_t peer_bytes = strlen(peer) + 1;
+    ptn_transport *t = calloc(1, sizeof *t + peer_bytes);
+    if (t == NULL)
+        return -PTN_ENOMEM;
+    if (uv_poll_init(&w->loop, &t->poll, take_fd) != 0) {
+        free(t);
+        return -PTN_EIO;
+    }
+    t->thing.kind = PTN__UV_TRANSPORT;
+    t->fd = take_fd;
+    t->w = w;
+    t->poll.data = t;
+    memcpy(t->peer, peer, peer_bytes);
+    *ret_t = t;
+    return 0;
+}
+
+void ptn__uv_transport_open(ptn_transport *t, const ptn_transport_cbs *cbs, void *owner) {
+    t->cbs = cbs;
+    t->owner = owner;
+    t->read_on = true;
+    transport_poll(t, transport_interest(t));
+}
+
+void ptn__uv_read_enable(ptn_transport *t, bool on) {
+    t->read_on = on;
+    if (on && !t->closing)
+        transport_grow(t);
+}
+
+void ptn__uv_want_write(ptn_transport *t, bool on) {
+    t->write_wanted = on;
+    if (on && !t->closing)
+        transport_grow(t);
+}
+
+int64_t ptn__uv_write(ptn_transport *t, const ptn_iov *v, size_t n) {
+    /* sendmsg() does not write through the pointers; struct iovec just has no const. */
+    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)v, .msg_iovlen = n};
+    for (;;) {
+        ssize_t sent = sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0)
+            return sent;
+        if (errno == EINTR)
+            continue;
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            return 0;
+        return -PTN_EIO;
+    }
+}
+
+void ptn__uv_shut_write(ptn_transport *t) {
+    if (!t->closing)
+        (void)shutdown(t->fd, SHUT_WR); /* fails when the peer is gone, and then reading says so */
+}
+
+void ptn__uv_transport_close(ptn_transport *t) {
+    if (t->closing)
+        return;
+    t->closing = true;
+    uv_close((uv_handle_t *)&t->poll, transport_closed_callback); /* stops polling before... */
+    close(t->fd);                                                 /* ...the number is free again */
+    t->fd = -1;
+}
+
+const char *ptn__uv_peer(const ptn_transport *t) {
+    return t->peer;
+}
+
+/* ---- listeners ---------------------------------------------------------------------------- */
+
+int ptn__uv_reserve_fd(void) {
+    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static void listener_callback(uv_poll_t *h, int status, int events);
+
+static void listener_closed_callback(uv_handle_t *h) {
+    ptn_env_listener *l = h->data;
+    if (--l->open_handles == 0) {
+        free(l->path);
+        free(l);
+    }
+}
+
+static void pause_callback(uv_timer_t *h) {
+    ptn_env_listener *l = h->data;
+    (void)uv_poll_start(&l->poll, UV_READABLE, listener_callback);
+}
+
+/* The listening socket stays readable while connections wait: without a pause this would spin. */
+static void listener_pause(ptn_env_listener *l) {
+    uv_poll_stop(&l->poll);
+    (void)uv_timer_start(&l->pause, pause_callback, ACCEPT_PAUSE_MS, 0);
+}
+
+enum accepted { ACCEPTED, ACCEPT_AGAIN, ACCEPT_EMPTY, ACCEPT_PAUSE };
+
+/* Out of descriptors: with the reserve one the peer is told now instead of waiting for nothing. The
+ * kernel says EMFILE also when nobody waits, so the second accept is what tells whether there was a
+ * peer. */
+static enum accepted refuse_one(ptn_env_listener *l) {
+    struct ptn__uv_worker *w = l->w;
+    bool empty = false;
+    if (w->reserve_fd >= 0) {
+        close(w->reserve_fd);
+        int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
+        empty = fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+        if (fd >= 0)
+            close(fd);
+    }
+    w->reserve_fd = ptn__uv_reserve_fd();
+    if (empty)
+        return ACCEPT_EMPTY;
+    l->on_accept(l->owner, NULL);
+    return w->reserve_fd >= 0 ? ACCEPT_AGAIN : ACCEPT_PAUSE;
+}
+
+static enum accepted accept_one(ptn_env_listener *l) {
+    union {
+        struct sockaddr any;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un un;
+    } addr = {.any = {.sa_family = AF_UNIX}}; /* an unnamed Unix peer has no address */
+    socklen_t n = sizeof addr;
+    int fd = accept4(l->fd, &addr.any, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        ptn_transport *t;
+        if (transport_new(l->w, fd, &addr, &t) != 0) {
+            close(fd);
+            l->on_accept(l->owner, NULL);
+            return ACCEPT_PAUSE;
+        }
+        l->on_accept(l->owner, t);
+        return ACCEPTED;
+    }
+    switch (errno) {
+    case EAGAIN:
+#if EWOULDBLOCK != EAGAIN
+    case EWOULDBLOCK:
+#endif
+        return ACCEPT_EMPTY;
+    case EMFILE:
+    case ENFILE:
+        return refuse_one(l);
+    case EINTR:
+    case ECONNABORTED: /* this connection's own trouble, reported once: accept(2) */
+    case EPROTO:
+    case ENETDOWN:
+    case ENOPROTOOPT:
+    case EHOSTDOWN:
+    case ENONET:
+    case EHOSTUNREACH:
+    case EOPNOTSUPP:
+    case ENETUNREACH:
+        return ACCEPT_AGAIN;
+    default:
+        l->on_accept(l->owner, NULL);
+        return ACCEPT_PAUSE;
+    }
+}
+
+static void listener_callback(uv_poll_t *h, int status, int events) {
+    ptn_env_listener *l = h->data;
+    (void)events;
+    if (status < 0) {
+        listener_pause(l);
+        return;
+    }
+    for (int i = 0; i < ACCEPTS_PER_EVENT; i++) {
+        enum accepted a = accept_one(l);
+        if (l->closing || a == ACCEPT_EMPTY)
+            return;
+        if (a == ACCEPT_PAUSE) {
+            listener_pause(l);
+            return;
+        }
+    }
+}
+
+/* A worker without a share of the endpoint gets a listener that never accepts. */
+int ptn__uv_listen(ptn_env *e, unsigned worker, ptn_env_endpoint *ep,
+                   void (*on_accept)(void *owner, ptn_transport *t), void *owner,
+                   ptn_env_listener **ret_l) {
+    struct ptn__uv_worker *w = ptn__uv_worker_at(e, worker);
+    if (w->stopping)
+        return -PTN_ESTOPPING;
+    ptn_env_listener *l = calloc(1, sizeof *l);
+    if (l == NULL)
+        return -PTN_ENOMEM;
+    l->thing.kind = PTN__UV_LISTENER;
+    l->fd = -1;
+    int rc = ptn__uv_endpoint_take(ep, worker, &l->fd, &l->path);
+    if (rc < 0) {
+        free(l);
+        return rc;
+    }
+    l->on_accept = on_accept;
+    l->owner = owner;
+    l->w = w;
+    uv_timer_init(&w->loop, &l->pause);
+    l->pause.data = l;
+    l->open_handles = 1;
+    if (rc == 0) {
+        if (uv_poll_init(&w->loop, &l->poll, l->fd) != 0) {
+            ptn__uv_listener_close(e, l);
+            return -PTN_EIO;
+        }
+        l->poll.data = l;
+        l->open_handles = 2;
+        PTN_ASSERT(uv_poll_start(&l->poll, UV_READABLE, listener_callback) == 0);
+    }
+    *ret_l = l;
+    return 0;
+}
+
+void ptn__uv_listener_close(ptn_env *e, ptn_env_listener *l) {
+    (void)e;
+    if (l->closing)
+        return;
+    l->closing = true;
+    if (l->open_handles == 2)
+        uv_close((uv_handle_t *)&l->poll, listener_closed_callback);
+    if (l->path != NULL)
+        ptn__uv_unlink(l->path);
+    if (l->fd >= 0)
+        close(l->fd);
+    l->fd = -1;
+    uv_close((uv_handle_t *)&l->pause, listener_closed_callback);
+}
