@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * messages.c - packing and reading the common kinds of the catalogue, and the tables behind them.
+ *
+ * Pure functions over bytes, any thread; those with a ptn_ctx answer an ask on the current worker.
+ */
+#include <postern/messages.h>
+
+#include <stdlib.h>
+
+const char *ptn_msg_type_name(uint32_t type) {
+    switch (type) {
+#define XX(name)                                                                                   \
+    case PTN_MSG_##name:                                                                           \
+        return #name;
+        PTN_MSG_MAP(XX)
+#undef XX
+#define XX(method, pattern, kind, permission, owner, shard)                                        \
+    case PTN_MSG_ROUTE_##kind:                                                                     \
+        return "ROUTE_" #kind;
+        PTN_ROUTE_MAP(XX)
+#undef XX
+    default:
+        return type < PTN_MSG_USER ? "runtime" : "unknown";
+    }
+}
+
+/* ---- codes -------------------------------------------------------------------------------- */
+
+static const ptn_code_info codes[PTN_CODE_COUNT] = {
+#define XX(id, code, status, title, retryable) {code, title, status, retryable},
+    PTN_CODE_MAP(XX)
+#undef XX
+};
+
+const ptn_code_info *ptn_code_info_of(int code) {
+    return code >= 0 && code < PTN_CODE_COUNT ? &codes[code] : &codes[PTN_CODE_INTERNAL];
+}
+
+int ptn_code_of_err(int err, const char **ret_message) {
+    const char *message = "the broker failed to handle the request; its log has the details";
+    int code = PTN_CODE_INTERNAL;
+    switch (-err) {
+    case PTN_EOVERLOAD:
+        code = PTN_CODE_OVERLOADED;
+        message = "the broker is busy; try again after the time in Retry-After";
+        break;
+    case PTN_EDEADLINE:
+        code = PTN_CODE_TIMEOUT;
+        message = "the deadline passed before the work was done; it may still complete";
+        break;
+    case PTN_ESTOPPING:
+        code = PTN_CODE_DRAINING;
+        message = "the broker is shutting down; connect again in a moment";
+        break;
+    case PTN_ETOOBIG:
+        code = PTN_CODE_PAYLOAD_TOO_LARGE;
+        message = "the message exceeds the configured limit";
+        break;
+    case PTN_EFULL:
+        code = PTN_CODE_STORAGE_FULL;
+        message = "the disk is full; nothing was stored; try again when there is room";
+        break;
+    default:
+        break;
+    }
+    if (ret_message != NULL)
+        *ret_message = message;
+    return code;
+}
+
+/* ---- identity ----------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    uint32_t bit;
+} roles_table[] = {
+#define XX(id, name, bit) {name, bit},
+    PTN_ROLE_MAP(XX)
+#undef XX
+};
+
+uint32_t ptn_role_of(ptn_str name) {
+    for (size_t i = 0; i < PTN_ARRAY_LEN(roles_table); i++)
+        if (ptn_str_eqz(name, roles_table[i].name))
+            return roles_table[i].bit;
+    return 0;
+}
+
+void ptn_pack_roles(ptn_pack *w, uint32_t roles) {
+    uint32_t n = 0;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(roles_table); i++)
+        n += (roles & roles_table[i].bit) != 0;
+    ptn_pack_array(w, n);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(roles_table); i++)
+        if (roles & roles_table[i].bit)
+            ptn_pack_cstr(w, roles_table[i].name);
+}
+
+void ptn_principal_pack(ptn_pack *w, const ptn_principal *p) {
+    if (p == NULL || p->user.n == 0) {
+        ptn_pack_nil(w);
+        return;
+    }
+    ptn_pack_array(w, 5);
+    ptn_pack_str(w, p->user);
+    ptn_pack_str(w, p->name);
+    ptn_pack_str_or_nil(w, p->session);
+    ptn_pack_uint(w, p->roles);
+    ptn_pack_int(w, p->expires_ms);
+}
+
+bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p) {
+    ptn_principal p = {0};
+    uint32_t n;
+    uint64_t roles;
+    if (ptn_unpack_nil(u)) {
+        *ret_p = p;
+        return true;
+    }
+    if (!ptn_unpack_array(u, &n) || n != 5 || !ptn_unpack_str(u, &p.user) ||
+        !ptn_unpack_str(u, &p.name) || !ptn_unpack_str_or_nil(u, &p.session) ||
+        !ptn_unpack_uint(u, &roles) || !ptn_unpack_int(u, &p.expires_ms))
+        return false;
+    p.roles = (uint32_t)roles;
+    *ret_p = p;
+    return true;
+}
+
+/* ---- requests ----------------------------------------------------------------------------- */
+
+static const char *const method_names[] = {"GET",   "HEAD",   "POST",    "PUT",
+                                           "PATCH", "DELETE", "OPTIONS", "OTHER"};
+
+enum ptn_method ptn_method_of(ptn_str name) {
+    for (int m = PTN_GET; m < PTN_METHOD_OTHER; m++)
+        if (ptn_str_eqz(name, method_names[m]))
+            return (enum ptn_method)m;
+    return PTN_METHOD_OTHER;
+}
+
+const char *ptn_method_name(enum ptn_method m) {
+    return method_names[m];
+}
+
+void ptn_request_begin(ptn_pack *w, const ptn_request *r) {
+    ptn_pack_array(w, 10);
+    ptn_pack_uint(w, r->method);
+    ptn_pack_str(w, r->path);
+    ptn_pack_str(w, r->query);
+    if (r->headers.n > 0)
+        ptn_pack_raw(w, r->headers);
+    else
+        ptn_pack_nil(w);
+    ptn_principal_pack(w, &r->principal);
+    ptn_pack_bin(w, r->trace_id);
+    ptn_pack_bin(w, r->parent_span);
+    ptn_pack_uint(w, r->protocol);
+    ptn_pack_uint(w, r->flags);
+}
+
+/* A value that may be nil: nil becomes the empty view. */
+static bool unpack_optional(ptn_unpack *u, ptn_bytes *ret_raw) {
+    if (ptn_unpack_nil(u)) {
+        *ret_raw = (ptn_bytes){0};
+        return true;
+    }
+    return ptn_unpack_any(u, ret_raw);
+}
+
+bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r) {
+    ptn_request r = {0};
+    ptn_unpack u = ptn_unpack_of(b);
+    uint32_t n;
+    uint64_t method, protocol, flags;
+    if (!ptn_unpack_array(&u, &n) || n != 10 || !ptn_unpack_uint(&u, &method) ||
+        method > PTN_METHOD_OTHER || !ptn_unpack_str(&u, &r.path) ||
+        !ptn_unpack_str(&u, &r.query) || !unpack_optional(&u, &r.headers) ||
+        !ptn_principal_unpack(&u, &r.principal) || !ptn_unpack_bin(&u, &r.trace_id) ||
+        !ptn_unpack_bin(&u, &r.parent_span) || !ptn_unpack_uint(&u, &protocol) ||
+        protocol >= PTN_PROTO_COUNT || !ptn_unpack_uint(&u, &flags) ||
+        !unpack_optional(&u, &r.body))
+        return false;
+    r.method = (enum ptn_method)method;
+    r.protocol = (enum ptn_protocol)protocol;
+    r.flags = (uint32_t)flags;
+    *ret_r = r;
+    return true;
+}
+
+/* ---- responses and problems --------------------------------------------------------------- */
+
+void ptn_response_begin(ptn_pack *w, unsigned status) {
+    ptn_pack_array(w, 5);
+    ptn_pack_uint(w, status);
+    ptn_pack_nil(w);
+    ptn_pack_nil(w);
+    ptn_pack_nil(w);
+}
+
+void ptn_response_begin_page(ptn_pack *w, unsigned status, ptn_str next, ptn_str prev) {
+    ptn_pack_array(w, 5);
+    ptn_pack_uint(w, status);
+    ptn_pack_nil(w);
+    ptn_pack_nil(w);
+    ptn_pack_map(w, 2);
+    ptn_pack_key(w, "next");
+    ptn_pack_str_or_nil(w, next);
+    ptn_pack_key(w, "prev");
+    ptn_pack_str_or_nil(w, prev);
+}
+
+bool ptn_response_unpack(ptn_bytes b, ptn_response *ret_r) {
+    ptn_response r = {0};
+    ptn_unpack u = ptn_unpack_of(b);
+    uint32_t n;
+    uint64_t status;
+    if (!ptn_unpack_array(&u, &n) || n != 5 || !ptn_unpack_uint(&u, &status) || status < 100 ||
+        status > 599 || !ptn_unpack_str_or_nil(&u, &r.content_type) ||
+        !unpack_optional(&u, &r.headers) || !unpack_optional(&u, &r.page) ||
+        !ptn_unpack_any(&u, &r.data))
+        return false;
+    r.status = (unsigned)status;
+    *ret_r = r;
+    return true;
+}
+
+/* Seals w and answers with it; whatever fails, the asker hears of it. */
+static void reply_pack(ptn_ctx *c, ptn_reply_to to, uint32_t type, ptn_pack *w) {
+    ptn_buf *b = ptn_pack_finish(w);
+    if (b == NULL) {
+        (void)ptn_reply_err(c, to, -PTN_ENOMEM);
+        return;
+    }
+    if (ptn_reply(c, to, type, b) < 0)
+        ptn_buf_unref(b); /* the asker has gone: nobody is left to tell */
+}
+
+void ptn_response_send(ptn_ctx *c, ptn_reply_to to, ptn_pack *w) {
+    reply_pack(c, to, PTN_MSG_RESPONSE, w);
+}
+
+bool ptn_problem_unpack(ptn_bytes b, ptn_problem *ret_p) {
+    ptn_problem p = {0};
+    ptn_unpack u = ptn_unpack_of(b);
+    uint32_t n;
+    uint64_t code;
+    if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_uint(&u, &code) ||
+        code >= PTN_CODE_COUNT || !ptn_unpack_str(&u, &p.message) ||
+        !unpack_optional(&u, &p.details))
+        return false;
+    p.code = (int)code;
+    *ret_p = p;
+    return true;
+}
+
+void ptn_problem_send(ptn_ctx *c, ptn_reply_to to, int code, const char *message) {
+    ptn_pack w;
+    ptn_pack_init(&w, 128);
+    ptn_pack_array(&w, 3);
+    ptn_pack_int(&w, code);
+    ptn_pack_cstr(&w, message);
+    ptn_pack_nil(&w);
+    reply_pack(c, to, PTN_MSG_PROBLEM, &w);
+}
+
+void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *message,
+                            const char *field, const char *reason) {
+    ptn_pack w;
+    ptn_pack_init(&w, 192);
+    ptn_pack_array(&w, 3);
+    ptn_pack_int(&w, code);
+    ptn_pack_cstr(&w, message);
+    ptn_pack_map(&w, 1);
+    ptn_pack_cstr(&w, field);
+    ptn_pack_cstr(&w, reason);
+    reply_pack(c, to, PTN_MSG_PROBLEM, &w);
+}
+
+void ptn_problem_pass(ptn_ctx *c, ptn_reply_to to, int err, const ptn_msg *reply) {
+    if (err == 0 && reply != NULL && reply->type == PTN_MSG_PROBLEM && reply->buf != NULL) {
+        ptn_buf *b = ptn_buf_ref(reply->buf);
+        if (ptn_reply(c, to, PTN_MSG_PROBLEM, b) < 0)
+            ptn_buf_unref(b);
+        return;
+    }
+    const char *message;
+    int code = ptn_code_of_err(err, &message);
+    ptn_problem_send(c, to, code, message);
+}
+
+/* ---- who is where ------------------------------------------------------------------------- */
+
+unsigned ptn_shard(ptn_str key, unsigned shards) {
+    if (shards <= 1)
+        return 0;
+    /* FNV-1a, 64 bit (draft-eastlake-fnv), folded: keys are ids and topics, never adversarial load
+     * balancing: a bad spread costs balance, not correctness. */
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < key.n; i++)
+        h = (h ^ (uint8_t)key.p[i]) * UINT64_C(1099511628211);
+    return (unsigned)((h ^ (h >> 32)) % shards);
+}
+
+#define CONVERSATION_PREFIX PTN_STR("conversation.")
+
+ptn_addr ptn_topic_owner(const ptn_directory *d, ptn_str topic) {
+    ptn_str prefix = CONVERSATION_PREFIX;
+    if (ptn_str_starts(topic, prefix)) {
+        ptn_str id = {topic.p + prefix.n, topic.n - prefix.n};
+        return d->conversation[ptn_shard(id, d->workers)];
+    }
+    return d->topics[ptn_shard(topic, d->workers)];
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * out.c - a growable byte string for output, kept by its owner from message to message.
+ *
+ * Grows by doubling and never beyond PTN_BUF_BYTES_MAX, because no single message is larger; the
+ * error is sticky until ptn_out_clear.  Zero-initialised is empty.  Owner only.
+ */
+#include <postern/codec.h>
+
+#include <stdlib.h>
+
+#define OUT_BYTES_MIN 256u
+
+void ptn_out_done(ptn_out *o) {
+    free(o->p);
+    *o = (ptn_out){0};
+}
+
+void ptn_out_clear(ptn_out *o) {
+    o->len = 0;
+    o->err = 0;
+}
+
+/* Room for n more bytes at the returned place; the caller adds to o->len what it used. */
+uint8_t *ptn_out_reserve(ptn_out *o, size_t n) {
+    if (o->err != 0)
+        return NULL;
+    if (o->p != NULL && n <= o->cap - o->len)
+        return o->p + o->len;
+    if (n > PTN_BUF_BYTES_MAX - o->len) {
+        o->err = -PTN_ETOOBIG;
+        return NULL;
+    }
+    size_t cap = o->cap < OUT_BYTES_MIN ? OUT_BYTES_MIN : o->cap;
+    while (cap < o->len + n)
+        cap *= 2;
+    if (cap > PTN_BUF_BYTES_MAX)
+        cap = PTN_BUF_BYTES_MAX;
+    uint8_t *p = realloc(o->p, cap);
+    if (p == NULL) {
+        o->err = -PTN_ENOMEM;
+        return NULL;
+    }
+    o->p = p;
+    o->cap = cap;
+    return p + o->len;
+}
+
+void ptn_out_put(ptn_out *o, const void *p, size_t n) {
+    if (n == 0)
+        return;
+    uint8_t *q = ptn_out_reserve(o, n);
+    if (q != NULL) {
+        memcpy(q, p, n);
+        o->len += n;
+    }
+}
