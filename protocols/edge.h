@@ -58,6 +58,7 @@ typedef struct edge { /* state of the edge actor */
     bool draining;
     struct http_conn *http_conns; /* all of them, doubly linked by their files */
     struct ws_conn *ws_conns;
+    bool ws_deferred; /* ws has registered what frees its connections after a crash */
 } edge;
 
 extern const ptn_actor_ops edge_actor; /* protocols/http/edge.c; arg: edge_config */

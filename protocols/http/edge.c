@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * edge.c - the edge actor: listeners, shared scratch memory, drain.
+ *
+ * One per worker and listener group.  It owns every connection that its listeners accept, whatever
+ * protocol the connection speaks later; the connections do the work, in its context.
+ */
+#include "protocols/http/http.h"
+
+#include "protocols/ws/ws.h"
+
+#define RECONNECT_AFTER_MS 1000u
+#define STOP_CHECK_NS (10 * PTN_MS)
+
+/* Memory outside the arena; runs at every end of the actor, after a crash too. */
+static void edge_release(void *arg) {
+    struct http_edge *e = arg;
+    http_conns_abandon(e);
+    ptn_json_parser_free(e->base.json);
+    e->base.json = NULL;
+    ptn_out_done(&e->base.text);
+}
+
+static int edge_init(ptn_ctx *c, void *state, void *arg) {
+    struct http_edge *e = state;
+    const edge_config *config = arg;
+    if (config->n_endpoints > PTN_ARRAY_LEN(e->listeners))
+        return -PTN_EINVAL;
+    e->base.config = config;
+    e->base.worker = ptn_worker(c);
+    e->limits = config->limits;
+    edge_limits_defaults(&e->limits);
+    ptn_random(c, e->trace_state, sizeof e->trace_state);
+    e->base.json = ptn_json_parser_new();
+    if (e->base.json == NULL)
+        return -PTN_ENOMEM;
+    int err = ptn_defer(c, edge_release, e);
+    if (err != 0) {
+        ptn_json_parser_free(e->base.json);
+        return err;
+    }
+    for (size_t i = 0; i < config->n_endpoints; i++) {
+        err = ptn_listen(c, config->endpoints[i], http_conn_accept, e, &e->listeners[i]);
+        if (err != 0)
+            return err;
+        e->n_listeners++;
+    }
+    return 0;
+}
+
+/* Stops accepting and says goodbye to everybody, each in its own language. */
+static void drain(ptn_ctx *c, struct http_edge *e) {
+    if (e->base.draining)
+        return;
+    e->base.draining = true;
+    for (size_t i = 0; i < e->n_listeners; i++)
+        ptn_listener_close(c, e->listeners[i]);
+    e->n_listeners = 0;
+    struct http_conn *next;
+    for (struct http_conn *conn = e->base.http_conns; conn != NULL; conn = next) {
+        next = conn->next;
+        http_conn_drain(c, conn);
+    }
+    ws_drain_all(c, &e->base, RECONNECT_AFTER_MS);
+}
+
+/* Connections of both protocols end on their own; the last one out lets the actor go. */
+static void stop_check(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)arg;
+    const struct http_edge *e = state;
+    if (e->base.n_connections == 0 && e->n_refusing == 0)
+        ptn_exit(c, 0);
+    else
+        ptn_timer_start(c, t, STOP_CHECK_NS, stop_check, NULL);
+}
+
+static void session_revoked(ptn_ctx *c, struct http_edge *e, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n = 0;
+    ptn_str session;
+    if (!ptn_unpack_array(&u, &n) || n < 1 || !ptn_unpack_str(&u, &session))
+        return;
+    for (struct http_conn *conn = e->base.http_conns; conn != NULL; conn = conn->next)
+        http_sse_session_revoked(c, conn, session);
+    ws_session_revoked(c, &e->base, session);
+}
+
+static int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct http_edge *e = state;
+    switch (m->type) {
+    case PTN_MSG_DRAIN:
+        drain(c, e);
+        if (m->corr != 0) {
+            ptn_reply_to to = ptn_reply_token(c, m);
+            ptn_reply(c, to, PTN_MSG_OK, NULL);
+        }
+        break;
+    case PTN_MSG_STOPPING:
+        drain(c, e);
+        stop_check(c, e, &e->stop_timer, NULL);
+        break;
+    case PTN_MSG_SESSION_REVOKED:
+        session_revoked(c, e, m);
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+const ptn_actor_ops edge_actor = {
+    .name = "edge",
+    .state_size = sizeof(struct http_edge),
+    .init = edge_init,
+    .handle = edge_handle,
+};
