@@ -59,7 +59,8 @@ struct frames_session { /* embed in a connection; fields are read-only to adapte
 
 /* After the adapter filled ops, self, directory, worker, protocol, hub, limits. */
 void frames_session_init(ptn_ctx *c, frames_session *s);
-/* Cancels what is in flight; afterwards no op is called. */
+/* Cancels what is in flight; afterwards no op is called.  c NULL: the adapter's actor has crashed,
+ * and its asks are gone already. */
 void frames_session_done(ptn_ctx *c, frames_session *s);
 
 /* Verifies a token and sets the identity, then sends `welcome` (or `error` and close 4501). */

@@ -9,21 +9,23 @@
 
 /* What the http machine found in the upgrade request; borrowed for the call. */
 typedef struct ws_upgrade {
-    ptn_str key;       /* Sec-WebSocket-Key */
-    ptn_str version;   /* Sec-WebSocket-Version */
-    ptn_str protocols; /* Sec-WebSocket-Protocol, all values joined by ", "; n == 0: none */
-    ptn_str query_token;            /* ?token=; n == 0: none.  Checked after the upgrade (close 4501) */
+    ptn_str key;         /* Sec-WebSocket-Key */
+    ptn_str version;     /* Sec-WebSocket-Version */
+    ptn_str protocols;   /* Sec-WebSocket-Protocol, all values joined by ", "; n == 0: none */
+    ptn_str query_token; /* ?token=; n == 0: none.  Checked after the upgrade (close 4501) */
     const ptn_principal *principal; /* from a bearer token that auth has accepted; NULL: none */
 } ws_upgrade;
 
-/* Checks the request without answering: 0, or an HTTP status (400, 426 with a message, 400 for an unknown
- * subprotocol list). */
+/* Checks the request without answering: 0, or an HTTP status (400, 426 with a message, 400 for an
+ * unknown subprotocol list). */
 int ws_upgrade_check(const ws_upgrade *u, const char **reterr_message);
-/* Writes the 101 response and takes the stream over; early are bytes that came after the request. -PTN_ENOMEM:
- * the stream still belongs to the caller.  The connection counts in edge->n_connections until it ends. */
+/* Writes the 101 response and takes the stream over; early are bytes that came after the request.
+ * -PTN_ENOMEM: the stream still belongs to the caller.  The connection counts in
+ * edge->n_connections until it ends. */
 int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_bytes early);
 
-/* Every ws connection of this edge: `drain` frame and close 1012 (drain), or 4501 for one session. */
+/* Every ws connection of this edge: `drain` frame and close 1012 (drain), or 4501 for one session.
+ */
 void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
 void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session);
 

@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * frames.c - the session: identity, calls in flight, and the dispatch of incoming frames.
+ *
+ * A frame is answered at once (ping, ack, refusals) or becomes a call: an ask to an actor, or a
+ * subscription at the hub.  Frames that follow an authentication which is still in flight wait for
+ * its end in a small bounded queue, so that a client may send `auth` and `subscribe` in one write.
+ */
+#include "protocols/frames/internal.h"
+
+#include <stdio.h>
+
+/* What clients send.  One list for the dispatch and for the text that names them. */
+#define FRAMES_TYPE_MAP(XX)                                                                        \
+    XX(PING, "ping")                                                                               \
+    XX(AUTH, "auth")                                                                               \
+    XX(RESUME, "resume")                                                                           \
+    XX(SUBSCRIBE, "subscribe")                                                                     \
+    XX(UNSUBSCRIBE, "unsubscribe")                                                                 \
+    XX(PUBLISH, "publish")                                                                         \
+    XX(MESSAGE, "message")                                                                         \
+    XX(ACK, "ack")                                                                                 \
+    XX(REQUEST, "request")
+
+enum frames_type {
+#define XX(id, name) FRAMES_TYPE_##id,
+    FRAMES_TYPE_MAP(XX)
+#undef XX
+        FRAMES_TYPE_UNKNOWN
+};
+#define XX(id, name) " " name
+#define FRAMES_TYPE_LIST FRAMES_TYPE_MAP(XX)
+static const char unknown_type[] = "unknown frame type; known:" FRAMES_TYPE_LIST;
+static const char missing_type[] = "a frame needs a member `type`, one of:" FRAMES_TYPE_LIST;
+#undef XX
+
+/* ---- session -------------------------------------------------------------------------------- */
+
+bool frames_identity_set(frames_identity *i, const ptn_principal *p) {
+    if (p->user.n > sizeof i->user || p->name.n > sizeof i->name ||
+        p->session.n > sizeof i->session)
+        return false;
+    const ptn_principal from = *p; /* p may point into *i */
+    if (from.user.n > 0)
+        memmove(i->user, from.user.p, from.user.n);
+    if (from.name.n > 0)
+        memmove(i->name, from.name.p, from.name.n);
+    if (from.session.n > 0)
+        memmove(i->session, from.session.p, from.session.n);
+    i->p = from;
+    i->p.user.p = i->user;
+    i->p.name.p = i->name;
+    i->p.session.p = i->session;
+    return true;
+}
+
+void frames_session_init(ptn_ctx *c, frames_session *s) {
+    (void)c;
+    PTN_ASSERT(s->ops != NULL && s->ops->send != NULL && s->directory != NULL);
+    s->closed = false;
+    s->n_pending = 0;
+    s->calls = NULL;
+    s->identity.p = (ptn_principal){0};
+    s->id[0] = '\0'; /* made by the first welcome: most ZeroMQ sessions never need one */
+}
+
+void frames_session_done(ptn_ctx *c, frames_session *s) {
+    s->closed = true;
+    while (s->calls != NULL) {
+        struct frames_call *call = s->calls;
+        if (call->corr != 0 && c != NULL)
+            (void)ptn_ask_cancel(c, call->corr);
+        frames__call_unlink(call);
+        frames__call_free(call);
+    }
+}
+
+static bool session_is_anonymous(const frames_session *s) {
+    return s->identity.p.user.n == 0;
+}
+
+/* ---- calls ---------------------------------------------------------------------------------- */
+
+/* A call in memory of its own, not linked yet.  NULL: no memory. */
+static struct frames_call *call_make(const struct frames_in *in) {
+    ptn_buf *memory = ptn_buf_new(sizeof(struct frames_call));
+    if (memory == NULL)
+        return NULL;
+    size_t cap;
+    struct frames_call *call =
+        (void *)ptn_buf_data(memory, &cap); /* payloads are 16-byte aligned */
+    PTN_ASSERT(cap >= sizeof *call && (uintptr_t)call % _Alignof(struct frames_call) == 0);
+    *call = (struct frames_call){.memory = memory, .ticket = in->ticket};
+    PTN_ASSERT(in->id.n <= sizeof call->id);
+    call->n_id = (uint8_t)in->id.n;
+    if (in->id.n > 0)
+        memcpy(call->id, in->id.p, in->id.n);
+    call->held_tail = &call->held;
+    return call;
+}
+
+struct frames_call *frames__call_new(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                                     enum frames_call_kind kind) {
+    if (s->n_pending >= s->pending_max) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
+                          "too many unanswered frames; wait for answers before you send more");
+        return NULL;
+    }
+    struct frames_call *call = call_make(in);
+    if (call == NULL) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
+                          "out of memory; try again");
+        return NULL;
+    }
+    call->kind = kind;
+    call->session = s;
+    call->next = s->calls;
+    call->pprev = &s->calls;
+    if (s->calls != NULL)
+        s->calls->pprev = &call->next;
+    s->calls = call;
+    s->n_pending++;
+    return call;
+}
+
+void frames__call_unlink(struct frames_call *call) {
+    PTN_ASSERT(call->pprev != NULL);
+    *call->pprev = call->next;
+    if (call->next != NULL)
+        call->next->pprev = call->pprev;
+    call->pprev = NULL;
+    call->next = NULL;
+    call->session->n_pending--;
+}
+
+void frames__call_free(struct frames_call *call) {
+    while (call->held != NULL) {
+        struct frames_call *held = call->held;
+        call->held = held->next;
+        ptn_buf_unref(held->held_frame);
+        ptn_buf_unref(held->memory);
+    }
+    ptn_buf_unref(call->memory);
+}
+
+/* ---- authentication ------------------------------------------------------------------------- */
+
+static struct frames_call *auth_in_flight(const frames_session *s) {
+    for (struct frames_call *call = s->calls; call != NULL; call = call->next)
+        if (call->kind == FRAMES_CALL_AUTH)
+            return call;
+    return NULL;
+}
+
+/* Keeps a frame until the authentication in flight has ended.  False: none is in flight, or no
+ * room. */
+static bool hold(frames_session *s, const struct frames_in *in) {
+    struct frames_call *auth = auth_in_flight(s);
+    if (auth == NULL || auth->n_held >= FRAMES_HELD_MAX ||
+        in->frame.n > FRAMES_HELD_BYTES_MAX - auth->held_bytes)
+        return false;
+    struct frames_call *held = call_make(in);
+    if (held == NULL)
+        return false;
+    held->kind = FRAMES_CALL_HELD;
+    held->held_frame = ptn_buf_copy(in->frame.p, in->frame.n);
+    if (held->held_frame == NULL) {
+        ptn_buf_unref(held->memory);
+        return false;
+    }
+    *auth->held_tail = held;
+    auth->held_tail = &held->next;
+    auth->n_held++;
+    auth->held_bytes += in->frame.n;
+    return true;
+}
+
+/* Handles what waited for this authentication, oldest first. */
+static void release_held(ptn_ctx *c, frames_session *s, struct frames_call *auth) {
+    for (struct frames_call *held = auth->held; held != NULL && !s->closed; held = held->next)
+        frames_handle(c, s, held->ticket, ptn_buf_bytes(held->held_frame));
+}
+
+static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id) {
+    const ptn_principal *p = &s->identity.p;
+    if (s->id[0] == '\0')
+        ptn_ulid(c, s->id);
+    ptn_pack w;
+    frames__begin(&w, "welcome", id, 4);
+    ptn_pack_key(&w, "session");
+    ptn_pack_cstr(&w, s->id);
+    ptn_pack_key(&w, "user");
+    ptn_pack_map(&w, 3);
+    ptn_pack_key(&w, "id");
+    ptn_pack_str(&w, p->user);
+    ptn_pack_key(&w, "username");
+    ptn_pack_str(&w, p->name);
+    ptn_pack_key(&w, "roles");
+    ptn_pack_roles(&w, p->roles);
+    ptn_pack_key(&w, "heartbeatMs");
+    ptn_pack_uint(&w, s->heartbeat_ms);
+    ptn_pack_key(&w, "resumed");
+    ptn_pack_bool(&w, false);
+    frames__send(c, s, ticket, &w);
+}
+
+/* Makes p the session's identity, and tells client and adapter.  False: p does not fit. */
+static bool session_accept(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
+                           const ptn_principal *p, bool welcome) {
+    if (p->user.n == 0 || !frames_identity_set(&s->identity, p))
+        return false;
+    if (welcome)
+        send_welcome(c, s, ticket, id);
+    if (!s->closed && s->ops->authenticated != NULL)
+        s->ops->authenticated(c, s->self);
+    return true;
+}
+
+void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p) {
+    if (!session_accept(c, s, ticket, (ptn_bytes){0}, p, true))
+        frames_send_error(c, s, ticket, (ptn_bytes){0}, PTN_CODE_INTERNAL,
+                          "the account's name or id is too long for a session");
+}
+
+/* The token was refused, or could not be checked: only a refusal ends the connection. */
+static void auth_failed(ptn_ctx *c, frames_session *s, struct frames_call *call,
+                        const struct frames_error *e) {
+    const frames_ops *ops = s->ops;
+    const bool refused = ptn_code_info_of(e->code)->status == 401;
+    frames__error(c, s, call->ticket, frames__call_id(call), e);
+    if (ops->close == NULL)
+        return; /* the session may be gone: nothing may touch it */
+    release_held(c, s, call);
+    if (refused && !s->closed)
+        ops->close(c, s->self, 4501, e->code);
+}
+
+static void auth_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    (void)state;
+    struct frames_call *call = arg;
+    frames_session *s = call->session;
+    frames__call_unlink(call);
+    struct frames_error e;
+    bool ok = false;
+    if (err == 0 && reply->type == PTN_MSG_PRINCIPAL) {
+        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+        ptn_principal p;
+        ok = ptn_principal_unpack(&u, &p) &&
+             session_accept(c, s, call->ticket, frames__call_id(call), &p, call->send_welcome);
+    }
+    if (ok) {
+        if (call->held != NULL)
+            release_held(c, s, call);
+    } else {
+        frames__error_of_reply(err, reply, &e);
+        auth_failed(c, s, call, &e);
+    }
+    frames__call_free(call);
+}
+
+static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *in, ptn_str token,
+                         bool welcome) {
+    if (auth_in_flight(s) != NULL) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_CONFLICT,
+                          "an authentication is in progress already; wait for its answer");
+        return;
+    }
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_AUTH);
+    if (call == NULL)
+        return;
+    call->send_welcome = welcome;
+    ptn_pack w;
+    ptn_pack_init(&w, token.n + 16);
+    ptn_pack_array(&w, 1);
+    ptn_pack_str(&w, token);
+    ptn_buf *b = ptn_pack_finish(&w);
+    int err = b == NULL ? -PTN_ENOMEM
+                        : ptn_ask(c, s->directory->auth[s->worker], PTN_MSG_AUTH_TOKEN, b,
+                                  ptn_now(c) + s->request_ns, auth_callback, call, &call->corr);
+    if (err == 0)
+        return;
+    ptn_buf_unref(b);
+    call->corr = 0;
+    auth_callback(c, NULL, err, NULL, call);
+}
+
+void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,
+                         bool send_welcome_frame) {
+    const struct frames_in in = {.ticket = ticket};
+    authenticate(c, s, &in, token, send_welcome_frame);
+}
+
+static void handle_auth(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_str token;
+    if (!ptn_map_get_str(in->frame, "token", &token) || token.n == 0 ||
+        token.n > FRAMES_TOKEN_BYTES_MAX) {
+        frames__invalid(c, s, in, "token", "must be an access token, a text of at most 4096 bytes");
+        return;
+    }
+    authenticate(c, s, in, token, true);
+}
+
+/* ---- small frames --------------------------------------------------------------------------- */
+
+static void handle_ping(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_pack w;
+    ptn_bytes timestamp;
+    frames__begin(&w, "pong", in->id, 2);
+    ptn_pack_key(&w, "timestamp");
+    if (ptn_map_get(in->frame, "timestamp", &timestamp))
+        ptn_pack_raw(&w, timestamp);
+    else
+        ptn_pack_nil(&w);
+    ptn_pack_key(&w, "serverTime");
+    ptn_pack_timestamp(&w, ptn_wall_ms(c));
+    frames__send(c, s, in->ticket, &w);
+}
+
+/* Read positions are not kept for sessions yet: the frame is checked, and nothing answers it. */
+static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_str conversation;
+    uint64_t seq;
+    if (!ptn_map_get_str(in->frame, "conversationId", &conversation) || conversation.n == 0) {
+        frames__invalid(c, s, in, "conversationId", "must be the id of a conversation");
+        return;
+    }
+    if (!ptn_map_get_uint(in->frame, "seq", &seq)) {
+        frames__invalid(c, s, in, "seq", "must be an integer of at least 0");
+        return;
+    }
+    if (s->one_answer) {
+        ptn_pack w;
+        frames__begin(&w, "ok", in->id, 0);
+        frames__send(c, s, in->ticket, &w);
+    }
+}
+
+/* ---- dispatch ------------------------------------------------------------------------------- */
+
+/* The client's id: a text of at most 128 bytes or an integer; absent and nil are none.  False:
+ * another kind. */
+static bool read_id(ptn_bytes frame, ptn_bytes *ret_id) {
+    ptn_bytes raw;
+    *ret_id = (ptn_bytes){0};
+    if (!ptn_map_get(frame, "id", &raw))
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    ptn_str s;
+    switch (ptn_unpack_peek(&u)) {
+    case PTN_KIND_NIL:
+        return true;
+    case PTN_KIND_INT:
+    case PTN_KIND_UINT:
+        break;
+    case PTN_KIND_STR:
+        if (!ptn_unpack_str(&u, &s) || s.n > FRAMES_ID_BYTES_MAX)
+            return false;
+        break;
+    default:
+        return false;
+    }
+    *ret_id = raw;
+    return raw.n <= FRAMES_ID_RAW_BYTES_MAX;
+}
+
+static enum frames_type type_of(ptn_str name) {
+#define XX(id, text)                                                                               \
+    if (ptn_str_eqz(name, text))                                                                   \
+        return FRAMES_TYPE_##id;
+    FRAMES_TYPE_MAP(XX)
+#undef XX
+    return FRAMES_TYPE_UNKNOWN;
+}
+
+/* The frame's type; a request may leave it out.  False: refused, and the client has been told. */
+static bool read_type(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                      enum frames_type *ret_type) {
+    ptn_bytes raw;
+    ptn_str name;
+    if (!ptn_map_get(in->frame, "type", &raw)) {
+        if (ptn_map_get(in->frame, "method", &raw) && ptn_map_get(in->frame, "path", &raw)) {
+            *ret_type = FRAMES_TYPE_REQUEST;
+            return true;
+        }
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_INVALID_REQUEST, missing_type);
+        return false;
+    }
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (!ptn_unpack_str(&u, &name)) {
+        frames__invalid(c, s, in, "type", "must be a text");
+        return false;
+    }
+    *ret_type = type_of(name);
+    if (*ret_type == FRAMES_TYPE_UNKNOWN)
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_INVALID_REQUEST, unknown_type);
+    return *ret_type != FRAMES_TYPE_UNKNOWN;
+}
+
+/* Who may send what: before authentication only ping and auth, and on ZeroMQ also requests, whose
+ * routes decide for themselves.  False: told, or held until the authentication in flight has ended.
+ */
+static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                  enum frames_type type) {
+    if (type == FRAMES_TYPE_PING || type == FRAMES_TYPE_AUTH)
+        return true;
+    if (session_is_anonymous(s)) {
+        if (type == FRAMES_TYPE_REQUEST && s->protocol == PTN_PROTO_ZMQ)
+            return true;
+        if (!hold(s, in))
+            frames_send_error(c, s, in->ticket, in->id, PTN_CODE_UNAUTHENTICATED,
+                              "authenticate first: send {\"type\": \"auth\", \"token\": ..}");
+        return false;
+    }
+    const int64_t expires_ms = s->identity.p.expires_ms;
+    if (expires_ms > 0 && ptn_wall_ms(c) >= expires_ms) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_TOKEN_EXPIRED,
+                          "the access token has expired; authenticate with a new one");
+        return false;
+    }
+    return true;
+}
+
+void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame) {
+    if (s->closed)
+        return;
+    struct frames_in in = {.ticket = ticket, .frame = frame};
+    enum frames_type type;
+    if (ptn_kind_of(frame) != PTN_KIND_MAP) {
+        frames_send_error(c, s, ticket, in.id, PTN_CODE_INVALID_REQUEST, missing_type);
+        return;
+    }
+    if (!read_id(frame, &in.id)) {
+        in.id = (ptn_bytes){0};
+        frames__invalid(c, s, &in, "id", "must be an integer or a text of at most 128 bytes");
+        return;
+    }
+    if (!read_type(c, s, &in, &type) || !admit(c, s, &in, type))
+        return;
+    switch (type) {
+    case FRAMES_TYPE_PING:
+        handle_ping(c, s, &in);
+        break;
+    case FRAMES_TYPE_AUTH:
+        handle_auth(c, s, &in);
+        break;
+    case FRAMES_TYPE_RESUME:
+        frames_send_error(c, s, ticket, in.id, PTN_CODE_INVALID_REQUEST,
+                          "resume is not supported by this version; authenticate and subscribe "
+                          "with since");
+        break;
+    case FRAMES_TYPE_SUBSCRIBE:
+        frames__handle_subscribe(c, s, &in);
+        break;
+    case FRAMES_TYPE_UNSUBSCRIBE:
+        frames__handle_unsubscribe(c, s, &in);
+        break;
+    case FRAMES_TYPE_PUBLISH:
+        frames__handle_publish(c, s, &in);
+        break;
+    case FRAMES_TYPE_MESSAGE:
+        frames__handle_message(c, s, &in);
+        break;
+    case FRAMES_TYPE_ACK:
+        handle_ack(c, s, &in);
+        break;
+    case FRAMES_TYPE_REQUEST:
+        frames__handle_request(c, s, &in);
+        break;
+    case FRAMES_TYPE_UNKNOWN:
+        break;
+    }
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - what the files of protocols/frames/ share: calls in flight, and the frames that
+ * answer them.
+ *
+ * A call is the memory of one incoming frame that waits for an actor or the hub.  It lives in a
+ * pooled buffer, so the steady path does not allocate, and on its session's list until it is
+ * answered or cancelled; pending_max of the session bounds it.
+ *
+ * An adapter may end its session inside ops->send (ZeroMQ does, after the one answer).  So every
+ * path takes its call off the session first, sends last, and looks at s->closed before it touches
+ * the session again.
+ */
+#ifndef POSTERN_PROTOCOLS_FRAMES_INTERNAL_H
+#define POSTERN_PROTOCOLS_FRAMES_INTERNAL_H
+
+#include "protocols/frames/frames.h"
+
+#define FRAMES_ID_BYTES_MAX 128u                           /* of a client's `id` text */
+#define FRAMES_ID_RAW_BYTES_MAX (FRAMES_ID_BYTES_MAX + 5u) /* with the longest msgpack header */
+#define FRAMES_TOPICS_MAX 100u                             /* per subscribe or unsubscribe frame */
+#define FRAMES_EPOCH_BYTES_MAX 64u
+#define FRAMES_TOKEN_BYTES_MAX 4096u
+#define FRAMES_PATH_BYTES_MAX 8192u
+#define FRAMES_HEADER_BYTES_MAX 8192u /* of one forwarded header value */
+#define FRAMES_HELD_MAX 16u           /* frames that wait for an authentication in flight, */
+#define FRAMES_HELD_BYTES_MAX 65536u  /* and their bytes */
+#define FRAMES_TRACE_BYTES 16u
+#define FRAMES_TRACE_HEX (2 * FRAMES_TRACE_BYTES)
+
+enum frames_call_kind {
+    FRAMES_CALL_AUTH,
+    FRAMES_CALL_SUBSCRIBE,
+    FRAMES_CALL_REQUEST, /* answered by `response` */
+    FRAMES_CALL_PUBLISH, /* answered by `ack` with a position */
+    FRAMES_CALL_MESSAGE, /* answered by `ack` with the message */
+    FRAMES_CALL_HELD,    /* an incoming frame that waits for the authentication before it */
+};
+
+struct frames_call {
+    struct frames_call *next, **pprev; /* of the session; of the list of held frames: next only */
+    ptn_buf *memory;                   /* this call lives in it */
+    frames_session *session;
+    uint64_t ticket;
+    uint64_t corr;    /* the ask; 0: none */
+    ptn_time started; /* REQUEST, PUBLISH, MESSAGE */
+    enum frames_call_kind kind;
+    uint32_t n_waiting; /* SUBSCRIBE: topics without an answer */
+    bool send_welcome;  /* AUTH */
+    bool no_body;       /* REQUEST: the method was HEAD */
+    uint8_t n_id;
+    uint8_t id[FRAMES_ID_RAW_BYTES_MAX]; /* msgpack value */
+    uint8_t trace[FRAMES_TRACE_BYTES];
+    ptn_buf *held_frame;                   /* HELD */
+    struct frames_call *held, **held_tail; /* AUTH: oldest first */
+    uint32_t n_held;
+    size_t held_bytes;
+};
+
+/* One incoming frame while it is handled. */
+struct frames_in {
+    uint64_t ticket;
+    ptn_bytes frame; /* map */
+    ptn_bytes id;    /* msgpack value, n == 0: none */
+};
+
+/* What an `error` frame says.  field and reason make the details {field: reason}, unless details is
+ * set. */
+struct frames_error {
+    int code;
+    ptn_str message;
+    ptn_bytes details;
+    const char *field;
+    ptn_str reason;
+    const uint8_t *trace; /* FRAMES_TRACE_BYTES, or NULL */
+};
+
+/* ---- calls (frames.c) ---- */
+
+/* Takes a call from the pool and links it.  NULL: the client has been told `overloaded`. */
+struct frames_call *frames__call_new(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                                     enum frames_call_kind kind);
+/* Takes it off its session; the memory stays valid until frames__call_free. */
+void frames__call_unlink(struct frames_call *call);
+void frames__call_free(struct frames_call *call);
+static inline ptn_bytes frames__call_id(const struct frames_call *call) {
+    return (ptn_bytes){call->id, call->n_id};
+}
+
+/* ---- answers (answer.c) ---- */
+
+/* Begins a frame of n members beyond `type` and `id`. */
+void frames__begin(ptn_pack *w, const char *type, ptn_bytes id, uint32_t n);
+/* Finishes and sends; the session may have ended when it returns. */
+void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w);
+void frames__error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
+                   const struct frames_error *e);
+/* `error` validation_failed with details {field: reason}. */
+void frames__invalid(ptn_ctx *c, frames_session *s, const struct frames_in *in, const char *field,
+                     const char *reason);
+/* What a reply that is not the hoped-for kind says; the views live as long as the reply. */
+void frames__error_of_reply(int err, const ptn_msg *reply, struct frames_error *ret_e);
+void frames__trace_hex(const uint8_t trace[FRAMES_TRACE_BYTES], char out[FRAMES_TRACE_HEX + 1]);
+/* The `response` frame of a request: envelope around a response, or problem. */
+void frames__send_response(ptn_ctx *c, frames_session *s, const struct frames_call *call,
+                           const ptn_response *r);
+void frames__send_problem(ptn_ctx *c, frames_session *s, const struct frames_call *call,
+                          const struct frames_error *e);
+
+/* ---- frame types ---- */
+
+void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in);
+void frames__handle_unsubscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in);
+void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in);
+void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_in *in);
+void frames__handle_request(ptn_ctx *c, frames_session *s, const struct frames_in *in);
+
+#endif

@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * request.c - frames that become a REQUEST to the router: request, publish, message.
+ *
+ * publish and message are the REST routes of the same name, so that a rule is written once, by the
+ * route's owner, and holds for every protocol.
+ */
+#include "protocols/frames/internal.h"
+
+#include <postern/metrics.h>
+
+/* ---- answers -------------------------------------------------------------------------------- */
+
+/* ack {id, epoch, offset, durability}: where the event landed. */
+static void send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
+                             const ptn_response *r) {
+    static const char *const members[] = {"epoch", "offset"};
+    ptn_pack w;
+    frames__begin(&w, "ack", frames__call_id(call), 3);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(members); i++) {
+        ptn_bytes raw;
+        ptn_pack_key(&w, members[i]);
+        if (ptn_map_get(r->data, members[i], &raw))
+            ptn_pack_raw(&w, raw);
+        else
+            ptn_pack_nil(&w);
+    }
+    ptn_pack_key(&w, "durability");
+    ptn_pack_cstr(&w, "memory");
+    frames__send(c, s, call->ticket, &w);
+}
+
+static void send_message_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
+                             const ptn_response *r) {
+    ptn_pack w;
+    frames__begin(&w, "ack", frames__call_id(call), 1);
+    ptn_pack_key(&w, "message");
+    ptn_pack_raw(&w, r->data);
+    frames__send(c, s, call->ticket, &w);
+}
+
+static void send_success(ptn_ctx *c, frames_session *s, const struct frames_call *call,
+                         const ptn_response *r) {
+    if (call->kind == FRAMES_CALL_PUBLISH)
+        send_publish_ack(c, s, call, r);
+    else if (call->kind == FRAMES_CALL_MESSAGE)
+        send_message_ack(c, s, call, r);
+    else
+        frames__send_response(c, s, call, r);
+}
+
+/* An adapter with one answer per ticket measures it itself. */
+static void observe(const frames_session *s, unsigned status, uint64_t took_ns) {
+    if (!s->one_answer)
+        ptn_observe_request(s->protocol, status, took_ns);
+}
+
+static void reply_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    (void)state;
+    struct frames_call *call = arg;
+    frames_session *s = call->session;
+    const uint64_t took_ns = ptn_clock(c) - call->started; /* often within one turn */
+    ptn_response r;
+    frames__call_unlink(call);
+    if (err == 0 && reply->type == PTN_MSG_RESPONSE &&
+        ptn_response_unpack(ptn_msg_bytes(reply), &r)) {
+        observe(s, r.status, took_ns);
+        send_success(c, s, call, &r);
+    } else {
+        struct frames_error e;
+        frames__error_of_reply(err, reply, &e);
+        const int status = ptn_code_info_of(e.code)->status;
+        observe(s, (unsigned)status, took_ns);
+        if (call->kind == FRAMES_CALL_REQUEST) {
+            frames__send_problem(c, s, call, &e);
+        } else {
+            e.trace = call->trace;
+            frames__error(c, s, call->ticket, frames__call_id(call), &e);
+        }
+    }
+    frames__call_free(call);
+}
+
+/* ---- asking --------------------------------------------------------------------------------- */
+
+/* Asks the router; consumes w in every case. */
+static void call_ask(ptn_ctx *c, struct frames_call *call, ptn_pack *w, ptn_time deadline) {
+    frames_session *s = call->session;
+    ptn_buf *b = ptn_pack_finish(w);
+    int err = b == NULL ? -PTN_EOVERLOAD
+                        : ptn_ask(c, s->directory->router[s->worker], PTN_MSG_REQUEST, b, deadline,
+                                  reply_callback, call, &call->corr);
+    if (err == 0)
+        return;
+    ptn_buf_unref(b);
+    call->corr = 0;
+    reply_callback(c, NULL, err, NULL, call);
+}
+
+/* Fills what is the same for every request of this session. */
+static ptn_request request_of(ptn_ctx *c, const frames_session *s, struct frames_call *call) {
+    ptn_random(c, call->trace, sizeof call->trace);
+    call->started = ptn_clock(c);
+    return (ptn_request){
+        .method = PTN_POST,
+        .principal = s->identity.p,
+        .trace_id = {call->trace, sizeof call->trace},
+        .protocol = s->protocol,
+    };
+}
+
+/* ---- publish -------------------------------------------------------------------------------- */
+
+#define TOPIC_PATH "/api/v1/topics/"
+#define TOPIC_PATH_BYTES_MAX (sizeof TOPIC_PATH + 3 * PTN_TOPIC_BYTES_MAX)
+
+/* RFC 3986 section 2.3. */
+static bool is_unreserved(uint8_t ch) {
+    return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+           ch == '-' || ch == '.' || ch == '_' || ch == '~';
+}
+
+/* topic: at most PTN_TOPIC_BYTES_MAX bytes. */
+static ptn_str topic_path(ptn_str topic, char buf[TOPIC_PATH_BYTES_MAX]) {
+    static const char digits[] = "0123456789ABCDEF";
+    size_t n = sizeof TOPIC_PATH - 1;
+    memcpy(buf, TOPIC_PATH, n);
+    for (size_t i = 0; i < topic.n; i++) {
+        const uint8_t ch = (uint8_t)topic.p[i];
+        if (is_unreserved(ch)) {
+            buf[n++] = (char)ch;
+        } else {
+            buf[n++] = '%';
+            buf[n++] = digits[ch >> 4];
+            buf[n++] = digits[ch & 15];
+        }
+    }
+    return (ptn_str){buf, n};
+}
+
+/* True when the member is absent, nil, or this text. */
+static bool member_is(ptn_bytes frame, const char *key, const char *only) {
+    ptn_bytes raw;
+    ptn_str v;
+    if (!ptn_map_get(frame, key, &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    return ptn_unpack_str(&u, &v) && ptn_str_eqz(v, only);
+}
+
+void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_str topic;
+    ptn_bytes data;
+    if (!ptn_map_get_str(in->frame, "topic", &topic) || !ptn_topic_is_valid(topic)) {
+        frames__invalid(c, s, in, "topic",
+                        "must be a topic: dot-separated segments without blanks or `*`, "
+                        "1 to 255 bytes");
+        return;
+    }
+    if (!ptn_map_get(in->frame, "data", &data)) {
+        frames__invalid(c, s, in, "data", "is missing: the event's data, any value");
+        return;
+    }
+    if (!member_is(in->frame, "durability", "memory")) {
+        frames__invalid(c, s, in, "durability", "only \"memory\" is supported by this version");
+        return;
+    }
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_PUBLISH);
+    if (call == NULL)
+        return;
+    char path[TOPIC_PATH_BYTES_MAX];
+    ptn_request r = request_of(c, s, call);
+    r.path = topic_path(topic, path);
+    ptn_pack w;
+    ptn_pack_init(&w, data.n + 512);
+    ptn_request_begin(&w, &r);
+    ptn_pack_raw(&w, data);
+    call_ask(c, call, &w, ptn_now(c) + s->request_ns);
+}
+
+/* ---- message -------------------------------------------------------------------------------- */
+
+/* The key of a flat frame's member inside the Message; n == 0: it is the frame's own.  An id that
+ * cannot be a Message's only correlates. */
+static ptn_str message_key(ptn_str key, ptn_bytes value) {
+    ptn_unpack u = ptn_unpack_of(value);
+    ptn_str id;
+    if (ptn_str_eqz(key, "type") || ptn_str_eqz(key, "message") || ptn_str_eqz(key, "token"))
+        return (ptn_str){0};
+    if (ptn_str_eqz(key, "messageType"))
+        return PTN_STR("type");
+    if (ptn_str_eqz(key, "id") && !(ptn_unpack_str(&u, &id) && ptn_id_is_valid(id)))
+        return (ptn_str){0};
+    return key;
+}
+
+/* Packs the members of a flat frame that make up the Message. */
+static void pack_flat_message(ptn_pack *w, ptn_bytes frame) {
+    uint32_t n_kept = 0;
+    for (int pass = 0; pass < 2; pass++) { /* the count comes first */
+        ptn_unpack u = ptn_unpack_of(frame);
+        uint32_t n = 0;
+        (void)ptn_unpack_map(&u, &n); /* a map: frames_handle has looked */
+        if (pass == 1)
+            ptn_pack_map(w, n_kept);
+        for (uint32_t i = 0; i < n; i++) {
+            ptn_str key = {0};
+            ptn_bytes value = {0};
+            if (!ptn_unpack_str(&u, &key) || !ptn_unpack_any(&u, &value))
+                break; /* cannot be: keys are texts in validated maps */
+            key = message_key(key, value);
+            if (key.n == 0)
+                continue;
+            if (pass == 0) {
+                n_kept++;
+            } else {
+                ptn_pack_str(w, key);
+                ptn_pack_raw(w, value);
+            }
+        }
+    }
+}
+
+void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_bytes nested, raw;
+    ptn_str text;
+    const bool is_nested = ptn_map_get(in->frame, "message", &nested);
+    if (is_nested && ptn_kind_of(nested) != PTN_KIND_MAP) {
+        frames__invalid(c, s, in, "message", "must be a Message, an object");
+        return;
+    }
+    if (!is_nested && (!ptn_map_get_str(in->frame, "conversationId", &text) || text.n == 0)) {
+        frames__invalid(c, s, in, "conversationId", "must be the id of a conversation");
+        return;
+    }
+    if (!is_nested && ptn_map_get(in->frame, "messageType", &raw) &&
+        ptn_kind_of(raw) != PTN_KIND_STR) {
+        frames__invalid(c, s, in, "messageType", "must be a text");
+        return;
+    }
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_MESSAGE);
+    if (call == NULL)
+        return;
+    ptn_request r = request_of(c, s, call);
+    r.path = PTN_STR("/api/v1/conversations/messages");
+    ptn_pack w;
+    ptn_pack_init(&w, in->frame.n + 512);
+    ptn_request_begin(&w, &r);
+    if (is_nested)
+        ptn_pack_raw(&w, nested);
+    else
+        pack_flat_message(&w, in->frame);
+    call_ask(c, call, &w, ptn_now(c) + s->request_ns);
+}
+
+/* ---- request -------------------------------------------------------------------------------- */
+
+/* Lower-case text equals the header name, whatever its case. */
+static bool header_is(ptn_str name, const char *lower) {
+    if (name.n != strlen(lower))
+        return false;
+    for (size_t i = 0; i < name.n; i++) {
+        char ch = name.p[i];
+        if (ch >= 'A' && ch <= 'Z')
+            ch = (char)(ch - 'A' + 'a');
+        if (ch != lower[i])
+            return false;
+    }
+    return true;
+}
+
+static int hex_digit(char ch) {
+    if (ch >= '0' && ch <= '9')
+        return ch - '0';
+    if (ch >= 'a' && ch <= 'f')
+        return ch - 'a' + 10;
+    return -1;
+}
+
+/* n bytes of lower-case hex.  False: not hex, or all zero. */
+static bool hex_read(const char *p, uint8_t *out, size_t n) {
+    uint8_t any = 0;
+    for (size_t i = 0; i < n; i++) {
+        const int hi = hex_digit(p[2 * i]), lo = hex_digit(p[2 * i + 1]);
+        if (hi < 0 || lo < 0)
+            return false;
+        out[i] = (uint8_t)(hi << 4 | lo);
+        any |= out[i];
+    }
+    return any != 0;
+}
+
+#define SPAN_BYTES 8u
+#define TRACEPARENT_BYTES 55u /* 00-<32 hex>-<16 hex>-<2 hex> */
+
+/* W3C Trace Context; a malformed one is ignored, as it asks for. */
+static void read_traceparent(ptn_str v, struct frames_call *call, uint8_t span[SPAN_BYTES],
+                             bool *ret_has_span) {
+    uint8_t trace[FRAMES_TRACE_BYTES];
+    if (v.n != TRACEPARENT_BYTES || memcmp(v.p, "00-", 3) != 0 || v.p[35] != '-' ||
+        v.p[52] != '-' || hex_digit(v.p[53]) < 0 || hex_digit(v.p[54]) < 0 ||
+        !hex_read(v.p + 3, trace, sizeof trace) || !hex_read(v.p + 36, span, SPAN_BYTES))
+        return;
+    memcpy(call->trace, trace, sizeof trace);
+    *ret_has_span = true;
+}
+
+static const char *const forwarded[] = {PTN_FORWARDED_HEADERS};
+
+/* The forwarded ones among the request's headers, first of each name; traceparent is read on the
+ * way. */
+struct header_set {
+    ptn_str value[PTN_ARRAY_LEN(forwarded)];
+    uint32_t n;
+    ptn_str traceparent;
+};
+
+/* False: `headers` is not a map of texts, or a value is too long or has control characters. */
+static bool read_headers(ptn_bytes frame, struct header_set *ret_h) {
+    ptn_bytes raw;
+    uint32_t n;
+    *ret_h = (struct header_set){0};
+    if (!ptn_map_get(frame, "headers", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (!ptn_unpack_map(&u, &n))
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        ptn_str name, value;
+        if (!ptn_unpack_str(&u, &name) || !ptn_unpack_str(&u, &value) ||
+            value.n > FRAMES_HEADER_BYTES_MAX)
+            return false;
+        for (size_t k = 0; k < value.n; k++)
+            if ((uint8_t)value.p[k] < 0x20 || value.p[k] == 0x7f)
+                return false;
+        if (header_is(name, "traceparent"))
+            ret_h->traceparent = value;
+        for (size_t k = 0; k < PTN_ARRAY_LEN(forwarded); k++) {
+            if (ret_h->value[k].p == NULL && header_is(name, forwarded[k])) {
+                ret_h->value[k] = value;
+                ret_h->n++;
+            }
+        }
+    }
+    return true;
+}
+
+/* The map of forwarded headers in a buffer of its own; NULL: none, or no memory (*ret_ok). */
+static ptn_buf *pack_headers(const struct header_set *h, bool *ret_ok) {
+    *ret_ok = true;
+    if (h->n == 0)
+        return NULL;
+    ptn_pack w;
+    ptn_pack_init(&w, 0);
+    ptn_pack_map(&w, h->n);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(forwarded); i++) {
+        if (h->value[i].p == NULL)
+            continue;
+        ptn_pack_key(&w, forwarded[i]);
+        ptn_pack_str(&w, h->value[i]);
+    }
+    ptn_buf *b = ptn_pack_finish(&w);
+    *ret_ok = b != NULL;
+    return b;
+}
+
+/* Splits a target into path and query.  What a REST request line could not carry is refused here
+ * too. */
+static bool read_target(ptn_bytes frame, ptn_request *r) {
+    ptn_str target;
+    if (!ptn_map_get_str(frame, "path", &target) || target.n == 0 || target.p[0] != '/' ||
+        target.n > FRAMES_PATH_BYTES_MAX)
+        return false;
+    for (size_t i = 0; i < target.n; i++) {
+        const uint8_t ch = (uint8_t)target.p[i];
+        if (ch <= 0x20 || ch >= 0x7f || ch == '#')
+            return false;
+    }
+    const char *mark = memchr(target.p, '?', target.n);
+    r->path = target;
+    if (mark != NULL) {
+        r->path.n = (size_t)(mark - target.p);
+        r->query = (ptn_str){mark + 1, target.n - r->path.n - 1};
+    }
+    return true;
+}
+
+/* timeoutMs, bounded by what the configuration allows. */
+static bool read_timeout(const frames_session *s, ptn_bytes frame, ptn_time *ret_ns) {
+    ptn_bytes raw;
+    uint64_t ms;
+    *ret_ns = s->request_ns;
+    if (!ptn_map_get(frame, "timeoutMs", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (!ptn_unpack_uint(&u, &ms) || ms == 0)
+        return false;
+    *ret_ns = ms < s->request_ns_max / PTN_MS ? ms * PTN_MS : s->request_ns_max;
+    return true;
+}
+
+/* Checks all members; false: the client has been told which one is wrong. */
+static bool read_request(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                         ptn_request *ret_r, struct header_set *ret_h, ptn_time *ret_timeout_ns) {
+    ptn_str method;
+    *ret_r = (ptn_request){0};
+    if (!ptn_map_get_str(in->frame, "method", &method) || method.n == 0) {
+        frames__invalid(c, s, in, "method", "must be an HTTP method, such as \"GET\"");
+        return false;
+    }
+    ret_r->method = ptn_method_of(method);
+    if (!read_target(in->frame, ret_r)) {
+        frames__invalid(c, s, in, "path",
+                        "must begin with / and be percent-encoded, at most 8192 bytes");
+        return false;
+    }
+    if (!read_headers(in->frame, ret_h)) {
+        frames__invalid(c, s, in, "headers", "must be a map of texts without control characters");
+        return false;
+    }
+    if (!read_timeout(s, in->frame, ret_timeout_ns)) {
+        frames__invalid(c, s, in, "timeoutMs", "must be an integer of at least 1");
+        return false;
+    }
+    return true;
+}
+
+void frames__handle_request(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_request target;
+    struct header_set h;
+    ptn_time timeout_ns;
+    if (!read_request(c, s, in, &target, &h, &timeout_ns))
+        return;
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_REQUEST);
+    if (call == NULL)
+        return;
+    ptn_request r = request_of(c, s, call);
+    call->no_body = target.method == PTN_HEAD;
+    r.method = call->no_body ? PTN_GET : target.method; /* as the http adapter does */
+    r.path = target.path;
+    r.query = target.query;
+    uint8_t span[SPAN_BYTES];
+    bool has_span = false, ok;
+    if (h.traceparent.n > 0)
+        read_traceparent(h.traceparent, call, span, &has_span);
+    if (has_span)
+        r.parent_span = (ptn_bytes){span, sizeof span};
+    ptn_buf *headers = pack_headers(&h, &ok);
+    r.headers = ptn_buf_bytes(headers);
+    ptn_bytes body;
+    const bool has_body = ptn_map_get(in->frame, "body", &body);
+    ptn_pack w;
+    ptn_pack_init(&w, in->frame.n + 512);
+    ptn_request_begin(&w, &r);
+    if (has_body)
+        ptn_pack_raw(&w, body);
+    else
+        ptn_pack_nil(&w);
+    ptn_buf_unref(headers);
+    if (!ok)
+        w.err = -PTN_ENOMEM; /* finish fails, and the client hears `overloaded` */
+    call_ask(c, call, &w, ptn_now(c) + timeout_ns);
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * subscribe.c - subscribe, unsubscribe, and the events that follow.
+ *
+ * One call stands for a subscribe frame with all its topics; the hub answers each of them through
+ * the adapter's sink, and the call's address is the tag.  That is safe because the hub never calls
+ * a sink that was closed, and an adapter closes its sink before it ends the session.
+ */
+#include "protocols/frames/internal.h"
+
+/* The topics of a frame: an array of texts, or one text. */
+struct topics {
+    ptn_unpack first; /* cursor at the first one */
+    uint32_t n;
+};
+
+static bool read_topics(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                        struct topics *ret_t) {
+    ptn_bytes raw;
+    ptn_str one;
+    struct topics t = {.n = 1};
+    if (ptn_map_get(in->frame, "topics", &raw)) {
+        t.first = ptn_unpack_of(raw);
+        if (!ptn_unpack_array(&t.first, &t.n) || t.n == 0 || t.n > FRAMES_TOPICS_MAX) {
+            frames__invalid(c, s, in, "topics", "must be an array of 1 to 100 topics");
+            return false;
+        }
+    } else if (ptn_map_get(in->frame, "topic", &raw)) {
+        t.first = ptn_unpack_of(raw);
+    } else {
+        frames__invalid(c, s, in, "topics", "is missing: an array of topics, or `topic` for one");
+        return false;
+    }
+    ptn_unpack u = t.first;
+    for (uint32_t i = 0; i < t.n; i++) {
+        if (!ptn_unpack_str(&u, &one) || one.n == 0 || one.n > PTN_TOPIC_BYTES_MAX) {
+            frames__invalid(c, s, in, "topics", "each topic must be a text of 1 to 255 bytes");
+            return false;
+        }
+    }
+    *ret_t = t;
+    return true;
+}
+
+/* since: {epoch, offset}, or absent. */
+static bool read_since(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                       ptn_position *ret_p) {
+    ptn_bytes raw;
+    *ret_p = (ptn_position){0};
+    if (!ptn_map_get(in->frame, "since", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_position p;
+    if (!ptn_map_get_str(raw, "epoch", &p.epoch) || p.epoch.n == 0 ||
+        p.epoch.n > FRAMES_EPOCH_BYTES_MAX || !ptn_map_get_uint(raw, "offset", &p.offset)) {
+        frames__invalid(c, s, in, "since",
+                        "must be {epoch: text, offset: integer} from an earlier frame");
+        return false;
+    }
+    *ret_p = p;
+    return true;
+}
+
+static bool check_policy(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_bytes raw;
+    ptn_str policy;
+    if (!ptn_map_get(in->frame, "policy", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (ptn_unpack_str(&u, &policy) && ptn_str_eqz(policy, "disconnect"))
+        return true;
+    frames__invalid(c, s, in, "policy", "only \"disconnect\" is supported by this version");
+    return false;
+}
+
+/* There is a hub to talk to, or the client has been told what to use. */
+static bool check_hub(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    if (s->hub != NULL)
+        return true;
+    frames_send_error(c, s, in->ticket, in->id, PTN_CODE_INVALID_REQUEST,
+                      "this socket carries no events: connect a SUB socket to the event address, "
+                      "or use WebSocket");
+    return false;
+}
+
+static void refuse_topic(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id, int code,
+                         const char *message, ptn_str topic) {
+    frames__error(
+        c, s, ticket, id,
+        &(struct frames_error){
+            .code = code, .message = ptn_str_of(message), .field = "topic", .reason = topic});
+}
+
+void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    struct topics t;
+    ptn_position since;
+    if (!check_hub(c, s, in) || !read_topics(c, s, in, &t) || !read_since(c, s, in, &since) ||
+        !check_policy(c, s, in))
+        return;
+    int err = 0;
+    if (s->sink == PTN_SINK_NONE)
+        err = s->ops->open_sink != NULL ? s->ops->open_sink(c, s->self) : -PTN_EOVERLOAD;
+    if (err < 0 || s->sink == PTN_SINK_NONE) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
+                          "too many subscribers on this broker; try again later");
+        return;
+    }
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_SUBSCRIBE);
+    if (call == NULL)
+        return;
+    call->n_waiting = t.n;
+    for (uint32_t i = 0; i < t.n && !s->closed; i++) {
+        ptn_str topic = {0};
+        (void)ptn_unpack_str(&t.first, &topic); /* checked by read_topics */
+        err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since,
+                                &s->identity.p);
+        if (err == 0)
+            continue;
+        const char *message;
+        const int code = ptn_code_of_err(err, &message);
+        const bool last = --call->n_waiting == 0;
+        if (last)
+            frames__call_unlink(call);
+        refuse_topic(c, s, in->ticket, in->id, code, message, topic);
+        if (last)
+            frames__call_free(call);
+    }
+}
+
+void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r) {
+    struct frames_call *call = (void *)(uintptr_t)r->tag;
+    PTN_ASSERT(call->session == s && call->kind == FRAMES_CALL_SUBSCRIBE && call->n_waiting > 0);
+    const bool last = --call->n_waiting == 0;
+    if (last)
+        frames__call_unlink(call);
+    const ptn_bytes id = frames__call_id(call);
+    if (r->code >= 0) {
+        refuse_topic(c, s, call->ticket, id, r->code, r->message, r->topic);
+    } else {
+        ptn_pack w;
+        frames__begin(&w, "subscribed", id, 4);
+        ptn_pack_key(&w, "topic");
+        ptn_pack_str(&w, r->topic);
+        ptn_pack_key(&w, "epoch");
+        ptn_pack_str_or_nil(&w, r->epoch);
+        ptn_pack_key(&w, "offset");
+        ptn_pack_uint(&w, r->offset);
+        ptn_pack_key(&w, "recovered");
+        ptn_pack_bool(&w, r->recovered);
+        frames__send(c, s, call->ticket, &w);
+    }
+    if (last)
+        frames__call_free(call);
+}
+
+void frames__handle_unsubscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    struct topics t;
+    if (!check_hub(c, s, in) || !read_topics(c, s, in, &t))
+        return;
+    ptn_pack w;
+    frames__begin(&w, "unsubscribed", in->id, 1);
+    ptn_pack_key(&w, "topics");
+    ptn_pack_array(&w, t.n);
+    for (uint32_t i = 0; i < t.n; i++) {
+        ptn_str topic = {0};
+        (void)ptn_unpack_str(&t.first, &topic); /* checked by read_topics */
+        ptn_pack_str(&w, topic);
+        int err = 0;
+        if (s->sink != PTN_SINK_NONE)
+            err = ptn_hub_unsubscribe(c, s->hub, s->sink, topic);
+        if (err < 0 && err != -PTN_ENOTFOUND) {
+            const char *message;
+            const int code = ptn_code_of_err(err, &message);
+            ptn_pack_abort(&w);
+            refuse_topic(c, s, in->ticket, in->id, code, message, topic);
+            return;
+        }
+    }
+    frames__send(c, s, in->ticket, &w);
+}
+
+void frames_event_pack(ptn_pack *w, const ptn_event *e) {
+    ptn_pack_map(w, 5);
+    ptn_pack_key(w, "type");
+    ptn_pack_cstr(w, "event");
+    ptn_pack_key(w, "topic");
+    ptn_pack_str(w, e->topic);
+    ptn_pack_key(w, "epoch");
+    ptn_pack_str(w, e->epoch);
+    ptn_pack_key(w, "offset");
+    ptn_pack_uint(w, e->offset);
+    ptn_pack_key(w, "data");
+    ptn_pack_raw(w, e->data);
+}

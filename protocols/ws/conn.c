@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * conn.c - the connection: from the 101 response to the last byte.
+ *
+ * Life: OPEN, then CLOSING (we have sent a close and wait for the peer's, 5 s at most) or at once
+ * DONE, then on_close, which frees.  One timer serves authentication, token expiry, ping, pong and
+ * close; it is due at the earliest of them, and receiving touches only the flag `heard`.
+ *
+ * A crash of the edge actor frees its arena, and no on_close comes.  The connections, in memory of
+ * their own, are found by a deferred function then.  One whose sink is open stays as an orphan
+ * until a later connection of this thread closes the sink, because that takes a ptn_ctx; deliveries
+ * to it do nothing meanwhile.
+ */
+#include "protocols/ws/internal.h"
+
+#include <postern/log.h>
+#include <postern/metrics.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static _Thread_local struct ws_conn *orphans;
+
+/* ---- closing -------------------------------------------------------------------------------- */
+
+static void timer_arm(ptn_ctx *c, struct ws_conn *w);
+
+static void count_close(const struct ws_conn *w, unsigned ws_code, int code) {
+    switch (ws_code) {
+    case WS_CLOSE_PROTOCOL:
+    case WS_CLOSE_UNSUPPORTED:
+    case WS_CLOSE_BAD_TEXT:
+        ptn_count(PTN_C_CLOSED_PROTOCOL_ERROR, 1);
+        break;
+    case WS_CLOSE_TOO_BIG:
+        ptn_count(PTN_C_CLOSED_TOO_BIG, 1);
+        break;
+    case WS_CLOSE_UNAUTHENTICATED:
+        if (!w->authenticated && code == PTN_CODE_UNAUTHENTICATED) {
+            ptn_count(PTN_C_CLOSED_TIMEOUT, 1);
+            break;
+        }
+        ptn_count(PTN_C_CLOSED_AUTH, 1);
+        break;
+    case WS_CLOSE_BAD_TOKEN:
+        ptn_count(PTN_C_CLOSED_AUTH, 1);
+        break;
+    default:
+        break;
+    }
+}
+
+/* Nothing more is read; what is queued still goes out. */
+static void finish(struct ws_conn *w) {
+    w->state = WS_DONE;
+    ptn_stream_finish(w->stream);
+}
+
+void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms) {
+    if (w->state != WS_OPEN)
+        return;
+    count_close(w, ws_code, code);
+    ws__send_close(w, ws_code, code, retry_after_ms);
+    if (w->state != WS_OPEN)
+        return;
+    w->state = WS_CLOSING;
+    w->close_due = ptn_now(c) + WS_CLOSE_WAIT_NS;
+    timer_arm(c, w);
+}
+
+void ws__fail(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms) {
+    if (w->state == WS_DONE)
+        return;
+    if (w->state == WS_OPEN) {
+        count_close(w, ws_code, code);
+        ws__send_close(w, ws_code, code, retry_after_ms);
+    }
+    if (w->state != WS_DONE)
+        finish(w);
+}
+
+/* ---- timer ---------------------------------------------------------------------------------- */
+
+static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
+static ptn_time earlier(ptn_time a, ptn_time b) {
+    return a < b ? a : b;
+}
+
+static void timer_arm(ptn_ctx *c, struct ws_conn *w) {
+    ptn_time due = w->close_due;
+    if (w->state == WS_OPEN)
+        due = earlier(earlier(w->auth_due, w->expire_due), earlier(w->ping_due, w->pong_due));
+    const ptn_time now = ptn_now(c);
+    ptn_timer_start(c, &w->timer, due > now ? due - now : 0, timer_callback, w);
+}
+
+/* When the token expires, on the monotonic clock. */
+static ptn_time expiry_of(ptn_ctx *c, const struct ws_conn *w) {
+    const int64_t expires_ms = w->session.identity.p.expires_ms, wall_ms = ptn_wall_ms(c);
+    if (expires_ms <= 0)
+        return PTN_NEVER;
+    if (expires_ms <= wall_ms)
+        return ptn_now(c);
+    const uint64_t left_ms = (uint64_t)(expires_ms - wall_ms);
+    return left_ms > INT64_MAX / PTN_MS ? PTN_NEVER : ptn_now(c) + left_ms * PTN_MS;
+}
+
+static void token_expired(ptn_ctx *c, struct ws_conn *w) {
+    w->expire_due = expiry_of(c, w); /* the wall clock may have been set back */
+    if (w->expire_due > ptn_now(c))
+        return;
+    frames_send_error(c, &w->session, 0, (ptn_bytes){0}, PTN_CODE_TOKEN_EXPIRED,
+                      "the access token has expired; connect again with a new one");
+    ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_TOKEN_EXPIRED, 0);
+}
+
+static void pong_overdue(struct ws_conn *w) {
+    w->pong_due = PTN_NEVER;
+    if (w->heard)
+        return;
+    ptn_count(PTN_C_CLOSED_NO_PONG, 1);
+    ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_TIMEOUT, WS_RETRY_AFTER_MS);
+}
+
+static void send_ping(ptn_ctx *c, struct ws_conn *w) {
+    w->heard = false;
+    w->ping_due = ptn_now(c) + w->ping_ns;
+    if (w->pong_due == PTN_NEVER)
+        w->pong_due = ptn_now(c) + w->pong_ns;
+    ws__send_control(w, WS_OP_PING, (ptn_bytes){0});
+}
+
+static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct ws_conn *w = arg;
+    const ptn_time now = ptn_now(c);
+    (void)state;
+    (void)t;
+    if (w->state == WS_CLOSING && now >= w->close_due)
+        finish(w);
+    if (w->state == WS_OPEN && now >= w->auth_due)
+        ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_UNAUTHENTICATED, 0);
+    if (w->state == WS_OPEN && now >= w->expire_due)
+        token_expired(c, w);
+    if (w->state == WS_OPEN && now >= w->pong_due)
+        pong_overdue(w);
+    if (w->state == WS_OPEN && now >= w->ping_due)
+        send_ping(c, w);
+    if (w->state != WS_DONE)
+        timer_arm(c, w);
+}
+
+/* ---- frames session ------------------------------------------------------------------------- */
+
+static void session_send(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes frame) {
+    (void)c;
+    (void)ticket;
+    ws__send(self, frame);
+}
+
+static void session_authenticated(ptn_ctx *c, void *self) {
+    struct ws_conn *w = self;
+    w->authenticated = true;
+    w->auth_due = PTN_NEVER;
+    w->expire_due = expiry_of(c, w);
+    if (w->state == WS_OPEN)
+        timer_arm(c, w);
+}
+
+static void session_close(ptn_ctx *c, void *self, unsigned ws_code, int code) {
+    ws__close(c, self, ws_code, code, 0);
+}
+
+static int session_open_sink(ptn_ctx *c, void *self) {
+    (void)c;
+    return ws__sink_open(self);
+}
+
+static const frames_ops session_ops = {
+    .send = session_send,
+    .authenticated = session_authenticated,
+    .close = session_close,
+    .open_sink = session_open_sink,
+};
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+struct reading { /* what the parser's callbacks get */
+    ptn_ctx *c;
+    struct ws_conn *w;
+};
+
+/* The payload is no JSON or msgpack value that we take; the connection survives. */
+static void refuse_payload(ptn_ctx *c, struct ws_conn *w, int err, const ptn_codec_error *e) {
+    int code = PTN_CODE_INVALID_REQUEST;
+    char text[256];
+    const char *message = text;
+    if (err == -PTN_EPROTO || err == -PTN_ETOOBIG)
+        (void)snprintf(text, sizeof text, "%s (near byte %zu)",
+                       e->what != NULL ? e->what : "the frame is malformed", e->offset);
+    else
+        code = ptn_code_of_err(-PTN_EOVERLOAD, &message);
+    frames_send_error(c, &w->session, 0, (ptn_bytes){0}, code, message);
+}
+
+/* JSON to msgpack, through the session, then forgotten. */
+static void take_json(ptn_ctx *c, struct ws_conn *w, ptn_bytes payload,
+                      const ptn_codec_limits *limits) {
+    ptn_pack pack;
+    ptn_codec_error e = {0};
+    const ptn_str json = {(const char *)payload.p, payload.n};
+    ptn_pack_init(&pack, payload.n + 16);
+    const int err = ptn_json_to_msgpack(w->edge->json, json, limits, &pack, &e);
+    if (err < 0) {
+        ptn_pack_abort(&pack);
+        refuse_payload(c, w, err, &e);
+        return;
+    }
+    ptn_buf *b = ptn_pack_finish(&pack);
+    if (b == NULL) {
+        refuse_payload(c, w, -PTN_ENOMEM, &e);
+        return;
+    }
+    frames_handle(c, &w->session, 0, ptn_buf_bytes(b));
+    ptn_buf_unref(b);
+}
+
+static bool on_message(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
+    struct reading *r = arg;
+    struct ws_conn *w = r->w;
+    if (w->state != WS_OPEN)
+        return w->state == WS_CLOSING; /* only the peer's close matters now */
+    const ptn_codec_limits limits = {.bytes_max = w->parser.bytes_max, .depth_max = w->depth_max};
+    ptn_count(PTN_C_RECEIVED_WS, 1);
+    if (opcode == WS_OP_TEXT) {
+        take_json(r->c, w, payload, &limits);
+    } else {
+        ptn_codec_error e = {0};
+        const int err = ptn_msgpack_validate(payload, &limits, &e);
+        if (err < 0)
+            refuse_payload(r->c, w, err, &e);
+        else
+            frames_handle(r->c, &w->session, 0, payload);
+    }
+    return w->state != WS_DONE;
+}
+
+static bool on_control(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
+    struct reading *r = arg;
+    struct ws_conn *w = r->w;
+    if (opcode == WS_OP_PING && w->state == WS_OPEN)
+        ws__send_control(w, WS_OP_PONG, payload);
+    if (opcode == WS_OP_CLOSE && w->state == WS_OPEN) /* the code goes back, without the reason */
+        ws__send_control(w, WS_OP_CLOSE, (ptn_bytes){payload.p, payload.n >= 2 ? 2 : 0});
+    if (opcode == WS_OP_CLOSE && w->state != WS_DONE)
+        finish(w);
+    return w->state != WS_DONE;
+}
+
+static const ws_parser_ops parser_ops = {.on_message = on_message, .on_control = on_control};
+
+static int problem_of(unsigned ws_code) {
+    switch (ws_code) {
+    case WS_CLOSE_TOO_BIG:
+        return PTN_CODE_PAYLOAD_TOO_LARGE;
+    case WS_CLOSE_UNSUPPORTED:
+        return PTN_CODE_UNSUPPORTED_MEDIA_TYPE;
+    case WS_CLOSE_INTERNAL:
+        return PTN_CODE_OVERLOADED;
+    default:
+        return PTN_CODE_INVALID_REQUEST;
+    }
+}
+
+static void on_read(ptn_ctx *c, void *owner, const uint8_t *p, size_t n) {
+    struct ws_conn *w = owner;
+    struct reading r = {c, w};
+    w->heard = true;
+    const unsigned code = ws_parser_feed(&w->parser, p, n, &parser_ops, &r);
+    if (code == 0)
+        return;
+    PTN_LOG(PTN_LOG_DEBUG, "ws.refused", PTN_F_Z("peer", ptn_stream_peer(w->stream)),
+            PTN_F_INT("close", code), PTN_F_Z("why", w->parser.why));
+    ws__fail(w, code, problem_of(code), 0);
+}
+
+/* ---- birth and end -------------------------------------------------------------------------- */
+
+static void conn_unlink(struct ws_conn *w) {
+    *w->pprev = w->next;
+    if (w->next != NULL)
+        w->next->pprev = w->pprev;
+    ptn_gauge_add(PTN_G_CONNECTIONS_WS, -1);
+}
+
+static void on_close(ptn_ctx *c, void *owner, int reason) {
+    struct ws_conn *w = owner;
+    if (reason == -PTN_ESLOW)
+        ptn_count(PTN_C_CLOSED_SLOW_CONSUMER, 1);
+    w->state = WS_DONE;
+    ptn_timer_stop(c, &w->timer);
+    ws__sink_close(c, w); /* first: afterwards no tag of a call is alive in the hub */
+    frames_session_done(c, &w->session);
+    ws_parser_done(&w->parser);
+    conn_unlink(w);
+    PTN_ASSERT(w->edge->n_connections > 0);
+    w->edge->n_connections--;
+    free(w);
+}
+
+static const ptn_stream_ops stream_ops = {.on_read = on_read, .on_close = on_close};
+
+/* The edge actor is gone; after an orderly end its list is empty. */
+static void edge_gone(void *arg) {
+    edge *e = arg;
+    while (e->ws_conns != NULL) {
+        struct ws_conn *w = e->ws_conns;
+        conn_unlink(w);
+        frames_session_done(NULL, &w->session);
+        ws_parser_done(&w->parser);
+        w->state = WS_DONE;
+        w->stream = NULL;
+        w->edge = NULL;
+        if (w->session.sink == PTN_SINK_NONE) {
+            free(w);
+            continue;
+        }
+        w->next = orphans;
+        orphans = w;
+    }
+}
+
+static void orphans_reap(ptn_ctx *c) {
+    while (orphans != NULL) {
+        struct ws_conn *w = orphans;
+        orphans = w->next;
+        ws__sink_close(c, w);
+        free(w);
+    }
+}
+
+static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, const edge_limits *l,
+                      enum ws_subprotocol sub) {
+    const bool msgpack = sub == WS_SUB_MSGPACK;
+    const ptn_time now = ptn_now(c);
+    w->edge = e;
+    w->stream = s;
+    w->opcode = msgpack ? WS_OP_BINARY : WS_OP_TEXT;
+    w->form = msgpack ? PTN_FORM_WS_MSGPACK : PTN_FORM_WS_JSON;
+    w->auth_due = now + l->ws_auth_ns;
+    w->ping_due = now + l->ws_ping_ns;
+    w->expire_due = w->pong_due = w->close_due = PTN_NEVER;
+    w->ping_ns = l->ws_ping_ns;
+    w->pong_ns = l->ws_pong_ns;
+    w->depth_max = l->depth_max;
+    ws_parser_init(&w->parser, w->opcode, l->message_bytes_max);
+    w->session = (frames_session){
+        .ops = &session_ops,
+        .self = w,
+        .directory = e->config->directory,
+        .worker = e->worker,
+        .protocol = PTN_PROTO_WS,
+        .hub = e->config->hub,
+        .pending_max = l->ws_requests_max,
+        .heartbeat_ms = (uint32_t)(l->ws_ping_ns / PTN_MS),
+        .request_ns = l->request_ns,
+        .request_ns_max = l->request_ns_max,
+    };
+    frames_session_init(c, &w->session);
+    w->next = e->ws_conns;
+    w->pprev = &e->ws_conns;
+    if (w->next != NULL)
+        w->next->pprev = &w->next;
+    e->ws_conns = w;
+    e->n_connections++;
+    ptn_gauge_add(PTN_G_CONNECTIONS_WS, 1);
+    ptn_count(PTN_C_CONNECTIONS_ACCEPTED_WS, 1);
+}
+
+int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_bytes early) {
+    const enum ws_subprotocol sub = ws__negotiate(u->protocols);
+    orphans_reap(c);
+    if (!e->ws_deferred && ptn_defer(c, edge_gone, e) < 0)
+        return -PTN_ENOMEM;
+    e->ws_deferred = true;
+    struct ws_conn *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return -PTN_ENOMEM;
+    edge_limits limits = e->config->limits;
+    edge_limits_defaults(&limits);
+    conn_init(c, w, e, s, &limits, sub);
+    ptn_stream_limits(s, limits.out_bytes_max, limits.stall_ns);
+    ptn_stream_open(s, &stream_ops, w);
+    if (ws__write_101(s, u->key, sub) != 0)
+        w->state = WS_DONE; /* the stream is closing: on_close frees */
+    timer_arm(c, w);
+    if (u->principal != NULL && u->principal->user.n > 0)
+        frames_welcome(c, &w->session, 0, u->principal);
+    else if (u->query_token.n > 0)
+        frames_authenticate(c, &w->session, 0, u->query_token, true);
+    if (early.n > 0)
+        on_read(c, w, early.p, early.n);
+    return 0;
+}
+
+void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
+    ptn_pack pack;
+    ptn_pack_init(&pack, 0);
+    ptn_pack_map(&pack, 3);
+    ptn_pack_key(&pack, "type");
+    ptn_pack_cstr(&pack, "drain");
+    ptn_pack_key(&pack, "reconnectAfterMs");
+    ptn_pack_uint(&pack, reconnect_after_ms);
+    ptn_pack_key(&pack, "ticket");
+    ptn_pack_nil(&pack); /* sessions are not resumed by this version */
+    ptn_buf *b = ptn_pack_finish(&pack);
+    for (struct ws_conn *w = e->ws_conns; w != NULL;
+         w = w->next) { /* none goes before its on_close */
+        if (b != NULL)
+            ws__send(w, ptn_buf_bytes(b));
+        ws__close(c, w, WS_CLOSE_RESTART, PTN_CODE_DRAINING, reconnect_after_ms);
+    }
+    ptn_buf_unref(b);
+}
+
+void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session) {
+    for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next) {
+        if (session.n > 0 && ptn_str_eq(w->session.identity.p.session, session))
+            ws__close(c, w, WS_CLOSE_BAD_TOKEN, PTN_CODE_UNAUTHENTICATED, 0);
+    }
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - what the files of protocols/ws/ share: the connection.
+ *
+ * A connection is a parser, a frames session, one timer and a stream.  It belongs to the edge actor
+ * of its worker; the hub of the same worker calls its sink.  Owner worker only, all of it.
+ *
+ * The timer belongs to the edge.  In the hub's context (sink calls) nothing may start it: what
+ * closes from there finishes the stream at once instead of waiting for the peer.
+ */
+#ifndef POSTERN_PROTOCOLS_WS_INTERNAL_H
+#define POSTERN_PROTOCOLS_WS_INTERNAL_H
+
+#include "protocols/frames/frames.h"
+#include "protocols/ws/parser.h"
+#include "protocols/ws/ws.h"
+
+#define WS_CLOSE_WAIT_NS (5 * PTN_SEC)   /* for the peer's answer to our close */
+#define WS_SCRATCH_BYTES_MAX (64u << 10) /* what edge->text may keep between uses */
+#define WS_CLOSE_REASON_BYTES_MAX 123u   /* RFC 6455 section 5.5 */
+#define WS_RETRY_AFTER_MS 1000u          /* told to clients that may come back */
+
+enum ws_state {
+    WS_OPEN,    /* frames go both ways */
+    WS_CLOSING, /* our close is sent; waiting for the peer's */
+    WS_DONE,    /* the stream is finishing or closed; nothing more is read or sent */
+};
+
+struct ws_conn {
+    ptn_stream *stream; /* NULL: the edge actor has crashed, only the hub still knows us */
+    uint8_t state;
+    uint8_t form;   /* enum ptn_form of its events */
+    uint8_t opcode; /* of what it sends and takes */
+    bool heard;     /* bytes have come since the last ping */
+    bool authenticated;
+    edge *edge;
+    struct ws_conn *next, **pprev; /* of the edge; of the orphans: next only */
+    ptn_timer timer; /* due at the earliest of these, PTN_NEVER where it does not apply: */
+    ptn_time auth_due, expire_due, ping_due, pong_due, close_due;
+    ptn_time ping_ns, pong_ns; /* of the edge's limits, defaults filled in */
+    uint32_t depth_max;
+    frames_session session;
+    ws_parser parser;
+};
+_Static_assert(sizeof(struct ws_conn) <= 1024, "an idle connection stays small");
+
+/* ---- upgrade.c ---- */
+
+enum ws_subprotocol { WS_SUB_NONE, WS_SUB_JSON, WS_SUB_MSGPACK, WS_SUB_UNKNOWN };
+/* The first of the client's list that we know; UNKNOWN: a list, and none of it. */
+enum ws_subprotocol ws__negotiate(ptn_str list);
+/* Sec-WebSocket-Accept for a key, terminated. */
+#define WS_ACCEPT_LEN 28
+void ws__accept_key(ptn_str key, char out[WS_ACCEPT_LEN + 1]);
+/* Writes the 101 response to the stream. */
+int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub);
+
+/* ---- send.c ---- */
+
+/* Sends an encoded msgpack map in the connection's own form. */
+void ws__send(struct ws_conn *w, ptn_bytes frame);
+void ws__send_control(struct ws_conn *w, enum ws_opcode opcode, ptn_bytes payload);
+/* A close frame with {"code":.., "retryAfterMs":..?}; retry_after_ms 0: left out. */
+void ws__send_close(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
+/* The shared wire form of an event, one reference; NULL: no memory. */
+ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e);
+
+/* ---- sink.c ---- */
+
+int ws__sink_open(struct ws_conn *w);
+void ws__sink_close(ptn_ctx *c, struct ws_conn *w);
+
+/* ---- conn.c ---- */
+
+/* Closes with a handshake: sends our close, then waits for the peer's, bounded.  Edge's context. */
+void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
+/* Closes at once: sends our close and finishes the stream.  Any context of this worker. */
+void ws__fail(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
+
+#endif

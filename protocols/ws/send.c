@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * send.c - what goes out: frames in the client's form, control frames, close reasons, shared
+ * events.
+ *
+ * A failed write needs no handling of its own: the stream is closing then and says why in on_close.
+ * From then on the connection counts as done.
+ */
+#include "protocols/ws/internal.h"
+
+#include <stdio.h>
+
+static void out(struct ws_conn *w, const void *p, size_t n) {
+    if (w->state != WS_DONE && ptn_stream_write(w->stream, p, n) != 0)
+        w->state = WS_DONE;
+}
+
+/* Encodes in edge->text as JSON, after room for the longest head; false: no memory. */
+static bool encode_json(ptn_out *text, ptn_bytes frame) {
+    static const uint8_t room[WS_HEAD_BYTES_MAX] = {0};
+    ptn_out_clear(text);
+    ptn_out_put(text, room, sizeof room);
+    return ptn_msgpack_to_json(frame, text) == 0 && text->err == 0;
+}
+
+/* Keeps the scratch small after a large frame. */
+static void scratch_trim(ptn_out *text) {
+    if (text->cap > WS_SCRATCH_BYTES_MAX)
+        ptn_out_done(text);
+}
+
+void ws__send(struct ws_conn *w, ptn_bytes frame) {
+    if (w->state != WS_OPEN)
+        return;
+    uint8_t head[WS_HEAD_BYTES_MAX];
+    if (w->opcode == WS_OP_BINARY) {
+        out(w, head, ws_head_write(head, WS_OP_BINARY, frame.n));
+        out(w, frame.p, frame.n);
+        return;
+    }
+    ptn_out *text = &w->edge->text;
+    if (!encode_json(text, frame)) {
+        ptn_out_done(text);
+        ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
+        return;
+    }
+    const size_t n = text->len - WS_HEAD_BYTES_MAX;
+    const size_t n_head = ws_head_write(head, WS_OP_TEXT, n);
+    uint8_t *at = text->p + WS_HEAD_BYTES_MAX - n_head; /* head and text in one piece */
+    memcpy(at, head, n_head);
+    out(w, at, n_head + n);
+    scratch_trim(text);
+}
+
+void ws__send_control(struct ws_conn *w, enum ws_opcode opcode, ptn_bytes payload) {
+    uint8_t frame[2 + WS_CONTROL_BYTES_MAX];
+    PTN_ASSERT(payload.n <= WS_CONTROL_BYTES_MAX);
+    const size_t n_head = ws_head_write(frame, opcode, payload.n);
+    if (payload.n > 0)
+        memcpy(frame + n_head, payload.p, payload.n);
+    out(w, frame, n_head + payload.n);
+}
+
+void ws__send_close(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms) {
+    char payload[2 + WS_CLOSE_REASON_BYTES_MAX + 1];
+    const char *name = ptn_code_info_of(code)->code;
+    payload[0] = (char)(ws_code >> 8);
+    payload[1] = (char)(ws_code & 0xff);
+    int n;
+    if (retry_after_ms > 0)
+        n = snprintf(payload + 2, sizeof payload - 2, "{\"code\":\"%s\",\"retryAfterMs\":%u}", name,
+                     (unsigned)retry_after_ms);
+    else
+        n = snprintf(payload + 2, sizeof payload - 2, "{\"code\":\"%s\"}", name);
+    PTN_ASSERT(n > 0 && (size_t)n <= WS_CLOSE_REASON_BYTES_MAX); /* names come from our table */
+    ws__send_control(w, WS_OP_CLOSE, (ptn_bytes){(const uint8_t *)payload, (size_t)n + 2});
+}
+
+/* head + payload in a new frame; NULL: no memory. */
+static ptn_frame *frame_make(enum ws_opcode opcode, ptn_bytes payload) {
+    ptn_frame *f = ptn_frame_new(WS_HEAD_BYTES_MAX + payload.n);
+    if (f == NULL)
+        return NULL;
+    const size_t n_head = ws_head_write(f->data, opcode, payload.n);
+    memcpy(f->data + n_head, payload.p, payload.n);
+    f->len = (uint32_t)(n_head + payload.n);
+    return f;
+}
+
+ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e) {
+    ptn_pack pack;
+    ptn_frame *f = NULL;
+    ptn_pack_init(&pack, e->data.n + 512);
+    frames_event_pack(&pack, e);
+    ptn_buf *b = ptn_pack_finish(&pack);
+    if (b == NULL)
+        return NULL;
+    if (w->form == PTN_FORM_WS_MSGPACK) {
+        f = frame_make(WS_OP_BINARY, ptn_buf_bytes(b));
+    } else {
+        ptn_out *text = &w->edge->text;
+        ptn_out_clear(text);
+        if (ptn_msgpack_to_json(ptn_buf_bytes(b), text) == 0 && text->err == 0)
+            f = frame_make(WS_OP_TEXT, (ptn_bytes){text->p, text->len});
+        scratch_trim(text);
+    }
+    ptn_buf_unref(b);
+    return f;
+}

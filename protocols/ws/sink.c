@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sink.c - events: the connection as a sink of its worker's hub.
+ *
+ * These functions run in the hub's context.  They link frames and may end the stream; they start no
+ * timer and ask nobody.
+ */
+#include "protocols/ws/internal.h"
+
+#include <postern/metrics.h>
+
+static void sink_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
+    struct ws_conn *w = self;
+    if (w->stream != NULL) /* an orphan's calls went with its edge */
+        frames_subscribed(c, &w->session, r);
+}
+
+/* The first subscriber of a form encodes the event for all of them.  False: no memory. */
+static bool event_encode(struct ws_conn *w, ptn_event *e) {
+    e->forms[w->form] = ws__event_frame(w, e);
+    return e->forms[w->form] != NULL;
+}
+
+/* The hottest function of the broker: once per event and subscriber. */
+static void sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+    struct ws_conn *w = self;
+    (void)c;
+    if (PTN_UNLIKELY(w->state != WS_OPEN))
+        return;
+    if (PTN_UNLIKELY(e->forms[w->form] == NULL) && !event_encode(w, e)) {
+        ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
+        return;
+    }
+    if (PTN_UNLIKELY(ptn_stream_send(w->stream, e->forms[w->form]) != 0)) {
+        ptn_count(PTN_C_DROPPED_SLOW_CONSUMER, 1);
+        w->state = WS_DONE;
+        return;
+    }
+    ptn_count(PTN_C_DELIVERED_WS, 1);
+}
+
+/* The subscriptions are lost: the client must come back and subscribe again. */
+static void sink_reset(ptn_ctx *c, void *self) {
+    (void)c;
+    ws__fail(self, WS_CLOSE_RESTART, PTN_CODE_DRAINING, WS_RETRY_AFTER_MS);
+}
+
+static const ptn_sink_ops sink_ops = {
+    .subscribed = sink_subscribed,
+    .deliver = sink_deliver,
+    .reset = sink_reset,
+};
+
+int ws__sink_open(struct ws_conn *w) {
+    return ptn_hub_sink_open(w->session.hub, &sink_ops, w, &w->session.sink);
+}
+
+void ws__sink_close(ptn_ctx *c, struct ws_conn *w) {
+    if (w->session.sink == PTN_SINK_NONE)
+        return;
+    ptn_hub_sink_close(c, w->session.hub, w->session.sink);
+    w->session.sink = PTN_SINK_NONE;
+}
