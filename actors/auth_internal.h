@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * auth_internal.h - what auth.c (tokens, revocations) and auth_session.c (login, refresh, logout)
+ * share.
+ */
+#ifndef POSTERN_ACTORS_AUTH_INTERNAL_H
+#define POSTERN_ACTORS_AUTH_INTERNAL_H
+
+#include "actors/auth.h"
+#include "actors/auth_tables.h"
+#include "actors/jwt.h"
+#include "actors/password.h"
+
+#define AUTH_OPS_MAX 1024u     /* login, refresh and logout requests in flight */
+#define AUTH_LOGINS_MAX 68u    /* of them logins: 4 being hashed, 64 waiting */
+#define AUTH_HASHINGS_MAX 4u   /* each takes a core and 64 MiB for a tenth of a second */
+#define AUTH_WAITING_MAX 256u  /* tokens that wait until the revocations are loaded */
+#define AUTH_REFRESH_BYTES 32u /* of the secret in a refresh token */
+#define AUTH_HASH_BYTES 32u    /* SHA-256 of it */
+
+struct auth_waiting {
+    ptn_reply_to to;
+    ptn_buf *message; /* AUTH_TOKEN payload */
+};
+
+struct auth {
+    const auth_config *config;
+    int64_t access_ttl_ms, refresh_ttl_ms;
+    ptn_json_parser *json;
+    struct auth_revocations revoked;
+    struct auth_limiter limiter;
+    struct auth_cache cache;
+
+    bool loaded; /* revocations that were made before this incarnation are in the table */
+    ptn_time load_retry_ns;
+    ptn_timer load_timer;
+    struct auth_waiting waiting[AUTH_WAITING_MAX];
+    uint32_t n_waiting;
+
+    struct auth_op *ops; /* all but those that a pool thread holds after a crash */
+    uint32_t n_ops, n_logins, n_hashings;
+    struct auth_op *queue, **queue_tail; /* logins that wait for a pool thread */
+    bool stopping;
+};
+
+/* auth.c.  Forgets what the session's tokens allow on this worker and closes its connections.  0,
+ * or -PTN_EOVERLOAD: the edge has not heard of it; say it again. */
+int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms);
+
+/* auth_session.c: the three routes, and the end of the actor. */
+void auth__login(ptn_ctx *c, struct auth *s, const ptn_msg *m);
+void auth__refresh(ptn_ctx *c, struct auth *s, const ptn_msg *m);
+void auth__logout(ptn_ctx *c, struct auth *s, const ptn_msg *m);
+void auth__ops_forget(struct auth *s);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * auth_tables.c - revoked sessions, failed logins, verified tokens.
+ *
+ * A session is stored as a 128-bit keyed digest: 24 bytes each, and a collision is out of reach.
+ * Tokens are stored whole and compared in constant time, because a hit stands for a verified
+ * signature.
+ */
+#include "actors/auth_tables.h"
+
+#include <sodium.h>
+#include <stdlib.h>
+
+#define REVOKED_SLOTS_MIN 64u
+#define CACHE_HASH_BYTES 32u
+
+static void digest_of(const uint8_t secret[AUTH_SECRET_BYTES], ptn_str s,
+                      uint8_t out[AUTH_DIGEST_BYTES]) {
+    (void)crypto_shorthash_siphashx24(out, (const uint8_t *)s.p, s.n, secret);
+}
+
+static uint32_t hash_of(const uint8_t secret[AUTH_SECRET_BYTES], ptn_str s) {
+    uint8_t out[crypto_shorthash_BYTES];
+    uint32_t h;
+    (void)crypto_shorthash(out, (const uint8_t *)s.p, s.n, secret);
+    memcpy(&h, out, sizeof h);
+    return h;
+}
+
+/* ---- revoked sessions -------------------------------------------------------------------------
+ */
+
+/* The digest's slot, or the free one where it belongs.  cap > 0 and at least one slot is free. */
+static struct auth_revoked_slot *revoked_find(struct auth_revoked_slot *slots, uint32_t cap,
+                                              const uint8_t digest[AUTH_DIGEST_BYTES]) {
+    uint32_t at;
+    memcpy(&at, digest, sizeof at);
+    for (at &= cap - 1; slots[at].until_ms != 0; at = (at + 1) & (cap - 1))
+        if (memcmp(slots[at].digest, digest, AUTH_DIGEST_BYTES) == 0)
+            break;
+    return &slots[at];
+}
+
+/* Makes room for one more: forgets what is over, and grows when that is not enough. */
+static bool revoked_room(struct auth_revocations *r, int64_t now_ms) {
+    uint32_t live = 0, cap = r->cap == 0 ? REVOKED_SLOTS_MIN : r->cap;
+    if (r->cap > 0 && r->n < r->cap / 2)
+        return true;
+    for (uint32_t i = 0; i < r->cap; i++)
+        live += r->slots[i].until_ms > now_ms;
+    if (live >= AUTH_REVOKED_MAX)
+        return false;
+    while (live >= cap / 4)
+        cap *= 2;
+    struct auth_revoked_slot *slots = calloc(cap, sizeof *slots);
+    if (slots == NULL)
+        return false;
+    for (uint32_t i = 0; i < r->cap; i++)
+        if (r->slots[i].until_ms > now_ms)
+            *revoked_find(slots, cap, r->slots[i].digest) = r->slots[i];
+    free(r->slots);
+    r->slots = slots;
+    r->cap = cap;
+    r->n = live;
+    return true;
+}
+
+void auth_revocations_add(struct auth_revocations *r, ptn_str session, int64_t until_ms,
+                          int64_t now_ms) {
+    if (until_ms <= now_ms)
+        return;
+    if (!revoked_room(r, now_ms)) {
+        auth_revocations_done(r);
+        r->all_before_ms = now_ms;
+        return;
+    }
+    uint8_t digest[AUTH_DIGEST_BYTES];
+    digest_of(r->secret, session, digest);
+    struct auth_revoked_slot *slot = revoked_find(r->slots, r->cap, digest);
+    if (slot->until_ms == 0) {
+        memcpy(slot->digest, digest, sizeof digest);
+        r->n++;
+    }
+    if (slot->until_ms < until_ms)
+        slot->until_ms = until_ms;
+}
+
+enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str session,
+                                         int64_t issued_ms, int64_t now_ms) {
+    uint8_t digest[AUTH_DIGEST_BYTES];
+    if (r->all_before_ms != 0 && issued_ms <= r->all_before_ms)
+        return AUTH_STALE;
+    if (r->n == 0)
+        return AUTH_VALID;
+    digest_of(r->secret, session, digest);
+    return revoked_find(r->slots, r->cap, digest)->until_ms > now_ms ? AUTH_REVOKED : AUTH_VALID;
+}
+
+void auth_revocations_done(struct auth_revocations *r) {
+    free(r->slots);
+    r->slots = NULL;
+    r->n = r->cap = 0;
+}
+
+/* ---- failed logins ----------------------------------------------------------------------------
+ */
+
+bool auth_limiter_is_blocked(const struct auth_limiter *l, ptn_str name, int64_t now_ms) {
+    uint32_t at = hash_of(l->secret, name) % AUTH_LIMITER_BUCKETS;
+    return l->bucket[at].failures >= AUTH_FAILURES_MAX &&
+           now_ms - l->bucket[at].since_ms < AUTH_FAILURES_WINDOW_MS;
+}
+
+void auth_limiter_failed(struct auth_limiter *l, ptn_str name, int64_t now_ms) {
+    uint32_t at = hash_of(l->secret, name) % AUTH_LIMITER_BUCKETS;
+    if (l->bucket[at].failures == 0 || now_ms - l->bucket[at].since_ms >= AUTH_FAILURES_WINDOW_MS) {
+        l->bucket[at].since_ms = now_ms;
+        l->bucket[at].failures = 0;
+    }
+    l->bucket[at].failures++;
+}
+
+void auth_limiter_clear(struct auth_limiter *l, ptn_str name) {
+    l->bucket[hash_of(l->secret, name) % AUTH_LIMITER_BUCKETS].failures = 0;
+}
+
+/* ---- verified tokens --------------------------------------------------------------------------
+ */
+
+struct auth_cached {
+    ptn_buf *principal;
+    int64_t expires_ms;
+    uint8_t session[AUTH_DIGEST_BYTES];
+    uint32_t token_bytes;
+    char token[];
+};
+
+static void cached_free(struct auth_cached **slot) {
+    if (*slot == NULL)
+        return;
+    ptn_buf_unref((*slot)->principal);
+    sodium_memzero((*slot)->token, (*slot)->token_bytes);
+    free(*slot);
+    *slot = NULL;
+}
+
+/* The end of a token is its signature, as good as random: enough to choose a slot. */
+static struct auth_cached *const *cached_slot(const struct auth_cache *k, ptn_str token) {
+    size_t n = token.n < CACHE_HASH_BYTES ? token.n : CACHE_HASH_BYTES;
+    ptn_str tail = {token.p + (token.n - n), n};
+    return &k->slot[hash_of(k->secret, tail) % AUTH_CACHE_SLOTS];
+}
+
+/* Time depends on n alone; words, because the byte-wise comparisons of the libraries cost more here
+ * than all the rest of a hit. */
+static bool equal_in_constant_time(const char *a, const char *b, size_t n) {
+    uint64_t diff = 0, x, y;
+    size_t i = 0;
+    for (; i + sizeof x <= n; i += sizeof x) {
+        memcpy(&x, a + i, sizeof x);
+        memcpy(&y, b + i, sizeof y);
+        diff |= x ^ y;
+    }
+    for (; i < n; i++)
+        diff |= (uint64_t)(uint8_t)(a[i] ^ b[i]);
+    return diff == 0;
+}
+
+ptn_buf *auth_cache_get(const struct auth_cache *k, ptn_str token, int64_t now_ms) {
+    if (token.n > AUTH_CACHE_TOKEN_BYTES_MAX)
+        return NULL;
+    const struct auth_cached *e = *cached_slot(k, token);
+    if (e == NULL || e->token_bytes != token.n || e->expires_ms <= now_ms ||
+        !equal_in_constant_time(e->token, token.p, token.n))
+        return NULL;
+    return e->principal;
+}
+
+void auth_cache_put(struct auth_cache *k, ptn_str token, ptn_str session, int64_t expires_ms,
+                    ptn_buf *principal) {
+    if (token.n > AUTH_CACHE_TOKEN_BYTES_MAX)
+        return;
+    struct auth_cached *e = malloc(sizeof *e + token.n);
+    if (e == NULL)
+        return;
+    *e = (struct auth_cached){.principal = ptn_buf_ref(principal),
+                              .expires_ms = expires_ms,
+                              .token_bytes = (uint32_t)token.n};
+    memcpy(e->token, token.p, token.n);
+    digest_of(k->secret, session, e->session);
+    struct auth_cached **slot = &k->slot[cached_slot(k, token) - k->slot];
+    cached_free(slot);
+    *slot = e;
+}
+
+void auth_cache_drop_session(struct auth_cache *k, ptn_str session) {
+    uint8_t digest[AUTH_DIGEST_BYTES];
+    digest_of(k->secret, session, digest);
+    for (size_t i = 0; i < AUTH_CACHE_SLOTS; i++)
+        if (k->slot[i] != NULL && memcmp(k->slot[i]->session, digest, sizeof digest) == 0)
+            cached_free(&k->slot[i]);
+}
+
+void auth_cache_clear(struct auth_cache *k) {
+    for (size_t i = 0; i < AUTH_CACHE_SLOTS; i++)
+        cached_free(&k->slot[i]);
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * conversation_members.c - creating, listing and showing conversations, and who belongs to them.
+ */
+#include "actors/conversation_internal.h"
+
+#include <postern/codec.h>
+
+#include <stdlib.h>
+
+#define LIST_MAX 200
+#define LIST_DEFAULT 50
+#define LIST_REPLY_BYTES (512u << 10) /* the store stops a page there */
+#define ID_TRIES_MAX 65536
+
+void make_epoch(ptn_ctx *c, char out[CONVERSATION_EPOCH_BYTES + 1]) {
+    static const char digits[] = "0123456789abcdef";
+    uint8_t random[CONVERSATION_EPOCH_BYTES / 2];
+    ptn_random(c, random, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++) {
+        out[2 * i] = digits[random[i] >> 4];
+        out[2 * i + 1] = digits[random[i] & 15];
+    }
+    out[CONVERSATION_EPOCH_BYTES] = '\0';
+}
+
+/* ---- creating ----------------------------------------------------------------------------- */
+
+/* An id that belongs to this shard, so that the conversation lives where it was made. */
+static bool make_id(ptn_ctx *c, const struct shard *s, char out[PTN_ULID_LEN + 1]) {
+    for (int i = 0; i < ID_TRIES_MAX; i++) {
+        ptn_ulid(c, out);
+        if (ptn_shard((ptn_str){out, PTN_ULID_LEN}, s->directory->workers) == s->config->shard)
+            return true;
+    }
+    return false;
+}
+
+/* NULL: fine, *ret_title is the title or empty. */
+static const char *read_title(ptn_bytes body, ptn_str *ret_title) {
+    ptn_bytes value;
+    uint32_t chars = 0;
+    if (!ptn_map_get(body, "title", &value) || ptn_kind_of(value) == PTN_KIND_NIL)
+        return NULL;
+    if (!ptn_map_get_str(body, "title", ret_title))
+        return "a text";
+    for (size_t i = 0; i < ret_title->n; i++) {
+        uint8_t b = (uint8_t)ret_title->p[i];
+        if (b < 0x20 || b == 0x7f)
+            return "no control characters";
+        chars += (b & 0xc0) != 0x80; /* everything but continuation bytes begins a character */
+    }
+    return chars > CONVERSATION_TITLE_CHARS_MAX ? "at most 200 characters" : NULL;
+}
+
+/* Checks an array of user ids at value; *ret_u stands at the first.  NULL: fine. */
+static const char *read_users(ptn_bytes value, ptn_unpack *ret_u, uint32_t *ret_n) {
+    ptn_str user;
+    ptn_unpack u = ptn_unpack_of(value);
+    if (!ptn_unpack_array(&u, ret_n))
+        return "an array of user ids";
+    if (*ret_n > CONVERSATION_MEMBERS_MAX - 1)
+        return "at most 1000 members";
+    *ret_u = u;
+    for (uint32_t i = 0; i < *ret_n; i++)
+        if (!ptn_unpack_str(&u, &user) || user.n == 0 || user.n > CONVERSATION_ID_BYTES_MAX)
+            return "an array of user ids";
+    return NULL;
+}
+
+static void created(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct op *op = arg;
+    struct shard *s = state;
+    ptn_str id, user;
+    uint32_t n;
+    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
+        op_pass(c, op, err, reply);
+        return;
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 256 + 2 * reply->len);
+    ptn_response_begin(&w, 201);
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+    PTN_REQUIRE(c, conv_pack_record(&w, &u, &id));
+    ptn_response_send(c, op->to, &w);
+    u = ptn_unpack_of(ptn_msg_bytes(reply));
+    bool ok = ptn_unpack_array(&u, &n);
+    for (int i = 0; i < 6 && ok; i++) /* up to the members */
+        ok = ptn_unpack_any(&u, NULL);
+    if (ok && ptn_unpack_array(&u, &n))
+        for (; n > 0 && ptn_unpack_str(&u, &user); n--)
+            tell_user(c, s, user, "conversation.added", id);
+    op_end(c, op);
+}
+
+void on_create(ptn_ctx *c, struct op *op) {
+    ptn_bytes body = op->request.body, value;
+    ptn_str title = {0}, user;
+    ptn_unpack users = {0};
+    uint32_t n = 0;
+    char id[PTN_ULID_LEN + 1], epoch[CONVERSATION_EPOCH_BYTES + 1];
+    const char *why = NULL;
+    if (body.n > 0 && ptn_kind_of(body) != PTN_KIND_MAP) {
+        op_fail_field(c, op, "the conversation is not valid", "body", "an object is required");
+        return;
+    }
+    if ((why = read_title(body, &title)) != NULL) {
+        op_fail_field(c, op, "the conversation is not valid", "title", why);
+        return;
+    }
+    if (ptn_map_get(body, "members", &value) && ptn_kind_of(value) != PTN_KIND_NIL)
+        why = read_users(value, &users, &n);
+    if (why != NULL) {
+        op_fail_field(c, op, "the conversation is not valid", "members", why);
+        return;
+    }
+    if (!make_id(c, op->shard, id)) {
+        op_fail(c, op, PTN_CODE_INTERNAL, "no id could be made");
+        return;
+    }
+    make_epoch(c, epoch);
+    ptn_pack w;
+    ptn_pack_init(&w, 256 + value.n * (n > 0));
+    ptn_pack_array(&w, 6);
+    ptn_pack_cstr(&w, id);
+    ptn_pack_str_or_nil(&w, title);
+    ptn_pack_str(&w, op->user);
+    ptn_pack_int(&w, ptn_wall_ms(c));
+    ptn_pack_cstr(&w, epoch);
+    ptn_pack_array(&w, n + 1);
+    ptn_pack_str(&w, op->user);
+    for (uint32_t i = 0; i < n && ptn_unpack_str(&users, &user); i++)
+        ptn_pack_str(&w, user);
+    (void)op_ask(c, op, PTN_MSG_STORE_CONV_ADD, &w, created);
+}
+
+/* ---- showing ------------------------------------------------------------------------------ */
+
+void on_get(ptn_ctx *c, struct op *op) {
+    if (!conv_is_member(op->conv, op->user)) {
+        op_not_found(c, op);
+        return;
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 512);
+    ptn_response_begin(&w, 200);
+    conv_pack(&w, op->conv);
+    op_respond(c, op, &w);
+}
+
+static void listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct op *op = arg;
+    uint32_t n;
+    ptn_str last = {0};
+    (void)state;
+    if (err != 0 || reply->type != PTN_MSG_STORE_CONVS) {
+        op_pass(c, op, err, reply);
+        return;
+    }
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+    PTN_REQUIRE(c, ptn_unpack_array(&u, &n));
+    uint32_t shown = n < op->limit ? n : op->limit;
+    bool more = n > op->limit || (n > 0 && reply->len >= LIST_REPLY_BYTES);
+    ptn_pack rows, w;
+    ptn_pack_init(&rows, 1024 + 2 * reply->len);
+    for (uint32_t i = 0; i < shown; i++)
+        PTN_REQUIRE(c, conv_pack_record(&rows, &u, &last));
+    ptn_buf *encoded = shown > 0 ? ptn_pack_finish(&rows) : NULL;
+    if (shown == 0)
+        ptn_pack_abort(&rows);
+    ptn_pack_init(&w, 128 + ptn_buf_bytes(encoded).n);
+    ptn_response_begin_page(&w, 200, more ? last : (ptn_str){0}, (ptn_str){0});
+    ptn_pack_array(&w, encoded != NULL ? shown : 0);
+    if (encoded != NULL)
+        ptn_pack_raw(&w, ptn_buf_bytes(encoded));
+    if (shown > 0 && encoded == NULL) {
+        ptn_pack_abort(&w);
+        op_pass(c, op, -PTN_ENOMEM, NULL);
+        return;
+    }
+    ptn_buf_unref(encoded);
+    op_respond(c, op, &w);
+}
+
+void on_list(ptn_ctx *c, struct op *op) {
+    int64_t limit = LIST_DEFAULT;
+    char buf[CONVERSATION_ID_BYTES_MAX];
+    ptn_str after = {0};
+    if (ptn_query_int(op->request.query, "limit", 1, LIST_MAX, &limit) < 0) {
+        op_fail_field(c, op, "the query is not valid", "limit", "an integer from 1 to 200");
+        return;
+    }
+    (void)ptn_query_get(op->request.query, "after", buf, sizeof buf, &after);
+    op->limit = (uint32_t)limit;
+    ptn_pack w;
+    ptn_pack_init(&w, 160);
+    ptn_pack_array(&w, 3);
+    ptn_pack_str(&w, op->user);
+    ptn_pack_str_or_nil(&w, after);
+    ptn_pack_int(&w, limit + 1);
+    (void)op_ask(c, op, PTN_MSG_STORE_CONV_LIST, &w, listed);
+}
+
+/* ---- members ------------------------------------------------------------------------------ */
+
+/* {members: [..]} or {userId} in the body, or ?userId= (a DELETE may come without a body).  NULL:
+ * fine. */
+static const char *read_targets(const struct op *op, char *buf, size_t buf_bytes, ptn_unpack *ret_u,
+                                uint32_t *ret_n, ptn_str *ret_one) {
+    ptn_bytes body = op->request.body, value;
+    *ret_one = (ptn_str){0};
+    *ret_n = 1;
+    if (ptn_map_get(body, "members", &value)) {
+        const char *why = read_users(value, ret_u, ret_n);
+        return why == NULL && *ret_n == 0 ? "at least one user id" : why;
+    }
+    bool one = ptn_map_get(body, "userId", &value)
+                   ? ptn_map_get_str(body, "userId", ret_one)
+                   : ptn_query_get(op->request.query, "userId", buf, buf_bytes, ret_one);
+    if (!one || ret_one->n == 0 || ret_one->n > CONVERSATION_ID_BYTES_MAX)
+        return "an array of user ids (or userId: one)";
+    return NULL;
+}
+
+static ptn_str next_target(ptn_unpack *u, ptn_str one) {
+    ptn_str user = one;
+    if (one.n == 0)
+        (void)ptn_unpack_str(u, &user);
+    return user;
+}
+
+/* The store's answer is the new truth; whoever is new or gone hears of it. */
+static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct op *op = arg;
+    struct shard *s = state;
+    struct conversation *v = op->conv;
+    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
+        op_pass(c, op, err, reply);
+        return;
+    }
+    ptn_buf *old_record = ptn_buf_ref(v->record); /* keeps the old views alive */
+    ptn_str *old = v->members;
+    uint32_t n_old = v->n_members;
+    v->members = NULL;
+    v->n_members = 0;
+    if (!conv_adopt(v, reply->buf)) {
+        v->members = old;
+        v->n_members = n_old;
+        ptn_buf_unref(old_record);
+        ptn_fail(c, PTN_ENOMEM, "the new members of a conversation cannot be kept");
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 256 + reply->len);
+    ptn_response_begin(&w, 200);
+    conv_pack(&w, v);
+    ptn_response_send(c, op->to, &w);
+    /* Both lists are sorted by bytes: one walk finds the differences. */
+    for (uint32_t i = 0; i < n_old; i++)
+        if (!conv_is_member(v, old[i])) {
+            conv_evict_user(c, v, old[i]);
+            tell_user(c, s, old[i], "conversation.removed", conv_id(v));
+        }
+    struct conversation before = {.members = old, .n_members = n_old};
+    for (uint32_t i = 0; i < v->n_members; i++)
+        if (!conv_is_member(&before, v->members[i]))
+            tell_user(c, s, v->members[i], "conversation.added", conv_id(v));
+    free(old);
+    ptn_buf_unref(old_record);
+    op_end(c, op);
+}
+
+static void ask_members(ptn_ctx *c, struct op *op, uint32_t type, ptn_unpack u, uint32_t n,
+                        ptn_str one) {
+    bool add = type == PTN_MSG_STORE_MEMBERS_ADD;
+    ptn_pack w;
+    ptn_pack_init(&w, 512);
+    ptn_pack_array(&w, add ? 3 : 2);
+    ptn_pack_str(&w, conv_id(op->conv));
+    ptn_pack_array(&w, n);
+    for (uint32_t i = 0; i < n; i++)
+        ptn_pack_str(&w, next_target(&u, one));
+    if (add)
+        ptn_pack_int(&w, ptn_wall_ms(c));
+    (void)op_ask(c, op, type, &w, members_changed);
+}
+
+void on_members_add(ptn_ctx *c, struct op *op) {
+    char buf[CONVERSATION_ID_BYTES_MAX];
+    ptn_unpack u = {0};
+    uint32_t n;
+    ptn_str one;
+    if (!conv_is_member(op->conv, op->user)) {
+        op_not_found(c, op);
+        return;
+    }
+    const char *why = read_targets(op, buf, sizeof buf, &u, &n, &one);
+    if (why != NULL) {
+        op_fail_field(c, op, "the members are not valid", "members", why);
+        return;
+    }
+    ask_members(c, op, PTN_MSG_STORE_MEMBERS_ADD, u, n, one);
+}
+
+void on_members_remove(ptn_ctx *c, struct op *op) {
+    char buf[CONVERSATION_ID_BYTES_MAX];
+    struct conversation *v = op->conv;
+    ptn_unpack u = {0};
+    uint32_t n;
+    ptn_str one;
+    if (!conv_is_member(v, op->user)) {
+        op_not_found(c, op);
+        return;
+    }
+    const char *why = read_targets(op, buf, sizeof buf, &u, &n, &one);
+    if (why != NULL) {
+        op_fail_field(c, op, "the members are not valid", "members", why);
+        return;
+    }
+    bool any =
+        ptn_str_eq(op->user, v->creator) || (op->request.principal.roles & PTN_ROLE_ADMIN) != 0;
+    ptn_unpack check = u;
+    for (uint32_t i = 0; i < n; i++) {
+        ptn_str user = next_target(&check, one);
+        if (!any && !ptn_str_eq(user, op->user)) {
+            op_fail(c, op, PTN_CODE_FORBIDDEN,
+                    "only the creator or an administrator removes others; you can remove yourself");
+            return;
+        }
+        if (ptn_str_eq(user, conv_id(v))) {
+            op_fail(c, op, PTN_CODE_CONFLICT, "nobody can leave their own default conversation");
+            return;
+        }
+    }
+    ask_members(c, op, PTN_MSG_STORE_MEMBERS_REMOVE, u, n, one);
+}

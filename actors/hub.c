@@ -1,0 +1,804 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hub.c - local fan-out: the sinks of one worker, their subscriptions, and delivery of events to
+ * them.
+ *
+ * A subscription to an exact topic is granted by the topic's owner (TOPIC_ATTACH), which also
+ * states the position.  The owner's answer and its events travel the same FIFO path, so a
+ * subscription that starts at the answer misses nothing and sees nothing twice.  Patterns are
+ * granted here: the hub asks every owner for everything (TOPIC_WATCH_ALL) and starts when all have
+ * agreed.
+ *
+ * An event whose offset is not the next one means that an event was lost between owner and hub (the
+ * hub's mailbox was full): the subscribers of that topic are reset, never left with a silent hole.
+ *
+ * The ptn_hub outlives the actor: sinks are opened and closed by other actors of the same worker.
+ * A closed sink leaves the table at once and its subscriptions at the hub's next message
+ * (`graveyard`), because a close may come in the middle of a fan-out.
+ */
+#include "actors/hub_index.h"
+
+#include <postern/metrics.h>
+
+#include <stdlib.h>
+
+#define USER_BYTES_MAX 64
+
+struct hub_sink {
+    const ptn_sink_ops *ops;
+    void *self;
+    uint32_t index, generation;
+    struct hub_sub *subs;
+    uint32_t n_subs; /* granted and pending */
+    uint64_t serial; /* last event delivered, when several lists matched */
+    struct hub_sink *dead_next;
+    uint8_t user_bytes;
+    char user[USER_BYTES_MAX];
+};
+
+struct hub_attach { /* a subscription that waits for owners to agree */
+    struct hub_attach *next, **pprev;
+    ptn_hub *hub;
+    ptn_sink_id sink;
+    uint64_t tag;
+    struct hub_topic *topic; /* NULL: a pattern */
+    uint32_t waiting;        /* owners that have not agreed to send everything */
+    bool canceled, failed;
+    uint8_t name_bytes;
+    char name[PTN_TOPIC_BYTES_MAX];
+};
+
+struct ptn_hub {
+    ptn_hub_limits limits;
+    const ptn_directory *directory;
+    unsigned worker;
+    struct hub_index index;
+    struct hub_sink **sinks; /* by index; NULL: free */
+    uint32_t *generations;
+    uint32_t n_sinks, sinks_cap, free_hint;
+    struct hub_sink *graveyard;
+    struct hub_attach *attaches;
+    uint64_t serial;
+    bool watching_topics, watching_conversations;
+    int64_t subs_reported; /* what the gauge has of us */
+};
+
+/* ---- sinks -------------------------------------------------------------------------------- */
+
+ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsigned worker) {
+    ptn_hub *h = calloc(1, sizeof *h);
+    if (h == NULL)
+        return NULL;
+    h->limits = limits != NULL ? *limits : (ptn_hub_limits){0};
+    if (h->limits.sinks_max == 0)
+        h->limits.sinks_max = 100000;
+    if (h->limits.subscriptions_max == 0)
+        h->limits.subscriptions_max = 1000000;
+    if (h->limits.sink_subscriptions_max == 0)
+        h->limits.sink_subscriptions_max = 1000;
+    h->directory = d;
+    h->worker = worker;
+    return h;
+}
+
+static void attach_free(struct hub_attach *a) {
+    *a->pprev = a->next;
+    if (a->next != NULL)
+        a->next->pprev = a->pprev;
+    free(a);
+}
+
+static void bury(ptn_hub *h) {
+    while (h->graveyard != NULL) {
+        struct hub_sink *s = h->graveyard;
+        h->graveyard = s->dead_next;
+        while (s->subs != NULL)
+            hub_sub_remove(&h->index, s->subs);
+        free(s);
+    }
+}
+
+void ptn_hub_free(ptn_hub *h) {
+    if (h == NULL)
+        return;
+    hub_index_done(&h->index);
+    for (struct hub_sink *s = h->graveyard, *next; s != NULL; s = next) {
+        next = s->dead_next;
+        free(s);
+    }
+    for (uint32_t i = 0; i < h->sinks_cap; i++)
+        free(h->sinks[i]);
+    while (h->attaches != NULL)
+        attach_free(h->attaches);
+    free(h->sinks);
+    free(h->generations);
+    free(h);
+}
+
+static bool sinks_grow(ptn_hub *h) {
+    uint32_t cap = h->sinks_cap == 0 ? 64 : h->sinks_cap * 2;
+    if (cap > h->limits.sinks_max)
+        cap = h->limits.sinks_max;
+    struct hub_sink **sinks = realloc(h->sinks, cap * sizeof *sinks);
+    if (sinks == NULL)
+        return false;
+    h->sinks = sinks;
+    uint32_t *generations = realloc(h->generations, cap * sizeof *generations);
+    if (generations == NULL)
+        return false;
+    h->generations = generations;
+    for (uint32_t i = h->sinks_cap; i < cap; i++) {
+        h->sinks[i] = NULL;
+        h->generations[i] = 1;
+    }
+    h->free_hint = h->sinks_cap;
+    h->sinks_cap = cap;
+    return true;
+}
+
+int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id) {
+    if (h->n_sinks >= h->limits.sinks_max)
+        return -PTN_EOVERLOAD;
+    if (h->n_sinks == h->sinks_cap && !sinks_grow(h))
+        return -PTN_ENOMEM;
+    uint32_t i = h->free_hint;
+    while (h->sinks[i] != NULL) /* there is a free one: n_sinks < sinks_cap */
+        i = i + 1 == h->sinks_cap ? 0 : i + 1;
+    struct hub_sink *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return -PTN_ENOMEM;
+    s->ops = ops;
+    s->self = self;
+    s->index = i;
+    s->generation = h->generations[i];
+    h->sinks[i] = s;
+    h->n_sinks++;
+    h->free_hint = i + 1 == h->sinks_cap ? 0 : i + 1;
+    *ret_id = (uint64_t)s->generation << 32 | i;
+    return 0;
+}
+
+static struct hub_sink *sink_of(const ptn_hub *h, ptn_sink_id id) {
+    uint32_t i = (uint32_t)id;
+    if (i >= h->sinks_cap || h->sinks[i] == NULL || h->sinks[i]->generation != id >> 32)
+        return NULL;
+    return h->sinks[i];
+}
+
+static ptn_sink_id id_of(const struct hub_sink *s) {
+    return (uint64_t)s->generation << 32 | s->index;
+}
+
+static void deliver_nothing(ptn_ctx *c, void *self, ptn_event *e) {
+    (void)c, (void)self, (void)e;
+}
+
+void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
+    struct hub_sink *s = sink_of(h, id);
+    if (s == NULL)
+        return;
+    h->sinks[s->index] = NULL;
+    h->generations[s->index]++;
+    h->free_hint = s->index;
+    h->n_sinks--;
+    for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
+        sub->list->slots[sub->at].deliver = deliver_nothing;
+    bool asleep = h->graveyard == NULL;
+    s->dead_next = h->graveyard;
+    h->graveyard = s;
+    if (asleep) /* a refusal is harmless: any later message buries too */
+        (void)ptn_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SINK_GONE, NULL);
+}
+
+/* ---- asking the hub ----------------------------------------------------------------------- */
+
+static int cast_packed(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w) {
+    ptn_buf *b = ptn_pack_finish(w);
+    if (b == NULL)
+        return -PTN_ENOMEM;
+    int r = ptn_cast(c, to, type, b);
+    if (r < 0)
+        ptn_buf_unref(b);
+    return r;
+}
+
+int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
+                      ptn_position since, const ptn_principal *p) {
+    ptn_pack w;
+    ptn_pack_init(&w, 128 + topic.n);
+    ptn_pack_array(&w, 7);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_uint(&w, tag);
+    ptn_pack_str(&w, topic);
+    ptn_pack_str_or_nil(&w, since.epoch);
+    ptn_pack_uint(&w, since.offset);
+    ptn_pack_str(&w, p->user);
+    ptn_pack_uint(&w, p->roles);
+    return cast_packed(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
+}
+
+int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved) {
+    ptn_pack w;
+    ptn_pack_init(&w, 32);
+    ptn_pack_array(&w, 2);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_bool(&w, reserved);
+    return cast_packed(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
+}
+
+int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic) {
+    ptn_pack w;
+    ptn_pack_init(&w, 32 + topic.n);
+    ptn_pack_array(&w, 2);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_str(&w, topic);
+    return cast_packed(c, h->directory->hub[h->worker], PTN_MSG_HUB_UNSUBSCRIBE, &w);
+}
+
+/* ---- delivery ----------------------------------------------------------------------------- */
+
+struct fanout {
+    ptn_ctx *c;
+    ptn_hub *h;
+    ptn_event *e;
+    uint32_t delivered;
+};
+
+/* Several lists match: a sink gets the event once. */
+static void deliver_once(struct hub_list *l, void *arg) {
+    struct fanout *f = arg;
+    for (uint32_t i = 0; i < l->n; i++) {
+        struct hub_slot *slot = &l->slots[i];
+        if (slot->sub->sink->serial == f->h->serial)
+            continue;
+        slot->sub->sink->serial = f->h->serial;
+        slot->deliver(f->c, slot->self, f->e);
+        f->delivered++;
+    }
+}
+
+static void release_forms(ptn_event *e) {
+    for (unsigned i = 0; i < PTN_FORM_COUNT; i++)
+        e->forms[i] = ptn_frame_unref(e->forms[i]);
+}
+
+/* The hot loop.  Sinks may close themselves meanwhile: slots stay where they are until bury(). */
+static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *e) {
+    uint32_t n = t != NULL ? t->list.n : 0;
+    if (h->index.n_pattern_subs == 0) {
+        for (uint32_t i = 0; i < n; i++)
+            t->list.slots[i].deliver(c, t->list.slots[i].self, e);
+    } else {
+        struct fanout f = {c, h, e, 0};
+        h->serial++;
+        if (t != NULL)
+            deliver_once(&t->list, &f);
+        hub_index_match(&h->index, e->topic, deliver_once, &f);
+        deliver_once(&h->index.all_reserved, &f);
+        if (!ptn_topic_is_reserved(e->topic))
+            deliver_once(&h->index.all_public, &f);
+        n = f.delivered;
+    }
+    release_forms(e);
+    return n;
+}
+
+static void reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
+    const ptn_sink_ops *ops = s->ops;
+    void *self = s->self;
+    ptn_hub_sink_close(c, h, id_of(s));
+    ops->reset(c, self);
+}
+
+/* Every subscriber of the topic lost events: they must come back and resume. */
+static void reset_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
+    for (uint32_t i = 0; i < t->list.n; i++) {
+        struct hub_sink *s = t->list.slots[i].sub->sink;
+        if (sink_of(h, id_of(s)) == s) {
+            ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+            reset_sink(c, h, s);
+        }
+    }
+}
+
+static void detach(ptn_ctx *c, ptn_hub *h, ptn_str topic) {
+    ptn_pack w;
+    ptn_pack_init(&w, 16 + topic.n);
+    ptn_pack_array(&w, 1);
+    ptn_pack_str(&w, topic);
+    /* A refusal is harmless: the owner's next event finds no subscriber and comes here again. */
+    (void)cast_packed(c, ptn_topic_owner(h->directory, topic), PTN_MSG_TOPIC_DETACH, &w);
+}
+
+static void release_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
+    char name[PTN_TOPIC_BYTES_MAX];
+    uint32_t n = t->name_bytes;
+    memcpy(name, t->name, n);
+    if (hub_index_topic_release(&h->index, t))
+        detach(c, h, (ptn_str){name, n});
+}
+
+static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_event e = {0};
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &e.topic) ||
+        !ptn_unpack_str(&u, &e.epoch) || !ptn_unpack_uint(&u, &e.offset) ||
+        !ptn_unpack_any(&u, &e.data))
+        return -PTN_EPROTO;
+    struct hub_topic *t = hub_index_topic(&h->index, e.topic, false);
+    uint32_t delivered = 0;
+    if (t != NULL && t->list.n == 0 && t->pending == 0) {
+        release_topic(c, h, t);
+        t = NULL;
+    } else if (t == NULL && h->index.n_pattern_subs == 0) {
+        detach(c, h, e.topic);
+    }
+    if (t != NULL && t->epoch_bytes > 0) {
+        ptn_str epoch = {t->epoch, t->epoch_bytes};
+        if (t->list.n > 0 && (e.offset != t->offset + 1 || !ptn_str_eq(e.epoch, epoch)))
+            reset_topic(c, h, t);
+        t->offset = e.offset;
+    }
+    if (t != NULL || h->index.n_pattern_subs > 0) {
+        ptn_time begin = ptn_clock(c);
+        delivered = fan_out(c, h, t, &e);
+        if (delivered > 0)
+            ptn_observe_ns(PTN_H_FANOUT, ptn_clock(c) - begin);
+    }
+    if (m->corr == 0)
+        return 0;
+    ptn_pack w;
+    ptn_pack_init(&w, 16);
+    ptn_pack_array(&w, 1);
+    ptn_pack_uint(&w, delivered);
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b == NULL || ptn_reply(c, ptn_reply_token(c, m), PTN_MSG_EVENT_COUNT, b) < 0)
+        ptn_buf_unref(b);
+    return 0;
+}
+
+/* ---- subscribing -------------------------------------------------------------------------- */
+
+static void refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
+                   const char *message) {
+    ptn_subscribed r = {.tag = tag, .topic = topic, .code = code, .message = message};
+    s->ops->subscribed(c, s->self, &r);
+}
+
+static struct hub_sub *find_sub(const struct hub_sink *s, const struct hub_list *l) {
+    for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
+        if (sub->list == l)
+            return sub;
+    return NULL;
+}
+
+/* Adds the sink to a list unless it is there.  False: no memory, or a bound is reached. */
+static bool join(ptn_hub *h, struct hub_sink *s, struct hub_list *l) {
+    if (find_sub(s, l) != NULL)
+        return true;
+    if (h->index.n_subs >= h->limits.subscriptions_max ||
+        s->n_subs >= h->limits.sink_subscriptions_max)
+        return false;
+    struct hub_slot slot = {.deliver = s->ops->deliver, .self = s->self};
+    if (hub_sub_add(&h->index, l, s, &s->subs, &slot) == NULL)
+        return false;
+    s->n_subs++;
+    return true;
+}
+
+static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *sub) {
+    struct hub_topic *t = sub->list->topic;
+    hub_sub_remove(&h->index, sub);
+    s->n_subs--;
+    if (t != NULL)
+        release_topic(c, h, t);
+}
+
+static struct hub_attach *attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name) {
+    struct hub_attach *a = calloc(1, sizeof *a);
+    if (a == NULL)
+        return NULL;
+    a->hub = h;
+    a->sink = id_of(s);
+    a->tag = tag;
+    a->name_bytes = (uint8_t)name.n;
+    memcpy(a->name, name.p, name.n);
+    a->next = h->attaches;
+    a->pprev = &h->attaches;
+    if (a->next != NULL)
+        a->next->pprev = &a->next;
+    h->attaches = a;
+    return a;
+}
+
+/* Replays what the owner sent along, to this sink only. */
+static void replay(ptn_ctx *c, ptn_hub *h, ptn_sink_id id, const ptn_subscribed *r,
+                   ptn_unpack history) {
+    uint32_t n, pair;
+    if (!ptn_unpack_array(&history, &n))
+        return;
+    for (; n > 0; n--) {
+        ptn_event e = {.topic = r->topic, .epoch = r->epoch};
+        struct hub_sink *s = sink_of(h, id); /* it may close itself on the way */
+        if (s == NULL || !ptn_unpack_array(&history, &pair) || pair != 2 ||
+            !ptn_unpack_uint(&history, &e.offset) || !ptn_unpack_any(&history, &e.data))
+            return;
+        s->ops->deliver(c, s->self, &e);
+        release_forms(&e);
+    }
+}
+
+static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg *reply) {
+    struct hub_topic *t = a->topic;
+    struct hub_sink *s = sink_of(h, a->sink);
+    ptn_subscribed r = {.tag = a->tag, .topic = {t->name, t->name_bytes}, .code = -1};
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+    uint32_t n;
+    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &r.epoch) ||
+        r.epoch.n > HUB_EPOCH_BYTES_MAX || !ptn_unpack_uint(&u, &r.offset) ||
+        !ptn_unpack_bool(&u, &r.recovered)) {
+        refuse(c, s, a->tag, r.topic, PTN_CODE_INTERNAL, "the topic's owner gave a bad answer");
+        return;
+    }
+    if (!join(h, s, &t->list)) {
+        refuse(c, s, a->tag, r.topic, PTN_CODE_OVERLOADED,
+               "too many subscriptions; unsubscribe from some or raise limits.subscriptions");
+        return;
+    }
+    memcpy(t->epoch, r.epoch.p, r.epoch.n);
+    t->epoch_bytes = (uint32_t)r.epoch.n;
+    t->offset = r.offset;
+    s->ops->subscribed(c, s->self, &r);
+    replay(c, h, a->sink, &r, u);
+}
+
+static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct hub_attach *a = arg;
+    ptn_hub *h = a->hub;
+    struct hub_sink *s = sink_of(h, a->sink);
+    struct hub_topic *t = a->topic;
+    ptn_problem p;
+    (void)state;
+    if (s != NULL && !a->canceled) {
+        if (err == 0 && reply->type == PTN_MSG_TOPIC_ATTACHED) {
+            granted(c, h, a, reply);
+        } else {
+            const char *message;
+            int code = ptn_code_of_err(err, &message);
+            char text[160];
+            if (err == 0 && ptn_problem_unpack(ptn_msg_bytes(reply), &p)) {
+                size_t n = p.message.n < sizeof text - 1 ? p.message.n : sizeof text - 1;
+                memcpy(text, p.message.p, n);
+                text[n] = '\0';
+                code = p.code;
+                message = text;
+            }
+            refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, code, message);
+        }
+    }
+    t->pending--;
+    attach_free(a);
+    release_topic(c, h, t);
+}
+
+static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
+                            ptn_position since, ptn_str user, uint64_t roles) {
+    struct hub_topic *t = hub_index_topic(&h->index, topic, true);
+    struct hub_attach *a = t != NULL ? attach_new(h, s, tag, topic) : NULL;
+    int r = -PTN_ENOMEM;
+    if (a != NULL) {
+        a->topic = t;
+        t->pending++;
+        t->owner = ptn_topic_owner(h->directory, topic);
+        ptn_pack w;
+        ptn_pack_init(&w, 96 + topic.n);
+        ptn_pack_array(&w, 5);
+        ptn_pack_str(&w, topic);
+        ptn_pack_str(&w, user);
+        ptn_pack_uint(&w, roles);
+        ptn_pack_str_or_nil(&w, since.epoch);
+        ptn_pack_uint(&w, since.offset);
+        ptn_buf *b = ptn_pack_finish(&w);
+        if (b != NULL)
+            r = ptn_ask(c, t->owner, PTN_MSG_TOPIC_ATTACH, b, ptn_now(c) + 10 * PTN_SEC,
+                        attach_ended, a, NULL);
+        if (r < 0) {
+            ptn_buf_unref(b);
+            t->pending--;
+            attach_free(a);
+        }
+    }
+    if (r < 0) {
+        if (t != NULL)
+            release_topic(c, h, t);
+        const char *message;
+        int code = ptn_code_of_err(r == -PTN_ENOMEM ? -PTN_EOVERLOAD : r, &message);
+        refuse(c, s, tag, topic, code, message);
+    }
+}
+
+/* ---- patterns and gateways: every event ---------------------------------------------------- */
+
+/* All owners agreed (or one did not). */
+static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
+    struct hub_sink *s = sink_of(h, a->sink);
+    ptn_str name = {a->name, a->name_bytes};
+    if (s != NULL && !a->canceled) {
+        struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
+        if (l != NULL && join(h, s, l)) {
+            ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
+            s->ops->subscribed(c, s->self, &r);
+        } else {
+            refuse(c, s, a->tag, name, PTN_CODE_OVERLOADED, "try to subscribe again in a moment");
+        }
+    }
+    attach_free(a);
+}
+
+static void watch_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct hub_attach *a = arg;
+    (void)state, (void)reply;
+    a->failed |= err < 0;
+    if (--a->waiting == 0)
+        watch_settled(c, a->hub, a);
+}
+
+static ptn_buf *pack_bool(bool on) {
+    ptn_pack w;
+    ptn_pack_init(&w, 8);
+    ptn_pack_array(&w, 1);
+    ptn_pack_bool(&w, on);
+    return ptn_pack_finish(&w);
+}
+
+/* Asks every owner of one class to send (or stop sending) everything.  a may be NULL. */
+static void watch(ptn_ctx *c, ptn_hub *h, const ptn_addr *owners, bool on, struct hub_attach *a) {
+    for (unsigned i = 0; i < h->directory->workers; i++) {
+        ptn_buf *b = pack_bool(on);
+        int r = -PTN_ENOMEM;
+        if (b != NULL && a != NULL)
+            r = ptn_ask(c, owners[i], PTN_MSG_TOPIC_WATCH_ALL, b, ptn_now(c) + 10 * PTN_SEC,
+                        watch_ended, a, NULL);
+        else if (b != NULL)
+            r = ptn_cast(c, owners[i], PTN_MSG_TOPIC_WATCH_ALL, b);
+        if (r == 0 && a != NULL)
+            a->waiting++;
+        if (r < 0) {
+            ptn_buf_unref(b);
+            if (a != NULL)
+                a->failed = true;
+        }
+    }
+}
+
+static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag,
+                              ptn_str pattern) {
+    struct hub_attach *a = attach_new(h, s, tag, pattern);
+    if (a == NULL) {
+        refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
+        return;
+    }
+    /* Owners are idempotent; asking each time also makes `subscribed` wait for those that
+     * restarted. */
+    watch(c, h, h->directory->topics, true, a);
+    h->watching_topics = true;
+    if (a->waiting == 0)
+        watch_settled(c, h, a);
+}
+
+static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved) {
+    if (!join(h, s, reserved ? &h->index.all_reserved : &h->index.all_public))
+        return 0; /* the gateway sees no events; the gauge of subscriptions shows why */
+    watch(c, h, h->directory->topics, true, NULL);
+    h->watching_topics = true;
+    if (reserved) {
+        watch(c, h, h->directory->conversation, true, NULL);
+        h->watching_conversations = true;
+    }
+    return 0;
+}
+
+/* Stops the flood when the last pattern or gateway has gone. */
+static void unwatch(ptn_ctx *c, ptn_hub *h) {
+    if (h->watching_conversations && h->index.all_reserved.n == 0) {
+        watch(c, h, h->directory->conversation, false, NULL);
+        h->watching_conversations = false;
+    }
+    if (!h->watching_topics || h->index.n_pattern_subs > 0)
+        return;
+    for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
+        if (a->topic == NULL)
+            return; /* a pattern is about to come */
+    watch(c, h, h->directory->topics, false, NULL);
+    h->watching_topics = false;
+}
+
+/* ---- messages ----------------------------------------------------------------------------- */
+
+/* What a client may see: its own user topics, system events, public topics; conversations are
+ * decided by their owner.  Patterns over the private name spaces are refused. */
+static const char *forbidden(ptn_str topic, ptn_str user) {
+    ptn_str private_user = PTN_STR("user."), conversation = PTN_STR("conversation.");
+    bool wild = ptn_pattern_has_wildcard(topic);
+    if (wild && (ptn_str_starts(topic, private_user) || ptn_str_starts(topic, conversation)))
+        return "patterns do not reach into conversation.* or user.*: name the topic";
+    if (!ptn_str_starts(topic, private_user))
+        return NULL;
+    ptn_str id = {topic.p + private_user.n, topic.n - private_user.n};
+    return ptn_str_eq(id, user) ? NULL : "this topic belongs to another user";
+}
+
+static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    uint64_t id, tag, roles;
+    bool reserved;
+    ptn_str topic, user;
+    ptn_position since;
+    if (!ptn_unpack_array(&u, &n) || !ptn_unpack_uint(&u, &id))
+        return -PTN_EPROTO;
+    struct hub_sink *s = sink_of(h, id);
+    if (s == NULL)
+        return 0; /* it has gone meanwhile */
+    if (n == 2 && ptn_unpack_bool(&u, &reserved))
+        return subscribe_all(c, h, s, reserved);
+    if (n != 7 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
+        !ptn_unpack_str_or_nil(&u, &since.epoch) || !ptn_unpack_uint(&u, &since.offset) ||
+        !ptn_unpack_str(&u, &user) || !ptn_unpack_uint(&u, &roles))
+        return -PTN_EPROTO;
+    if (user.n <= USER_BYTES_MAX) {
+        memcpy(s->user, user.p, user.n);
+        s->user_bytes = (uint8_t)user.n;
+    }
+    const char *why = NULL;
+    if (!ptn_pattern_is_valid(topic))
+        refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
+               "a topic is 1 to 255 bytes of dot-separated segments; `*` is one segment, `**` the "
+               "rest at the end");
+    else if ((why = forbidden(topic, user)) != NULL)
+        refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
+    else if (s->n_subs >= h->limits.sink_subscriptions_max)
+        refuse(c, s, tag, topic, PTN_CODE_OVERLOADED,
+               "this connection has too many subscriptions; unsubscribe from some");
+    else if (ptn_pattern_has_wildcard(topic))
+        subscribe_pattern(c, h, s, tag, topic);
+    else
+        subscribe_topic(c, h, s, tag, topic, since, user, roles);
+    return 0;
+}
+
+static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    uint64_t id;
+    ptn_str topic;
+    if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_uint(&u, &id) ||
+        !ptn_unpack_str(&u, &topic))
+        return -PTN_EPROTO;
+    struct hub_sink *s = sink_of(h, id);
+    if (s == NULL || !ptn_pattern_is_valid(topic))
+        return 0;
+    for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
+        if (a->sink == id && ptn_str_eq(topic, (ptn_str){a->name, a->name_bytes}))
+            a->canceled = true;
+    struct hub_list *l = NULL;
+    if (ptn_pattern_has_wildcard(topic)) {
+        l = hub_index_pattern(&h->index, topic, false);
+    } else {
+        struct hub_topic *t = hub_index_topic(&h->index, topic, false);
+        l = t != NULL ? &t->list : NULL;
+    }
+    struct hub_sub *sub = l != NULL ? find_sub(s, l) : NULL;
+    if (sub != NULL)
+        leave(c, h, s, sub);
+    return 0;
+}
+
+static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    ptn_str topic, user;
+    if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_str(&u, &topic) ||
+        !ptn_unpack_str(&u, &user))
+        return -PTN_EPROTO;
+    struct hub_topic *t = hub_index_topic(&h->index, topic, false);
+    if (t == NULL)
+        return 0;
+    t->pending++; /* keeps the entry while its list changes */
+    for (uint32_t i = t->list.n; i > 0; i--) {
+        struct hub_sub *sub = t->list.slots[i - 1].sub;
+        struct hub_sink *s = sub->sink;
+        if (!ptn_str_eq(user, (ptn_str){s->user, s->user_bytes}))
+            continue;
+        leave(c, h, s, sub);
+        if (sink_of(h, id_of(s)) == s)
+            refuse(c, s, 0, topic, PTN_CODE_FORBIDDEN, "you are no longer a member");
+    }
+    t->pending--;
+    release_topic(c, h, t);
+    return 0;
+}
+
+/* An owner forgot what it knew of us: whoever listens there must come back and resume. */
+static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    struct hub_topic *t, *next;
+    HASH_ITER(hh, h->index.topics, t, next) {
+        if (t->owner == m->from)
+            reset_topic(c, h, t);
+    }
+    for (unsigned i = 0; i < h->directory->workers; i++) {
+        bool topics = h->directory->topics[i] == m->from && h->watching_topics;
+        bool conversations = h->directory->conversation[i] == m->from && h->watching_conversations;
+        ptn_buf *b = topics || conversations ? pack_bool(true) : NULL;
+        if (b != NULL && ptn_cast(c, m->from, PTN_MSG_TOPIC_WATCH_ALL, b) < 0)
+            ptn_buf_unref(b);
+    }
+    return 0;
+}
+
+/* Reclaims closed sinks, and topics that only they had. */
+static void reclaim(ptn_ctx *c, ptn_hub *h) {
+    if (h->graveyard != NULL) {
+        for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next)
+            while (s->subs != NULL)
+                leave(c, h, s, s->subs);
+        bury(h);
+        unwatch(c, h);
+    }
+    int64_t n = h->index.n_subs;
+    if (n != h->subs_reported) {
+        ptn_gauge_add(PTN_G_SUBSCRIPTIONS, n - h->subs_reported);
+        h->subs_reported = n;
+    }
+}
+
+static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    ptn_hub *h = *(ptn_hub **)state;
+    int r = 0;
+    switch (m->type) {
+    case PTN_MSG_EVENT:
+        r = on_event(c, h, m);
+        break;
+    case PTN_MSG_HUB_SUBSCRIBE:
+        r = on_subscribe(c, h, m);
+        break;
+    case PTN_MSG_HUB_UNSUBSCRIBE:
+        r = on_unsubscribe(c, h, m);
+        unwatch(c, h);
+        break;
+    case PTN_MSG_HUB_EVICT:
+        r = on_evict(c, h, m);
+        break;
+    case PTN_MSG_OWNER_RESTARTED:
+        r = on_owner_restarted(c, h, m);
+        break;
+    case PTN_MSG_STOPPING:
+        ptn_exit(c, 0);
+        break;
+    default:
+        break; /* HUB_SINK_GONE, answers nobody waits for */
+    }
+    reclaim(c, h);
+    return r;
+}
+
+/* After a crash every sink is told to start over, and the tables begin empty. */
+static int hub_init(ptn_ctx *c, void *state, void *arg) {
+    ptn_hub *h = arg;
+    *(ptn_hub **)state = h;
+    for (uint32_t i = 0; i < h->sinks_cap; i++)
+        if (h->sinks[i] != NULL)
+            reset_sink(c, h, h->sinks[i]);
+    hub_index_done(&h->index);
+    for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next)
+        s->subs = NULL;
+    while (h->attaches != NULL)
+        attach_free(h->attaches);
+    h->watching_topics = h->watching_conversations = false;
+    bury(h);
+    return 0;
+}
+
+const ptn_actor_ops ptn_hub_actor = {
+    .name = "hub", .state_size = sizeof(ptn_hub *), .init = hub_init, .handle = hub_handle};

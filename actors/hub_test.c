@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hub_test.c - hubs and topics together: order, positions, recovery, wildcards, closing, crashes.
+ *
+ * A script actor stands for the adapters: it runs one step per virtual millisecond, so that
+ * everything a step caused has settled before the next.
+ */
+#include "actors/topics.h"
+#include "runtime/testing.h"
+
+#include <criterion/criterion.h>
+#include <postern/hub.h>
+
+#define SEEN_MAX 512
+
+struct fixture;
+
+struct client { /* a sink that writes down what it sees */
+    struct fixture *f;
+    ptn_sink_id id;
+    char seen[SEEN_MAX]; /* "+a.b@0 a.b:1 a.b:2 " */
+    char epoch[64];
+    bool close_at_first; /* closes itself inside deliver */
+    unsigned resets;
+    int code;
+};
+
+struct fixture {
+    struct rig rig;
+    ptn_directory d;
+    ptn_hub *hub[2];
+    struct topics_config topics[2];
+    struct client client[4];
+    void (*const *steps)(ptn_ctx *c, struct fixture *f);
+    unsigned at;
+    ptn_timer timer;
+};
+
+static void note(struct client *cl, const char *fmt, ...) {
+    size_t n = strlen(cl->seen);
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(cl->seen + n, sizeof cl->seen - n, fmt, ap);
+    va_end(ap);
+}
+
+static void on_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
+    struct client *cl = self;
+    (void)c;
+    cl->code = r->code;
+    if (r->code != -1) {
+        note(cl, "!%.*s ", (int)r->topic.n, r->topic.p);
+        return;
+    }
+    note(cl, "+%.*s@%llu%s ", (int)r->topic.n, r->topic.p, (unsigned long long)r->offset,
+         r->recovered ? "r" : "");
+    (void)snprintf(cl->epoch, sizeof cl->epoch, "%.*s", (int)r->epoch.n, r->epoch.p);
+}
+
+static void on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+    struct client *cl = self;
+    note(cl, "%.*s:%llu ", (int)e->topic.n, e->topic.p, (unsigned long long)e->offset);
+    if (e->forms[PTN_FORM_SSE] == NULL)
+        e->forms[PTN_FORM_SSE] = ptn_frame_new(8);
+    if (cl->close_at_first)
+        ptn_hub_sink_close(c, cl->f->hub[0], cl->id);
+}
+
+static void on_reset(ptn_ctx *c, void *self) {
+    (void)c;
+    ((struct client *)self)->resets++;
+}
+
+static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_reset};
+
+/* ---- steps -------------------------------------------------------------------------------- */
+
+static void subscribe_since(ptn_ctx *c, struct fixture *f, unsigned client, const char *topic,
+                            const char *epoch, uint64_t offset) {
+    struct client *cl = &f->client[client];
+    if (cl->id == PTN_SINK_NONE)
+        cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, &cl->id), 0);
+    ptn_principal p = {.user = PTN_STR("u1"), .name = PTN_STR("ann"), .roles = PTN_ROLE_USER};
+    ptn_position since = {ptn_str_of(epoch), offset};
+    cr_assert_eq(ptn_hub_subscribe(c, f->hub[0], cl->id, 7, ptn_str_of(topic), since, &p), 0);
+}
+
+static void subscribe(ptn_ctx *c, struct fixture *f, unsigned client, const char *topic) {
+    subscribe_since(c, f, client, topic, NULL, 0);
+}
+
+static void publish(ptn_ctx *c, struct fixture *f, const char *topic) {
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 2);
+    ptn_pack_cstr(&w, topic);
+    ptn_pack_int(&w, 42);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(ptn_cast(c, ptn_topic_owner(&f->d, ptn_str_of(topic)), PTN_MSG_TOPIC_PUBLISH, b),
+                 0);
+}
+
+static void next_step(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct fixture *f = arg;
+    (void)state;
+    if (f->steps[f->at] == NULL) {
+        for (unsigned i = 0; i < PTN_ARRAY_LEN(f->client); i++)
+            ptn_hub_sink_close(c, f->hub[0], f->client[i].id);
+        ptn_runtime_stop(f->rig.rt);
+        return;
+    }
+    f->steps[f->at++](c, f);
+    ptn_timer_start(c, t, PTN_MS, next_step, f);
+}
+
+static int script_init(ptn_ctx *c, void *state, void *arg) {
+    struct fixture *f = arg;
+    (void)state;
+    ptn_timer_start(c, &f->timer, PTN_MS, next_step, f);
+    return 0;
+}
+
+static int script_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    (void)state;
+    if (m->type == PTN_MSG_STOPPING)
+        ptn_exit(c, 0);
+    return 0;
+}
+
+static const ptn_actor_ops script = {
+    .name = "script", .init = script_init, .handle = script_handle};
+
+static void run(struct fixture *f, unsigned workers,
+                void (*const *steps)(ptn_ctx *, struct fixture *)) {
+    uint64_t live = buf_live();
+    memset(f, 0, sizeof *f);
+    rig_open(&f->rig, workers);
+    f->steps = steps;
+    f->d.workers = workers;
+    for (unsigned i = 0; i < workers; i++) {
+        f->hub[i] = ptn_hub_new(NULL, &f->d, i);
+        f->d.hub[i] = rig_spawn(&f->rig, &ptn_hub_actor, f->hub[i], (int)i, PTN_PERMANENT);
+        f->topics[i] =
+            (struct topics_config){.directory = &f->d, .shard = i, .history_events_max = 4};
+        f->d.topics[i] = rig_spawn(&f->rig, &topics_actor, &f->topics[i], (int)i, PTN_PERMANENT);
+        f->d.conversation[i] = f->d.topics[i];
+    }
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(f->client); i++)
+        f->client[i].f = f;
+    rig_spawn(&f->rig, &script, f, 0, PTN_TEMPORARY);
+    cr_assert_eq(ptn_runtime_run(f->rig.rt), 0);
+    for (unsigned i = 0; i < workers; i++)
+        ptn_hub_free(f->hub[i]);
+    rig_close(&f->rig);
+    cr_assert_eq(buf_live(), live, "%lld bytes of messages leak", (long long)(buf_live() - live));
+}
+
+/* ---- order and position ------------------------------------------------------------------- */
+
+static void order_1(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "a.b");
+    subscribe(c, f, 0, "a.b");
+    publish(c, f, "a.b");
+}
+static void order_2(ptn_ctx *c, struct fixture *f) {
+    subscribe(c, f, 1, "a.b");
+    publish(c, f, "a.b");
+    publish(c, f, "other");
+    publish(c, f, "a.b");
+}
+
+static void order_3(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "a.b");
+}
+
+Test(hub, subscribed_comes_first_and_says_where) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {order_1, order_2, order_3, NULL};
+    for (unsigned workers = 1; workers <= 2; workers++) {
+        run(&f, workers, steps);
+        const char *at2 = strstr(f.client[0].seen, "a.b:3 a.b:4 a.b:5 ");
+        cr_assert_not_null(at2, "%s", f.client[0].seen);
+        cr_assert(f.client[0].seen[0] == '+');
+        cr_assert(strstr(f.client[1].seen, "a.b:5 ") != NULL && f.client[1].seen[0] == '+', "%s",
+                  f.client[1].seen);
+    }
+}
+
+/* ---- recovery ----------------------------------------------------------------------------- */
+
+static void three_events(ptn_ctx *c, struct fixture *f) {
+    for (int i = 0; i < 3; i++)
+        publish(c, f, "t");
+}
+static void subscribe_t(ptn_ctx *c, struct fixture *f) {
+    subscribe(c, f, 0, "t");
+}
+static void resume_t(ptn_ctx *c, struct fixture *f) {
+    subscribe_since(c, f, 1, "t", f->client[0].epoch, 1);
+    subscribe_since(c, f, 2, "t", "another-life", 1);
+}
+
+Test(hub, recovery_is_complete_or_not_at_all) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {three_events, subscribe_t,
+                                                                 resume_t, NULL};
+    run(&f, 1, steps);
+    cr_assert_str_eq(f.client[0].seen, "+t@3 ");
+    cr_assert_str_eq(f.client[1].seen, "+t@3r t:2 t:3 ");
+    cr_assert_str_eq(f.client[2].seen, "+t@3 ");
+}
+
+static void many_events(ptn_ctx *c, struct fixture *f) {
+    for (int i = 0; i < 6; i++) /* the history keeps 4 */
+        publish(c, f, "t");
+}
+static void resume_bounds(ptn_ctx *c, struct fixture *f) {
+    subscribe_since(c, f, 1, "t", f->client[0].epoch, 1);
+    subscribe_since(c, f, 2, "t", f->client[0].epoch, 2);
+    subscribe_since(c, f, 3, "t", f->client[0].epoch, 7);
+}
+
+Test(hub, history_is_bounded_and_says_so) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {many_events, subscribe_t,
+                                                                 resume_bounds, NULL};
+    run(&f, 1, steps);
+    cr_assert_str_eq(f.client[1].seen, "+t@6 ");
+    cr_assert_str_eq(f.client[2].seen, "+t@6r t:3 t:4 t:5 t:6 ");
+    cr_assert_str_eq(f.client[3].seen, "+t@6 ");
+}
+
+/* ---- wildcards ---------------------------------------------------------------------------- */
+
+static void wild_1(ptn_ctx *c, struct fixture *f) {
+    subscribe(c, f, 0, "a.*");
+    subscribe(c, f, 0, "a.b");
+    subscribe(c, f, 0, "**");
+    subscribe(c, f, 1, "**");
+    subscribe(c, f, 2, "user.*");
+    subscribe(c, f, 3, "user.u2");
+}
+static void wild_2(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "a.b");
+    publish(c, f, "a.c.d");
+    publish(c, f, "system.x");
+}
+static void wild_3(ptn_ctx *c, struct fixture *f) {
+    ptn_hub_unsubscribe(c, f->hub[0], f->client[0].id, PTN_STR("**"));
+    ptn_hub_sink_close(c, f->hub[0], f->client[1].id);
+}
+static void wild_4(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "a.b");
+    publish(c, f, "z");
+}
+
+Test(hub, a_sink_gets_an_event_once_however_many_patterns_match) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {wild_1, wild_2, wild_3, wild_4,
+                                                                 NULL};
+    for (unsigned workers = 1; workers <= 2; workers++) {
+        run(&f, workers, steps);
+        const char *seen = f.client[0].seen;
+        const char *first = strstr(seen, "a.b:1 ");
+        cr_assert(first != NULL && strstr(first + 1, "a.b:1 ") == NULL, "%s", seen);
+        cr_assert(strstr(seen, "a.b:2 ") != NULL && strstr(seen, "z:") == NULL, "%s", seen);
+        cr_assert(strstr(seen, "a.c.d:1 ") != NULL && strstr(seen, "system") == NULL, "%s", seen);
+        cr_assert(strstr(f.client[1].seen, "a.b:1 ") && !strstr(f.client[1].seen, "a.b:2"), "%s",
+                  f.client[1].seen);
+        cr_assert_eq(f.client[2].code, PTN_CODE_FORBIDDEN);
+        cr_assert_eq(f.client[3].code, PTN_CODE_FORBIDDEN);
+    }
+}
+
+/* ---- closing and crashing ----------------------------------------------------------------- */
+
+static void close_1(ptn_ctx *c, struct fixture *f) {
+    for (unsigned i = 0; i < 3; i++)
+        subscribe(c, f, i, "t");
+    f->client[1].close_at_first = true;
+}
+static void close_2(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "t");
+    publish(c, f, "t");
+}
+
+Test(hub, a_sink_may_close_itself_during_a_fan_out) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {close_1, close_2, NULL};
+    run(&f, 1, steps);
+    cr_assert_str_eq(f.client[0].seen, "+t@0 t:1 t:2 ");
+    cr_assert_str_eq(f.client[1].seen, "+t@0 t:1 ");
+    cr_assert_str_eq(f.client[2].seen, "+t@0 t:1 t:2 ");
+}
+
+static void crash_topics(ptn_ctx *c, struct fixture *f) {
+    /* A malformed internal message fails the actor. */
+    cr_assert_eq(ptn_cast(c, f->d.topics[0], PTN_MSG_TOPIC_PUBLISH, NULL), 0);
+}
+
+Test(hub, subscribers_are_reset_when_the_owner_restarts) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {close_1, crash_topics, subscribe_t,
+                                                                 NULL};
+    run(&f, 1, steps);
+    cr_assert_eq(f.rig.restarts, 1);
+    cr_assert_eq(f.client[0].resets, 1);
+    cr_assert_eq(f.client[2].resets, 1);
+}
+
+static void crash_hub(ptn_ctx *c, struct fixture *f) {
+    cr_assert_eq(ptn_cast(c, f->d.hub[0], PTN_MSG_EVENT, NULL), 0);
+}
+static void after_hub_crash(ptn_ctx *c, struct fixture *f) {
+    f->client[3].close_at_first = false;
+    subscribe(c, f, 3, "t");
+}
+
+Test(hub, sinks_are_reset_when_the_hub_restarts) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {close_1, crash_hub,
+                                                                 after_hub_crash, close_2, NULL};
+    run(&f, 1, steps);
+    cr_assert_eq(f.client[0].resets, 1);
+    cr_assert_str_eq(f.client[3].seen, "+t@0 t:1 t:2 ");
+}
+
+static void evict(ptn_ctx *c, struct fixture *f) {
+    ptn_pack w;
+    ptn_pack_init(&w, 32);
+    ptn_pack_array(&w, 2);
+    ptn_pack_cstr(&w, "t");
+    ptn_pack_cstr(&w, "u1");
+    cr_assert_eq(ptn_cast(c, f->d.hub[0], PTN_MSG_HUB_EVICT, ptn_pack_finish(&w)), 0);
+}
+
+Test(hub, an_evicted_user_hears_of_it_and_no_more_events) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {subscribe_t, evict, close_2, NULL};
+    run(&f, 1, steps);
+    cr_assert_str_eq(f.client[0].seen, "+t@0 !t ");
+    cr_assert_eq(f.client[0].code, PTN_CODE_FORBIDDEN);
+}
+
+static void bad_names(ptn_ctx *c, struct fixture *f) {
+    static const char *const names[] = {"", "a..b", "a b", "**.a", "a.*b"};
+    for (size_t i = 0; i < PTN_ARRAY_LEN(names); i++)
+        subscribe(c, f, 0, names[i]);
+}
+
+Test(hub, bad_names_are_refused) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {bad_names, NULL};
+    run(&f, 1, steps);
+    cr_assert_eq(f.client[0].code, PTN_CODE_INVALID_REQUEST);
+    cr_assert_str_eq(f.client[0].seen, "! !a..b !a b !**.a !a.*b ");
+}

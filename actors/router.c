@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * router.c - finds the owner of a request, checks what the caller needs to be, and hands the
+ * request on.
+ *
+ * The request is forwarded unchanged (same payload, same asker): the owner answers the adapter
+ * directly, so that routing costs one hop and no copy.  Authentication happened in the adapter,
+ * membership is the owner's to check; here it is only decided whether a caller of this kind may
+ * come at all.
+ */
+#include "actors/router.h"
+
+#include <postern/metrics.h>
+
+#include <stdio.h>
+
+enum permission { NEEDS_NONE, NEEDS_USER, NEEDS_ADMIN, NEEDS_PROBE };
+enum owner { OWNER_AUTH, OWNER_USERS, OWNER_CONVERSATION, OWNER_TOPICS, OWNER_HEALTH };
+enum shard_by { SHARD_NONE, SHARD_PATH, SHARD_BODY };
+
+struct route {
+    enum ptn_method method;
+    const char *pattern; /* `{}` is one segment */
+    uint32_t kind;
+    enum permission permission;
+    enum owner owner;
+    enum shard_by shard;
+};
+
+static const struct route routes[] = {
+#define XX(method, pattern, kind, permission, owner, shard)                                        \
+    {PTN_##method, pattern, PTN_MSG_ROUTE_##kind, NEEDS_##permission, OWNER_##owner, SHARD_##shard},
+    PTN_ROUTE_MAP(XX)
+#undef XX
+};
+
+/* ---- matching ----------------------------------------------------------------------------- */
+
+/* Segment by segment; a literal segment wins over `{}` because of the table's order. */
+static bool pattern_fits(const char *pattern, ptn_str path) {
+    const char *p = pattern;
+    size_t i = 0;
+    while (*p != '\0' && i < path.n) {
+        if (p[0] == '{') {
+            size_t begin = i;
+            while (i < path.n && path.p[i] != '/')
+                i++;
+            if (i == begin)
+                return false;
+            p += 2;
+        } else if (*p++ != path.p[i++]) {
+            return false;
+        }
+    }
+    return *p == '\0' && i == path.n;
+}
+
+static ptn_str below_base(ptn_str path) {
+    ptn_str base = PTN_STR("/api/v1/");
+    if (!ptn_str_starts(path, base))
+        return path;
+    return (ptn_str){path.p + base.n - 1, path.n - base.n + 1};
+}
+
+/* NULL: none; *ret_other is set when another method has this path. */
+static const struct route *find_route(enum ptn_method method, ptn_str path, bool admin_listener,
+                                      bool *ret_other) {
+    path = below_base(path);
+    *ret_other = false;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(routes); i++) {
+        const struct route *r = &routes[i];
+        if (r->permission == NEEDS_PROBE && !admin_listener)
+            continue;
+        /* Second character first: nearly every miss ends here. */
+        if (path.n < 2 || r->pattern[1] != path.p[1] || !pattern_fits(r->pattern, path))
+            continue;
+        if (r->method == method)
+            return r;
+        *ret_other = true;
+    }
+    return NULL;
+}
+
+static void list_methods(ptn_str path, bool admin_listener, char *out, size_t out_bytes) {
+    size_t n = 0;
+    out[0] = '\0';
+    path = below_base(path);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(routes); i++) {
+        const struct route *r = &routes[i];
+        if ((r->permission == NEEDS_PROBE && !admin_listener) || !pattern_fits(r->pattern, path))
+            continue;
+        int k = snprintf(out + n, out_bytes - n, "%s%s", n > 0 ? ", " : "",
+                         r->method == PTN_GET ? "GET, HEAD" : ptn_method_name(r->method));
+        if (k < 0 || (size_t)k >= out_bytes - n)
+            return;
+        n += (size_t)k;
+    }
+}
+
+int router_match(enum ptn_method method, ptn_str path, bool admin_listener, char *ret_allow,
+                 size_t ret_allow_bytes) {
+    bool other;
+    const struct route *r = find_route(method, path, admin_listener, &other);
+    if (r != NULL)
+        return (int)r->kind;
+    if (!other)
+        return 0;
+    list_methods(path, admin_listener, ret_allow, ret_allow_bytes);
+    return -1;
+}
+
+/* ---- choosing the actor -------------------------------------------------------------------- */
+
+/* `current` and nothing at all mean the caller's default conversation, whose id is the caller's
+ * own. */
+static ptn_str conversation_key(const ptn_request *r, const struct route *route, char *buf,
+                                size_t buf_bytes) {
+    ptn_str key = {0};
+    if (route->shard == SHARD_PATH)
+        (void)ptn_path_segment(r->path, 1, buf, buf_bytes, &key);
+    else
+        (void)ptn_map_get_str(r->body, "conversationId", &key);
+    if (key.n == 0 || ptn_str_eqz(key, "current"))
+        return r->principal.user;
+    return key;
+}
+
+static ptn_addr owner_of(const struct router_config *cfg, const struct route *route,
+                         const ptn_request *r) {
+    const ptn_directory *d = cfg->directory;
+    char buf[PTN_TOPIC_BYTES_MAX];
+    ptn_str key = {0};
+    switch (route->owner) {
+    case OWNER_AUTH:
+        return d->auth[cfg->worker];
+    case OWNER_USERS:
+        return d->users;
+    case OWNER_HEALTH:
+        return d->health[cfg->worker];
+    case OWNER_TOPICS: /* a name that does not decode goes anywhere: the owner refuses it */
+        (void)ptn_path_segment(r->path, 1, buf, sizeof buf, &key);
+        return d->topics[ptn_shard(key, d->workers)];
+    case OWNER_CONVERSATION:
+        if (route->shard == SHARD_NONE)
+            return d->conversation[cfg->worker];
+        key = conversation_key(r, route, buf, sizeof buf);
+        return d->conversation[ptn_shard(key, d->workers)];
+    }
+    return PTN_ADDR_NONE;
+}
+
+/* ---- the actor ---------------------------------------------------------------------------- */
+
+static void refuse_method(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
+    char allow[64];
+    list_methods(r->path, r->flags & PTN_REQ_ADMIN_LISTENER, allow, sizeof allow);
+    ptn_problem_send_field(c, to, PTN_CODE_METHOD_NOT_ALLOWED,
+                           "this path does not have this method; details.allow lists those it has",
+                           "allow", allow);
+}
+
+/* False: the problem has been sent. */
+static bool permitted(ptn_ctx *c, ptn_reply_to to, const struct route *route,
+                      const ptn_request *r) {
+    if (route->permission == NEEDS_NONE || route->permission == NEEDS_PROBE)
+        return true;
+    if (r->principal.user.n == 0) {
+        ptn_problem_send(c, to, PTN_CODE_UNAUTHENTICATED,
+                         "this needs an access token: log in at POST /api/v1/auth/login and send "
+                         "it as 'Authorization: Bearer <token>' (in a frame: member 'token')");
+        return false;
+    }
+    if (route->permission == NEEDS_ADMIN && !(r->principal.roles & PTN_ROLE_ADMIN)) {
+        ptn_problem_send(c, to, PTN_CODE_FORBIDDEN, "this needs an account with the role admin");
+        return false;
+    }
+    return true;
+}
+
+static int on_request(ptn_ctx *c, const struct router_config *cfg, const ptn_msg *m) {
+    ptn_request r;
+    if (!ptn_request_unpack(ptn_msg_bytes(m), &r))
+        return -PTN_EPROTO;
+    bool other;
+    const struct route *route =
+        find_route(r.method, r.path, r.flags & PTN_REQ_ADMIN_LISTENER, &other);
+    if (route == NULL && other) {
+        refuse_method(c, ptn_reply_token(c, m), &r);
+        return 0;
+    }
+    if (route == NULL) {
+        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_NOT_FOUND,
+                         "no such path; the REST paths begin with /api/v1");
+        return 0;
+    }
+    if (route->permission != NEEDS_NONE && !permitted(c, ptn_reply_token(c, m), route, &r))
+        return 0;
+    int err = ptn_forward(c, m, owner_of(cfg, route, &r), route->kind);
+    if (err < 0)
+        ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
+    return 0;
+}
+
+static int router_init(ptn_ctx *c, void *state, void *arg) {
+    (void)c;
+    *(const struct router_config **)state = arg;
+    return 0;
+}
+
+static int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    const struct router_config *cfg = *(const struct router_config **)state;
+    if (m->type == PTN_MSG_REQUEST)
+        return on_request(c, cfg, m);
+    if (m->type == PTN_MSG_STOPPING)
+        ptn_exit(c, 0);
+    return 0;
+}
+
+const ptn_actor_ops router_actor = {.name = "router",
+                                    .state_size = sizeof(const struct router_config *),
+                                    .init = router_init,
+                                    .handle = router_handle};

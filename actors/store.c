@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store.c - the store actor and its lane: group commit.
+ *
+ * The actor only hands messages to the lane, one thread that owns the database.  The lane takes
+ * everything that waits: all writes run in one transaction in the order of their arrival, one
+ * COMMIT (one fsync) makes them durable, then their answers go out in order, and then the reads of
+ * the batch run and answer in order.  So the more requests are in flight, the more share an fsync,
+ * and:
+ *
+ *   - no write is acknowledged before it is on disk; when the COMMIT fails, every write of the
+ * batch hears it;
+ *   - the answer of a read comes after the answers of all writes that it can see.  conversation.c
+ * builds on that.
+ *
+ * A request whose deadline has passed is not started: its asker has been told so already.
+ */
+#include "actors/store.h"
+
+#include <postern/log.h>
+#include <postern/metrics.h>
+
+#include <stdlib.h>
+
+#define BATCH_MAX_DEFAULT 512u
+#define JOBS_MAX_DEFAULT 16384u
+#define STOP_POLL_NS (20 * PTN_MS)
+
+struct outcome {
+    ptn_buf *payload; /* NULL: no memory */
+    uint32_t type;    /* 0: not started, the deadline has passed */
+};
+
+struct store {
+    store_db *db;
+    ptn_lane *lane;
+    struct outcome *outcomes; /* of one batch; lane thread */
+};
+
+/* ---- the lane ----------------------------------------------------------------------------- */
+
+static void answer(ptn_lane *l, ptn_reply_to to, struct outcome o) {
+    if (to.corr == 0) {
+        ptn_buf_unref(o.payload);
+        return;
+    }
+    if (o.payload == NULL) {
+        (void)ptn_lane_reply_err(l, to, o.type == 0 ? -PTN_EDEADLINE : -PTN_ENOMEM);
+        return;
+    }
+    if (ptn_lane_reply(l, to, o.type, o.payload) < 0)
+        ptn_buf_unref(o.payload);
+}
+
+static bool is_late(const ptn_lane_job *job, ptn_time now) {
+    return job->reply.corr != 0 && job->reply.deadline <= now;
+}
+
+static struct outcome run_job(struct store *s, const ptn_lane_job *job) {
+    struct outcome o;
+    o.payload = store_db_execute(s->db, job->type, ptn_buf_bytes(job->buf), &o.type);
+    if (o.type == PTN_MSG_PROBLEM && o.payload != NULL) {
+        ptn_problem p;
+        if (ptn_problem_unpack(ptn_buf_bytes(o.payload), &p) &&
+            (p.code == PTN_CODE_INTERNAL || p.code == PTN_CODE_STORAGE_FULL))
+            ptn_count(PTN_C_STORE_ERRORS, 1);
+    }
+    return o;
+}
+
+/* Nothing of the batch was stored: whatever its writes would have been told, they are told why. */
+static void batch_failed(struct store *s, size_t n, int err) {
+    ptn_count(PTN_C_STORE_ERRORS, 1);
+    PTN_LOG(PTN_LOG_ERROR, "store.commit_failed", PTN_F_Z("error", ptn_err_name(err)),
+            PTN_F_INT("writes", n));
+    for (size_t i = 0; i < n; i++) {
+        if (s->outcomes[i].type == 0)
+            continue;
+        ptn_buf_unref(s->outcomes[i].payload);
+        s->outcomes[i] =
+            (struct outcome){.payload = store_db_problem_of(err), .type = PTN_MSG_PROBLEM};
+    }
+}
+
+/* All writes of the batch: executed, committed, answered. */
+static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t n, ptn_time now) {
+    size_t started = 0;
+    int err = 0;
+    for (size_t i = 0; i < n; i++) {
+        s->outcomes[i] = (struct outcome){0};
+        if (!store_db_is_write(jobs[i]->type) || is_late(jobs[i], now))
+            continue;
+        if (started++ == 0)
+            err = store_db_begin(s->db);
+        if (err == 0)
+            s->outcomes[i] = run_job(s, jobs[i]);
+        else
+            s->outcomes[i].type = PTN_MSG_PROBLEM; /* filled in by batch_failed() */
+    }
+    if (started > 0 && err == 0) {
+        ptn_time begin = ptn_lane_now(l);
+        err = store_db_commit(s->db);
+        ptn_observe_ns(PTN_H_FSYNC, ptn_lane_now(l) - begin);
+        if (err == 0) {
+            ptn_count(PTN_C_STORE_COMMITS, 1);
+            ptn_count(PTN_C_STORE_ROWS, store_db_rows_committed(s->db));
+        }
+    }
+    if (err != 0)
+        batch_failed(s, n, err);
+    for (size_t i = 0; i < n; i++)
+        if (store_db_is_write(jobs[i]->type))
+            answer(l, jobs[i]->reply, s->outcomes[i]);
+}
+
+static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
+    struct store *s = arg;
+    ptn_time now = ptn_lane_now(l);
+    run_writes(s, l, jobs, n, now);
+    for (size_t i = 0; i < n; i++) {
+        if (store_db_is_write(jobs[i]->type))
+            continue;
+        struct outcome o = {0};
+        if (!is_late(jobs[i], now))
+            o = run_job(s, jobs[i]);
+        answer(l, jobs[i]->reply, o);
+    }
+}
+
+int store_open(const store_config *config, store **ret_store, const char **reterr_why) {
+    struct store *s = calloc(1, sizeof *s);
+    size_t batch_max = config->batch_max != 0 ? config->batch_max : BATCH_MAX_DEFAULT;
+    int err = -PTN_ENOMEM;
+    if (s != NULL)
+        s->outcomes = calloc(batch_max, sizeof *s->outcomes);
+    if (reterr_why != NULL)
+        *reterr_why = ptn_err_text(err);
+    if (s != NULL && s->outcomes != NULL)
+        err = store_db_open(config->path, &config->db, &s->db, reterr_why);
+    if (err == 0) {
+        ptn_lane_opts o = {.name = "store",
+                           .run = store_run_batch,
+                           .arg = s,
+                           .batch_max = batch_max,
+                           .jobs_max = config->jobs_max != 0 ? config->jobs_max : JOBS_MAX_DEFAULT};
+        err = ptn_lane_open(config->rt, &o, &s->lane);
+        if (err != 0 && reterr_why != NULL)
+            *reterr_why = "the store's thread cannot be started";
+    }
+    if (err != 0) {
+        store_close(s);
+        return err;
+    }
+    *ret_store = s;
+    return 0;
+}
+
+void store_close(store *s) {
+    if (s == NULL)
+        return;
+    if (s->lane != NULL)
+        ptn_lane_close(s->lane);
+    store_db_close(s->db);
+    free(s->outcomes);
+    free(s);
+}
+
+/* ---- the actor ---------------------------------------------------------------------------- */
+
+struct store_state {
+    store *store;
+    ptn_timer stop_timer;
+    bool busy; /* a message came since the last look */
+};
+
+static int store_init(ptn_ctx *c, void *state, void *arg) {
+    (void)c;
+    ((struct store_state *)state)->store = arg;
+    return 0;
+}
+
+/* The others finish their work through the store, so it goes last: when nothing waits and nobody
+ * asks. */
+static void stop_when_idle(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct store_state *st = state;
+    (void)arg;
+    if (!st->busy && ptn_lane_depth(st->store->lane) == 0) {
+        ptn_exit(c, 0);
+        return;
+    }
+    st->busy = false;
+    ptn_timer_start(c, t, STOP_POLL_NS, stop_when_idle, NULL);
+}
+
+static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct store_state *st = state;
+    if (m->type == PTN_MSG_STOPPING) {
+        st->busy = true;
+        stop_when_idle(c, st, &st->stop_timer, NULL);
+        return 0;
+    }
+    if (m->type < PTN_MSG_USER)
+        return 0;
+    st->busy = true;
+    int err = ptn_lane_send(c, st->store->lane, m);
+    if (err < 0 && m->corr != 0)
+        ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
+    return 0;
+}
+
+const ptn_actor_ops store_actor = {.name = "store",
+                                   .state_size = sizeof(struct store_state),
+                                   .init = store_init,
+                                   .handle = store_handle};

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db.c - opening the database, transactions, statements, and the way from a message to its
+ * operation.
+ *
+ * Durability: WAL with synchronous=FULL, so that a COMMIT that returned is on disk, and a torn tail
+ * of the log is ignored by the next open.  No memory-mapped reads: a bad sector would then be a
+ * SIGBUS that ends the broker instead of an error that one request hears.
+ *
+ * Statements are prepared on first use and kept.  Nothing here scans a table when it opens.
+ */
+#include "actors/store_db_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *const statement_text[STORE_SQL_COUNT] = {
+#define XX(id, sql) sql,
+    STORE_STATEMENT_MAP(XX)
+#undef XX
+};
+
+static _Thread_local char why_text[256];
+
+static int err_of_sqlite(int rc) {
+    switch (rc & 0xff) {
+    case SQLITE_OK:
+    case SQLITE_ROW:
+    case SQLITE_DONE:
+        return 0;
+    case SQLITE_FULL:
+        return -PTN_EFULL;
+    case SQLITE_NOMEM:
+        return -PTN_ENOMEM;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+        return -PTN_EOVERLOAD;
+    case SQLITE_PERM:
+    case SQLITE_READONLY:
+    case SQLITE_CANTOPEN:
+    case SQLITE_AUTH:
+        return -PTN_EACCESS;
+    default:
+        return -PTN_EIO;
+    }
+}
+
+/* ---- open and close ----------------------------------------------------------------------- */
+
+/* Creates the file before SQLite does, readable by its owner only; the log and its index inherit
+ * the mode. */
+static int create_private(const char *path, const char **reterr_why) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    if (fd < 0) {
+        int e = errno;
+        (void)sqlite3_snprintf(sizeof why_text, why_text, "cannot open %s: %s", path, strerror(e));
+        *reterr_why = why_text;
+        return e == EACCES || e == EPERM || e == EROFS ? -PTN_EACCESS : -PTN_EIO;
+    }
+    (void)close(fd);
+    return 0;
+}
+
+static int set_pragmas(store_db *db, const store_db_opts *o) {
+    char text[512];
+    uint32_t cache_bytes = o->cache_bytes != 0 ? o->cache_bytes : 8u << 20;
+    (void)sqlite3_snprintf(sizeof text, text,
+                           "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+                           "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
+                           "PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;"
+                           "PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 33554432;"
+                           "PRAGMA cache_size = -%u",
+                           cache_bytes / 1024u);
+    (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
+    (void)sqlite3_busy_timeout(db->sql, o->busy_ms != 0 ? (int)o->busy_ms : 5000);
+    int rc = sqlite3_exec(db->sql, text, NULL, NULL, NULL);
+    sqlite3_stmt *s = NULL;
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(db->sql, "PRAGMA journal_mode = WAL", -1, &s, NULL);
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_step(s);
+        if (rc == SQLITE_ROW)
+            rc = ptn_str_eqz(store_column_str(s, 0), "wal") ? SQLITE_OK : SQLITE_CANTOPEN;
+    }
+    (void)sqlite3_finalize(s);
+    return rc;
+}
+
+int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db,
+                  const char **reterr_why) {
+    store_db_opts o = opts != NULL ? *opts : (store_db_opts){0};
+    const char *why = NULL;
+    store_db *db = calloc(1, sizeof *db);
+    int err = db == NULL ? -PTN_ENOMEM : create_private(path, &why);
+    if (err == 0) {
+        db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
+        int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+        int rc = sqlite3_open_v2(path, &db->sql, flags, NULL);
+        if (rc == SQLITE_OK)
+            rc = set_pragmas(db, &o);
+        err = err_of_sqlite(rc);
+        if (err == 0)
+            err = store_schema_migrate(db->sql, &why);
+        if (err != 0 && why == NULL) {
+            (void)sqlite3_snprintf(sizeof why_text, why_text, "cannot use the database %s: %s",
+                                   path,
+                                   db->sql != NULL ? sqlite3_errmsg(db->sql) : "out of memory");
+            why = why_text;
+        }
+    }
+    if (err != 0) {
+        if (reterr_why != NULL)
+            *reterr_why = why != NULL ? why : ptn_err_text(err);
+        store_db_close(db);
+        return err;
+    }
+    *ret_db = db;
+    return 0;
+}
+
+void store_db_close(store_db *db) {
+    if (db == NULL)
+        return;
+    store_convs_drop(db);
+    for (size_t i = 0; i < STORE_SQL_COUNT; i++)
+        (void)sqlite3_finalize(db->statement[i]);
+    (void)sqlite3_close(db->sql);
+    free(db);
+}
+
+/* ---- statements --------------------------------------------------------------------------- */
+
+sqlite3_stmt *store_sql(store_db *db, enum store_statement which) {
+    sqlite3_stmt *s = db->statement[which];
+    if (PTN_LIKELY(s != NULL)) {
+        (void)sqlite3_reset(s);
+        return s;
+    }
+    if (sqlite3_prepare_v3(db->sql, statement_text[which], -1, SQLITE_PREPARE_PERSISTENT, &s,
+                           NULL) != SQLITE_OK) {
+        uint32_t ignored;
+        ptn_buf_unref(store_db_fail(db, &ignored));
+        return NULL;
+    }
+    db->statement[which] = s;
+    return s;
+}
+
+bool store_run(store_db *db, sqlite3_stmt *s) {
+    int rc = sqlite3_step(s);
+    if (rc == SQLITE_DONE) {
+        (void)sqlite3_reset(s);
+        return true;
+    }
+    uint32_t ignored;
+    ptn_buf_unref(store_db_fail(db, &ignored));
+    (void)sqlite3_reset(s);
+    return false;
+}
+
+/* SQLITE_STATIC: the bytes outlive the step, and every bound statement is bound anew before its
+ * next step. */
+void store_bind_str(sqlite3_stmt *s, int at, ptn_str v) {
+    (void)sqlite3_bind_text64(s, at, v.n == 0 ? "" : v.p, v.n, SQLITE_STATIC, SQLITE_UTF8);
+}
+
+void store_bind_str_or_null(sqlite3_stmt *s, int at, ptn_str v) {
+    if (v.n == 0)
+        (void)sqlite3_bind_null(s, at);
+    else
+        store_bind_str(s, at, v);
+}
+
+void store_bind_blob(sqlite3_stmt *s, int at, ptn_bytes v) {
+    if (v.p == NULL)
+        (void)sqlite3_bind_null(s, at);
+    else
+        (void)sqlite3_bind_blob64(s, at, v.p, v.n, SQLITE_STATIC);
+}
+
+ptn_str store_column_str(sqlite3_stmt *s, int at) {
+    const char *p = (const char *)sqlite3_column_text(s, at);
+    return p == NULL ? (ptn_str){"", 0} : (ptn_str){p, (size_t)sqlite3_column_bytes(s, at)};
+}
+
+ptn_bytes store_column_blob(sqlite3_stmt *s, int at) {
+    const uint8_t *p = sqlite3_column_blob(s, at);
+    return p == NULL ? (ptn_bytes){NULL, 0} : (ptn_bytes){p, (size_t)sqlite3_column_bytes(s, at)};
+}
+
+/* ---- replies ------------------------------------------------------------------------------ */
+
+ptn_buf *store_reply(store_db *db, ptn_pack *w, uint32_t type, uint32_t *ret_type) {
+    ptn_buf *b = ptn_pack_finish(w);
+    if (b == NULL)
+        db->doomed =
+            -PTN_ENOMEM; /* nobody may be told that the write failed while it is committed */
+    *ret_type = type;
+    return b;
+}
+
+static void pack_problem(ptn_pack *w, int code, const char *message) {
+    ptn_pack_init(w, 160);
+    ptn_pack_array(w, 3);
+    ptn_pack_int(w, code);
+    ptn_pack_cstr(w, message);
+}
+
+ptn_buf *store_problem(int code, const char *message, uint32_t *ret_type) {
+    ptn_pack w;
+    pack_problem(&w, code, message);
+    ptn_pack_nil(&w);
+    *ret_type = PTN_MSG_PROBLEM;
+    return ptn_pack_finish(&w);
+}
+
+ptn_buf *store_problem_field(int code, const char *message, ptn_str field, const char *reason,
+                             uint32_t *ret_type) {
+    ptn_pack w;
+    pack_problem(&w, code, message);
+    ptn_pack_map(&w, 1);
+    ptn_pack_str(&w, field);
+    ptn_pack_cstr(&w, reason);
+    *ret_type = PTN_MSG_PROBLEM;
+    return ptn_pack_finish(&w);
+}
+
+ptn_buf *store_malformed(uint32_t *ret_type) {
+    return store_problem(PTN_CODE_INTERNAL, "the store got a message that it cannot read",
+                         ret_type);
+}
+
+ptn_buf *store_ok(uint32_t *ret_type) {
+    static const uint8_t nil = 0xc0;
+    *ret_type = PTN_MSG_OK;
+    return ptn_buf_copy(&nil, 1);
+}
+
+ptn_buf *store_db_problem_of(int err) {
+    const char *message;
+    uint32_t type;
+    int code = ptn_code_of_err(err, &message);
+    return store_problem(code, message, &type);
+}
+
+ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
+    int err = err_of_sqlite(sqlite3_extended_errcode(db->sql));
+    if (err == 0)
+        err = db->doomed != 0 ? db->doomed : -PTN_EIO;
+    if (db->in_transaction && db->doomed == 0)
+        db->doomed = err;
+    store_convs_drop(db);
+    /* A cursor left open would keep an old snapshot alive and the log from shrinking. */
+    for (sqlite3_stmt *s = sqlite3_next_stmt(db->sql, NULL); s != NULL;
+         s = sqlite3_next_stmt(db->sql, s))
+        (void)sqlite3_reset(s);
+    *ret_type = PTN_MSG_PROBLEM;
+    return store_db_problem_of(err);
+}
+
+/* ---- transactions ------------------------------------------------------------------------- */
+
+/* Forgets what the caches know when another process has written since. */
+static bool check_data_version(store_db *db) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_DATA_VERSION);
+    if (s == NULL || sqlite3_step(s) != SQLITE_ROW)
+        return false;
+    int64_t version = sqlite3_column_int64(s, 0);
+    (void)sqlite3_reset(s);
+    if (version != db->data_version)
+        store_convs_drop(db);
+    db->data_version = version;
+    return true;
+}
+
+static int last_err(store_db *db) {
+    int err = err_of_sqlite(sqlite3_extended_errcode(db->sql));
+    return err != 0 ? err : -PTN_EIO;
+}
+
+int store_db_begin(store_db *db) {
+    PTN_ASSERT(!db->in_transaction);
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN);
+    db->doomed = 0;
+    db->rows_committed = 0;
+    db->users_added = db->conversations_added = db->messages_added = 0;
+    if (s == NULL || sqlite3_step(s) != SQLITE_DONE) {
+        int err = last_err(db);
+        if (s != NULL)
+            (void)sqlite3_reset(s);
+        return err;
+    }
+    (void)sqlite3_reset(s);
+    db->in_transaction = true;
+    if (!check_data_version(db)) {
+        int err = last_err(db);
+        store_db_rollback(db);
+        return err;
+    }
+    return 0;
+}
+
+static bool add_total(store_db *db, const char *name, int64_t n) {
+    if (n == 0)
+        return true;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOTALS_ADD);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, ptn_str_of(name));
+    (void)sqlite3_bind_int64(s, 2, n);
+    return store_run(db, s);
+}
+
+int store_db_commit(store_db *db) {
+    PTN_ASSERT(db->in_transaction);
+    if (db->doomed == 0) {
+        (void)(add_total(db, "users", db->users_added) &&
+               add_total(db, "conversations", db->conversations_added) &&
+               add_total(db, "messages", db->messages_added));
+    }
+    sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
+    if (s != NULL && store_run(db, s)) {
+        db->in_transaction = false;
+        db->rows_committed = (uint32_t)db->messages_added;
+        return 0;
+    }
+    int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
+    store_db_rollback(db);
+    return err;
+}
+
+void store_db_rollback(store_db *db) {
+    store_convs_drop(db);
+    db->in_transaction = false;
+    db->doomed = 0;
+    if (sqlite3_get_autocommit(db->sql) == 0) { /* some errors have rolled back already */
+        sqlite3_stmt *s = store_sql(db, STORE_SQL_ROLLBACK);
+        if (s != NULL) {
+            (void)sqlite3_step(s);
+            (void)sqlite3_reset(s);
+        }
+    }
+}
+
+uint32_t store_db_rows_committed(const store_db *db) {
+    return db->rows_committed;
+}
+
+/* ---- dispatch ----------------------------------------------------------------------------- */
+
+static ptn_buf *op_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    (void)u;
+    int64_t users = 0, conversations = 0, messages = 0;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOTALS);
+    int rc = SQLITE_ERROR;
+    while (s != NULL && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        ptn_str name = store_column_str(s, 0);
+        int64_t n = sqlite3_column_int64(s, 1);
+        if (ptn_str_eqz(name, "users"))
+            users = n;
+        else if (ptn_str_eqz(name, "conversations"))
+            conversations = n;
+        else
+            messages = n;
+    }
+    sqlite3_stmt *pages = rc == SQLITE_DONE ? store_sql(db, STORE_SQL_PAGES) : NULL;
+    if (pages == NULL || sqlite3_step(pages) != SQLITE_ROW)
+        return store_db_fail(db, ret_type);
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 4);
+    ptn_pack_int(&w, users);
+    ptn_pack_int(&w, conversations);
+    ptn_pack_int(&w, messages);
+    ptn_pack_int(&w, sqlite3_column_int64(pages, 0));
+    (void)sqlite3_reset(pages);
+    return store_reply(db, &w, PTN_MSG_STORE_STATS_REPLY, ret_type);
+}
+
+static const struct operation {
+    uint32_t type;
+    bool write;
+    uint8_t n_fields; /* of the payload; 0: nil */
+    store_op run;
+} operations[] = {
+    {PTN_MSG_STORE_MSG_APPEND, true, 7, store_msg_append},
+    {PTN_MSG_STORE_MSG_RANGE, false, 4, store_msg_range},
+    {PTN_MSG_STORE_MSG_READ, true, 3, store_msg_read},
+    {PTN_MSG_STORE_CONV_ADD, true, 6, store_conv_add},
+    {PTN_MSG_STORE_CONV_GET, false, 1, store_conv_get},
+    {PTN_MSG_STORE_CONV_LIST, false, 3, store_conv_list},
+    {PTN_MSG_STORE_MEMBERS_ADD, true, 3, store_members_add},
+    {PTN_MSG_STORE_MEMBERS_REMOVE, true, 2, store_members_remove},
+    {PTN_MSG_STORE_USER_ADD, true, 6, store_user_add},
+    {PTN_MSG_STORE_USER_BY_NAME, false, 1, store_user_by_name},
+    {PTN_MSG_STORE_USER_BY_ID, false, 1, store_user_by_id},
+    {PTN_MSG_STORE_USER_LIST, false, 2, store_user_list},
+    {PTN_MSG_STORE_HOUSEHOLD, false, 2, store_household},
+    {PTN_MSG_STORE_USER_PASSWORD, true, 2, store_user_password},
+    {PTN_MSG_STORE_PREFERENCES, true, 2, store_preferences},
+    {PTN_MSG_STORE_SESSION_ADD, true, 5, store_session_add},
+    {PTN_MSG_STORE_SESSION_ROTATE, true, 5, store_session_rotate},
+    {PTN_MSG_STORE_SESSION_REVOKE, true, 2, store_session_revoke},
+    {PTN_MSG_STORE_SESSIONS_REVOKED, false, 1, store_sessions_revoked},
+    {PTN_MSG_STORE_STATS, false, 0, op_stats},
+};
+
+/* NULL: not for the store. */
+static const struct operation *find_operation(uint32_t type) {
+    for (size_t i = 0; i < PTN_ARRAY_LEN(operations); i++)
+        if (operations[i].type == type)
+            return &operations[i];
+    return NULL;
+}
+
+bool store_db_is_write(uint32_t type) {
+    const struct operation *o = find_operation(type);
+    return o != NULL && o->write;
+}
+
+static ptn_buf *run_operation(store_db *db, const struct operation *o, ptn_bytes payload,
+                              uint32_t *ret_type) {
+    ptn_unpack u = ptn_unpack_of(payload);
+    uint32_t n;
+    if (o->n_fields > 0 && (!ptn_unpack_array(&u, &n) || n != o->n_fields))
+        return store_malformed(ret_type);
+    if (db->doomed != 0 && db->in_transaction) { /* it cannot be stored any more: do not even try */
+        *ret_type = PTN_MSG_PROBLEM;
+        return store_db_problem_of(db->doomed);
+    }
+    ptn_buf *b = o->run(db, &u, ret_type);
+    if (b == NULL && db->in_transaction)
+        db->doomed = -PTN_ENOMEM;
+    return b;
+}
+
+ptn_buf *store_db_execute(store_db *db, uint32_t type, ptn_bytes payload, uint32_t *ret_type) {
+    const struct operation *o = find_operation(type);
+    *ret_type = PTN_MSG_PROBLEM;
+    if (o == NULL)
+        return store_malformed(ret_type);
+    if (db->in_transaction || !o->write)
+        return run_operation(db, o, payload, ret_type);
+    int err = store_db_begin(db);
+    if (err != 0)
+        return store_db_problem_of(err);
+    ptn_buf *b = run_operation(db, o, payload, ret_type);
+    err = store_db_commit(db);
+    if (err != 0) {
+        ptn_buf_unref(b);
+        *ret_type = PTN_MSG_PROBLEM;
+        return store_db_problem_of(err);
+    }
+    return b;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db.h - the synchronous core of the store: one SQLite database, one catalogue message at a
+ * time.
+ *
+ * The store actor runs it on its lane; the command line runs it directly, also while a broker has
+ * the same database open (WAL, busy timeout).  One handle belongs to one thread at a time.
+ */
+#ifndef POSTERN_ACTORS_STORE_DB_H
+#define POSTERN_ACTORS_STORE_DB_H
+
+#include <postern/messages.h>
+
+typedef struct store_db store_db;
+
+/* Replies with rows stop after this many bytes (they always hold one row, if there is one), so that
+ * no answer outgrows a connection; whoever asked goes on from the last row. */
+#define STORE_PAGE_BYTES (512u << 10) /* conversations and users */
+#define STORE_RANGE_BYTES (1u << 20)  /* messages */
+#define STORE_MEMBERS_MAX 1000u
+#define STORE_ROWS_MAX 1000
+#define STORE_PREFERENCES_BYTES (16u << 10)
+
+typedef struct store_db_opts {
+    uint32_t cache_bytes;       /* of SQLite's page cache; 0: 8 MiB */
+    uint32_t busy_ms;           /* waiting for another process that writes; 0: 5,000 */
+    uint32_t conversations_max; /* whose last sequence number is kept in memory; 0: 8,192 */
+} store_db_opts;
+
+/* Opens or creates the database (mode 0600; its directory must exist) and migrates it in one
+ * transaction. -PTN_EPROTO: made by a newer version; -PTN_EIO, -PTN_EACCESS, -PTN_ENOMEM.
+ * *reterr_why: one line for people, valid until the next call on this thread. */
+int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db,
+                  const char **reterr_why);
+void store_db_close(store_db *db); /* accepts NULL; an open transaction is rolled back */
+
+/* True for kinds that change the database. */
+bool store_db_is_write(uint32_t type);
+
+/* A transaction around any number of executes.  begin: -PTN_EOVERLOAD when another process holds
+ * the lock for longer than busy_ms.  commit: 0, or the error that everybody in the transaction must
+ * hear (-PTN_EFULL, -PTN_EIO, -PTN_ENOMEM, -PTN_EOVERLOAD), and then nothing of it was stored. */
+int store_db_begin(store_db *db);
+int store_db_commit(store_db *db);
+void store_db_rollback(store_db *db);
+
+/* Runs one STORE_* message.  Returns the reply's payload and kind; NULL: no memory, and then an
+ * open transaction cannot commit any more.  A refusal (PROBLEM) never harms the transaction; a
+ * failure of the storage dooms it: see store_db_commit().  A write outside a transaction gets one
+ * of its own. */
+ptn_buf *store_db_execute(store_db *db, uint32_t type, ptn_bytes payload, uint32_t *ret_type);
+
+/* PROBLEM payload for a runtime error, as ptn_problem_pass() would send it.  NULL: no memory. */
+ptn_buf *store_db_problem_of(int err);
+
+/* Messages stored by the transaction that committed last: for metrics. */
+uint32_t store_db_rows_committed(const store_db *db);
+
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db_internal.h - what the files store_db*.c share: the handle, its statements, its small
+ * helpers.
+ *
+ * Errors inside a transaction: a statement that refuses (constraint, no such row) is answered with
+ * PROBLEM and leaves the transaction intact, because every operation checks before its first write.
+ * Any other SQLite error goes through store_db_fail(), which dooms the transaction.
+ */
+#ifndef POSTERN_ACTORS_STORE_DB_INTERNAL_H
+#define POSTERN_ACTORS_STORE_DB_INTERNAL_H
+
+#include "actors/store_db.h"
+
+#include <sqlite3.h>
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+#define STORE_ID_BYTES_MAX 64
+#define STORE_SENDERS 4
+
+/* clang-format off */
+#define STORE_STATEMENT_MAP(XX)                                                                            \
+    XX(BEGIN, "BEGIN IMMEDIATE")                                                                           \
+    XX(COMMIT, "COMMIT")                                                                                   \
+    XX(ROLLBACK, "ROLLBACK")                                                                               \
+    XX(DATA_VERSION, "PRAGMA data_version")                                                                \
+    XX(TOTALS_ADD, "UPDATE totals SET n = n + ?2 WHERE name = ?1")                                         \
+    XX(TOTALS, "SELECT name, n FROM totals")                                                               \
+    XX(USER_ADD, "INSERT INTO users(id, name, password_hash, roles, household, created_ms, preferences)"   \
+                 " VALUES(?1, ?2, ?3, ?4, ?5, ?6, x'80')")                                                 \
+    XX(USER_BY_NAME, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name = ?1")                           \
+    XX(USER_BY_ID, "SELECT " STORE_USER_COLUMNS " FROM users WHERE id = ?1")                               \
+    XX(USER_LIST, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name > ?1 ORDER BY name LIMIT ?2")       \
+    XX(HOUSEHOLD, "SELECT " STORE_USER_COLUMNS " FROM users WHERE household = ?1 ORDER BY name LIMIT ?2")  \
+    XX(USER_PASSWORD, "UPDATE users SET password_hash = ?2 WHERE id = ?1")                                 \
+    XX(USER_PREFERENCES, "UPDATE users SET preferences = ?2 WHERE id = ?1")                                \
+    XX(SESSION_ADD, "INSERT INTO sessions(id, user, refresh_hash, expires_ms, created_ms)"                 \
+                    " VALUES(?1, ?2, ?3, ?4, ?5)")                                                         \
+    XX(SESSION_GET, "SELECT user, refresh_hash, expires_ms, revoked_ms FROM sessions WHERE id = ?1")       \
+    XX(SESSION_ROTATE, "UPDATE sessions SET refresh_hash = ?2, expires_ms = ?3 WHERE id = ?1")             \
+    XX(SESSION_REVOKE, "UPDATE sessions SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL")         \
+    XX(SESSIONS_REVOKED, "SELECT id FROM sessions WHERE revoked_ms >= ?1 ORDER BY revoked_ms DESC LIMIT ?2") \
+    XX(SESSIONS_PURGE, "DELETE FROM sessions WHERE id IN"                                                  \
+                       " (SELECT id FROM sessions WHERE expires_ms < ?1 ORDER BY expires_ms LIMIT 16)")    \
+    XX(CONV_ADD, "INSERT INTO conversations(id, title, creator, created_ms, epoch)"                        \
+                 " VALUES(?1, ?2, ?3, ?4, ?5)")                                                            \
+    XX(CONV_BY_ID, "SELECT key, id, title, creator, created_ms, epoch FROM conversations WHERE id = ?1")   \
+    XX(CONV_KEY, "SELECT key FROM conversations WHERE id = ?1")                                            \
+    XX(CONV_LIST, "SELECT c.key, c.id, c.title, c.creator, c.created_ms, c.epoch FROM members m"           \
+                  " JOIN conversations c ON c.id = m.conversation"                                         \
+                  " WHERE m.user = ?1 AND m.conversation < ?2 ORDER BY m.conversation DESC LIMIT ?3")      \
+    XX(MEMBERS, "SELECT user FROM members WHERE conversation = ?1 ORDER BY user")                          \
+    XX(MEMBERS_COUNT, "SELECT count(*) FROM members WHERE conversation = ?1")                              \
+    XX(MEMBER_GET, "SELECT 1 FROM members WHERE conversation = ?1 AND user = ?2")                          \
+    XX(MEMBER_ADD, "INSERT OR IGNORE INTO members(conversation, user, added_ms) VALUES(?1, ?2, ?3)")       \
+    XX(MEMBER_REMOVE, "DELETE FROM members WHERE conversation = ?1 AND user = ?2")                         \
+    XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
+    XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata, timestamp_ms)" \
+                " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                                                 \
+    XX(MSG_BY_ID, "SELECT m.seq, m.id, m.sender, m.type, m.content, m.metadata, m.timestamp_ms,"           \
+                  " m.conversation, c.id FROM messages m JOIN conversations c ON c.key = m.conversation"   \
+                  " WHERE m.id = ?1")                                                                      \
+    XX(MSG_AFTER, "SELECT seq, id, sender, type, content, metadata, timestamp_ms FROM messages"            \
+                  " WHERE conversation = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4")              \
+    XX(MSG_BEFORE, "SELECT seq, id, sender, type, content, metadata, timestamp_ms FROM messages"           \
+                   " WHERE conversation = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4")        \
+    XX(READ_SET, "INSERT INTO reads(conversation, user, seq, read_ms) VALUES(?1, ?2, ?3, ?4)"              \
+                 " ON CONFLICT DO UPDATE SET seq = excluded.seq, read_ms = excluded.read_ms"               \
+                 " WHERE excluded.seq > seq")                                                              \
+    XX(READ_TOP, "SELECT user, seq FROM reads WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2")          \
+    XX(PAGES, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+/* clang-format on */
+#define STORE_USER_COLUMNS "id, name, password_hash, roles, household, created_ms, preferences"
+
+enum store_statement {
+#define XX(id, sql) STORE_SQL_##id,
+    STORE_STATEMENT_MAP(XX)
+#undef XX
+        STORE_SQL_COUNT
+};
+
+/* What an append needs to know of a conversation; a cache, dropped whenever it may be wrong. */
+struct store_conv {
+    UT_hash_handle hh; /* the hash keeps insertion order: oldest first */
+    int64_t key, last_seq;
+    uint32_t id_bytes;
+    char id[STORE_ID_BYTES_MAX];
+    uint32_t sender_next;
+    struct { /* members who wrote lately; emptied when members go */
+        uint32_t bytes;
+        char id[STORE_ID_BYTES_MAX];
+    } sender[STORE_SENDERS];
+};
+
+struct store_db {
+    sqlite3 *sql;
+    sqlite3_stmt *statement[STORE_SQL_COUNT];
+    struct store_conv *convs;
+    uint32_t convs_max;
+    int64_t data_version; /* changes when another process has written */
+    bool in_transaction;
+    int doomed; /* 0, or the negative error that the commit will return */
+    int64_t users_added, conversations_added, messages_added; /* by the open transaction */
+    uint32_t rows_committed;
+};
+
+/* ---- store_db.c --------------------------------------------------------------------------- */
+
+/* The statement, reset and unbound.  NULL: it cannot be prepared, and store_db_fail() was called.
+ */
+sqlite3_stmt *store_sql(store_db *db, enum store_statement which);
+/* Records a SQLite error (rc, or the handle's own) and dooms the transaction.  Returns the PROBLEM.
+ */
+ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type);
+/* Steps a statement that returns no rows.  False: failed (not a constraint), and the transaction is
+ * doomed. */
+bool store_run(store_db *db, sqlite3_stmt *s);
+
+/* Replies.  They set *ret_type and return NULL without memory. */
+ptn_buf *store_reply(store_db *db, ptn_pack *w, uint32_t type, uint32_t *ret_type);
+ptn_buf *store_problem(int code, const char *message, uint32_t *ret_type);
+ptn_buf *store_problem_field(int code, const char *message, ptn_str field, const char *reason,
+                             uint32_t *ret_type);
+ptn_buf *store_ok(uint32_t *ret_type);
+ptn_buf *store_malformed(uint32_t *ret_type);
+
+void store_bind_str(sqlite3_stmt *s, int at, ptn_str v);         /* n == 0: the empty string */
+void store_bind_str_or_null(sqlite3_stmt *s, int at, ptn_str v); /* n == 0: NULL */
+void store_bind_blob(sqlite3_stmt *s, int at, ptn_bytes v);      /* p == NULL: NULL */
+ptn_str store_column_str(sqlite3_stmt *s, int at); /* NULL: empty; valid until the next step */
+ptn_bytes store_column_blob(sqlite3_stmt *s, int at);
+
+/* ---- store_db_schema.c -------------------------------------------------------------------- */
+
+/* Brings an open database to the current schema, in one transaction. */
+int store_schema_migrate(sqlite3 *sql, const char **reterr_why);
+
+/* ---- operations: payload in, reply out ----------------------------------------------------- */
+
+typedef ptn_buf *(*store_op)(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+
+/* store_db_users.c */
+ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_user_by_name(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_user_by_id(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_user_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_household(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_user_password(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_preferences(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_session_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_session_rotate(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_session_revoke(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_sessions_revoked(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+/* 1 exists, 0 does not, <0 failed. */
+int store_user_exists(store_db *db, ptn_str id);
+
+/* store_db_conversations.c */
+ptn_buf *store_conv_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_conv_get(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_conv_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_members_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_members_remove(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+/* 1 member, 0 not, <0 failed. */
+int store_is_member(store_db *db, ptn_str conversation, ptn_str user);
+/* The same, through the cache of recent senders. */
+int store_is_sender(store_db *db, struct store_conv *c, ptn_str user);
+/* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
+int store_conv_find(store_db *db, ptn_str id, struct store_conv **ret_c);
+void store_convs_drop(store_db *db);
+
+/* store_db_messages.c */
+ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_msg_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_msg_read(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+
+#endif

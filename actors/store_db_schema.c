@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db_schema.c - the tables, and how an older database becomes a current one.
+ *
+ * PRAGMA user_version counts the migrations that a database has seen.  All missing ones run in one
+ * transaction: a crash in the middle leaves the old schema, whole.  Migrations are never edited
+ * once released, only added.
+ *
+ * Layout: whatever is read by its key has no rowid, so that it is one B-tree.  Messages are keyed
+ * by (conversation, seq) with an integer for the conversation: a history read is one range of
+ * neighbouring rows, the last sequence number is one descent, and an append goes to the end of a
+ * run.  They have no foreign keys on purpose: the append has just checked the conversation and the
+ * membership that references both.
+ */
+#include "actors/store_db_internal.h"
+
+static const char schema_1[] =
+    "CREATE TABLE totals(name TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+    "INSERT INTO totals VALUES('users', 0), ('conversations', 0), ('messages', 0);"
+
+    "CREATE TABLE users("
+    " id TEXT PRIMARY KEY,"
+    " name TEXT NOT NULL UNIQUE,"
+    " password_hash TEXT NOT NULL," /* empty: cannot log in with a password */
+    " roles INTEGER NOT NULL,"      /* bits of enum ptn_role */
+    " household TEXT,"
+    " created_ms INTEGER NOT NULL,"
+    " preferences BLOB NOT NULL" /* msgpack map */
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX users_by_household ON users(household, name) WHERE household IS NOT NULL;"
+
+    "CREATE TABLE sessions("
+    " id TEXT PRIMARY KEY,"
+    " user TEXT NOT NULL REFERENCES users(id) ON DELETE CASCADE,"
+    " refresh_hash BLOB NOT NULL,"
+    " expires_ms INTEGER NOT NULL,"
+    " created_ms INTEGER NOT NULL,"
+    " revoked_ms INTEGER"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX sessions_by_user ON sessions(user);"
+    "CREATE INDEX sessions_by_expiry ON sessions(expires_ms);"
+    "CREATE INDEX sessions_by_revocation ON sessions(revoked_ms) WHERE revoked_ms IS NOT NULL;"
+
+    "CREATE TABLE conversations("
+    " key INTEGER PRIMARY KEY,"
+    " id TEXT NOT NULL UNIQUE,"
+    " title TEXT,"
+    " creator TEXT NOT NULL REFERENCES users(id),"
+    " created_ms INTEGER NOT NULL,"
+    " epoch TEXT NOT NULL"
+    ") STRICT;"
+
+    "CREATE TABLE members("
+    " conversation TEXT NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,"
+    " user TEXT NOT NULL REFERENCES users(id) ON DELETE CASCADE,"
+    " added_ms INTEGER NOT NULL,"
+    " PRIMARY KEY(conversation, user)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX members_by_user ON members(user, conversation);"
+
+    "CREATE TABLE messages("
+    " conversation INTEGER NOT NULL,"
+    " seq INTEGER NOT NULL,"
+    " id TEXT NOT NULL UNIQUE,"
+    " sender TEXT NOT NULL,"
+    " type TEXT NOT NULL,"
+    " content TEXT NOT NULL,"
+    " metadata BLOB," /* msgpack map */
+    " timestamp_ms INTEGER NOT NULL,"
+    " PRIMARY KEY(conversation, seq)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE reads(" /* how far each member has read */
+    " conversation INTEGER NOT NULL,"
+    " user TEXT NOT NULL,"
+    " seq INTEGER NOT NULL,"
+    " read_ms INTEGER NOT NULL,"
+    " PRIMARY KEY(conversation, user)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX reads_by_seq ON reads(conversation, seq);";
+
+static const char *const migrations[] = {schema_1};
+#define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))
+
+static int read_version(sqlite3 *sql, int *ret_version) {
+    sqlite3_stmt *s = NULL;
+    int rc = sqlite3_prepare_v2(sql, "PRAGMA user_version", -1, &s, NULL);
+    if (rc == SQLITE_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        *ret_version = sqlite3_column_int(s, 0);
+        rc = SQLITE_OK;
+    }
+    (void)sqlite3_finalize(s);
+    return rc;
+}
+
+static int run_from(sqlite3 *sql, int version) {
+    char set_version[48];
+    int rc = SQLITE_OK;
+    for (int i = version; i < SCHEMA_VERSION && rc == SQLITE_OK; i++)
+        rc = sqlite3_exec(sql, migrations[i], NULL, NULL, NULL);
+    if (rc != SQLITE_OK)
+        return rc;
+    (void)sqlite3_snprintf(sizeof set_version, set_version, "PRAGMA user_version = %d",
+                           SCHEMA_VERSION);
+    return sqlite3_exec(sql, set_version, NULL, NULL, NULL);
+}
+
+int store_schema_migrate(sqlite3 *sql, const char **reterr_why) {
+    int version = 0;
+    int rc = read_version(sql, &version);
+    if (rc == SQLITE_OK && version == SCHEMA_VERSION)
+        return 0;
+    /* The lock first, then the version again: two processes may start at the same time. */
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(sql, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+    if (rc != SQLITE_OK)
+        return -PTN_EIO;
+    rc = read_version(sql, &version);
+    if (rc == SQLITE_OK && version > SCHEMA_VERSION) {
+        (void)sqlite3_exec(sql, "ROLLBACK", NULL, NULL, NULL);
+        *reterr_why =
+            "the database was made by a newer version of this program; use that version, or "
+            "restore a backup from before the upgrade";
+        return -PTN_EPROTO;
+    }
+    if (rc == SQLITE_OK)
+        rc = run_from(sql, version);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(sql, "COMMIT", NULL, NULL, NULL);
+    if (rc != SQLITE_OK && sqlite3_get_autocommit(sql) == 0) {
+        int why = sqlite3_errcode(sql);
+        (void)sqlite3_exec(sql, "ROLLBACK", NULL, NULL, NULL);
+        return why == SQLITE_FULL ? -PTN_EFULL : -PTN_EIO;
+    }
+    return rc == SQLITE_OK ? 0 : -PTN_EIO;
+}
