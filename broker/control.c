@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * control.c - what signals do (wire.md section 4): TERM and INT drain and stop, a second one stops
+ * at once; HUP reads the configuration again; USR1 writes the state of every actor to the log.
+ *
+ * Draining: readiness flips first, then the edges stop accepting, finish what is in flight and say
+ * goodbye; the runtime stops when the last connection has gone or the time is over.
+ */
+#include "broker/control.h"
+
+#include <postern/log.h>
+#include <postern/metrics.h>
+#include <signal.h>
+
+#define DRAIN_POLL (20 * PTN_MS)
+
+struct control {
+    const struct control_config *config;
+    ptn_timer poll;
+    ptn_time give_up_at;
+    bool stopping;
+};
+
+static int64_t connections(void) {
+    static ptn_metrics_snapshot s; /* one control actor: one user */
+    ptn_metrics_sum(&s);
+    return s.gauge[PTN_G_CONNECTIONS_HTTP] + s.gauge[PTN_G_CONNECTIONS_WS] +
+           s.gauge[PTN_G_CONNECTIONS_SSE];
+}
+
+static void drain_poll(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct control *s = state;
+    (void)arg;
+    int64_t left = connections();
+    if (left > 0 && ptn_now(c) < s->give_up_at) {
+        ptn_timer_start(c, t, DRAIN_POLL, drain_poll, NULL);
+        return;
+    }
+    PTN_LOG(PTN_LOG_INFO, "broker.stopping", PTN_F_INT("connections_cut", left));
+    ptn_runtime_stop(ptn_ctx_runtime(c));
+}
+
+static void drain(ptn_ctx *c, struct control *s, int signum) {
+    if (s->stopping) { /* the second one: at once */
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+        return;
+    }
+    s->stopping = true;
+    atomic_store_explicit(s->config->draining, true, memory_order_relaxed);
+    PTN_LOG(PTN_LOG_INFO, "broker.draining", PTN_F_INT("signal", signum),
+            PTN_F_INT("connections", connections()));
+    for (size_t i = 0; i < s->config->n_edges; i++)
+        (void)ptn_cast(c, s->config->edges[i], PTN_MSG_DRAIN, NULL);
+    s->give_up_at = ptn_now(c) + s->config->drain_ns;
+    ptn_timer_start(c, &s->poll, DRAIN_POLL, drain_poll, NULL);
+}
+
+/* What can change while the broker runs: the log level.  The rest needs a restart, and the log says
+ * so. */
+static void reload(const struct control *s) {
+    struct postern_config next;
+    struct config_error why;
+    if (s->config->sources == NULL)
+        return;
+    if (config_load(s->config->sources, &next, &why) < 0) {
+        PTN_LOG(PTN_LOG_ERROR, "config.rejected", PTN_F_Z("why", why.text),
+                PTN_F_Z("effect", "the old configuration stays"));
+        return;
+    }
+    ptn_log_set_level(next.log.level);
+    config_done(&next);
+    PTN_LOG(PTN_LOG_INFO, "config.reloaded", PTN_F_Z("applied", "log.level"),
+            PTN_F_Z("note", "other settings apply at the next start"));
+}
+
+static void dump_actor(const ptn_actor_stats *a, void *arg) {
+    (void)arg;
+    PTN_LOG(PTN_LOG_INFO, "dump.actor", PTN_F_Z("actor", a->name), PTN_F_INT("address", a->addr),
+            PTN_F_INT("waiting", a->mbox_msgs), PTN_F_INT("waiting_bytes", a->mbox_bytes),
+            PTN_F_INT("handled", a->handled), PTN_F_INT("refused", a->refused),
+            PTN_F_INT("restarts", a->restarts));
+}
+
+static void dump(ptn_ctx *c) {
+    ptn_runtime *rt = ptn_ctx_runtime(c);
+    for (unsigned i = 0; i < ptn_runtime_workers(rt); i++) {
+        ptn_worker_stats w;
+        ptn_worker_stats_read(rt, i, &w);
+        PTN_LOG(PTN_LOG_INFO, "dump.worker", PTN_F_INT("worker", i), PTN_F_INT("turns", w.turns),
+                PTN_F_INT("messages", w.messages), PTN_F_INT("parks", w.parks),
+                PTN_F_INT("dead_letters", w.dead_letters),
+                PTN_F_INT("late_replies", w.late_replies));
+    }
+    ptn_actors_visit(rt, dump_actor, NULL);
+}
+
+static int control_init(ptn_ctx *c, void *state, void *arg) {
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
+    const struct control_config *config = arg;
+    ((struct control *)state)->config = config;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(signals); i++) {
+        int r = ptn_signal_watch(c, signals[i]);
+        if (r < 0)
+            return r;
+    }
+    /* The edges of this worker were spawned before us, so they listen by now. */
+    if (config->ready != NULL)
+        config->ready(config->ready_arg);
+    return 0;
+}
+
+static int control_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct control *s = state;
+    if (m->type == PTN_MSG_STOPPING) {
+        ptn_timer_stop(c, &s->poll);
+        ptn_exit(c, 0);
+    } else if (m->type == PTN_MSG_SIGNAL && m->corr == SIGHUP) {
+        reload(s);
+    } else if (m->type == PTN_MSG_SIGNAL && m->corr == SIGUSR1) {
+        dump(c);
+    } else if (m->type == PTN_MSG_SIGNAL) {
+        drain(c, s, (int)m->corr);
+    }
+    return 0;
+}
+
+const ptn_actor_ops control_actor = {.name = "control",
+                                     .state_size = sizeof(struct control),
+                                     .init = control_init,
+                                     .handle = control_handle};
