@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * common.h - what the bundled tools share: clocks, percentiles, a broker of their own to measure.
+ *
+ * Tools run on one thread and exit on error with one line that says what failed.
+ */
+#ifndef POSTERN_BENCH_COMMON_H
+#define POSTERN_BENCH_COMMON_H
+
+#include <postern/base.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+_Noreturn void bench_die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
+
+/* CPU time of all threads of a process so far (/proc/PID/task/TID/schedstat); 0 when it has gone.
+ */
+uint64_t bench_cpu_ns(pid_t pid);
+/* Resident bytes (/proc/PID/statm). */
+uint64_t bench_rss_bytes(pid_t pid);
+/* "Intel Xeon …, 2 cores, Linux 6.1" */
+void bench_machine(char *out, size_t out_bytes);
+/* Runs the calling process, or pid, on one core only; false: the machine has no such core. */
+bool bench_pin(pid_t pid, unsigned core);
+
+/* A growing sample of durations. */
+struct bench_sample {
+    uint64_t *v;
+    size_t n, cap;
+    bool sorted;
+};
+void bench_sample_add(struct bench_sample *s, uint64_t v);
+uint64_t bench_sample_at(struct bench_sample *s, double quantile); /* 0..1; 0 when empty */
+void bench_sample_done(struct bench_sample *s);
+double bench_median(double *v, size_t n); /* sorts v */
+
+/* A broker started for this measurement: temporary data directory, ports chosen by the system. */
+struct bench_broker {
+    pid_t pid;
+    char dir[256];
+    char http[128], admin[128]; /* "127.0.0.1:40123" */
+    char zmq[256], zmq_events[256];
+    char token[2048]; /* of the admin account */
+    char program[512];
+};
+/* program: path of postern, or NULL: beside the tool itself.  set: "key=value" pairs for --set, n
+ * of them. */
+void bench_broker_start(struct bench_broker *b, const char *program, const char *const *set,
+                        size_t n);
+/* Token of an existing account, through `postern token`. */
+void bench_broker_token(const struct bench_broker *b, const char *name, char *out,
+                        size_t out_bytes);
+/* SIGTERM, waits, removes the directory.  Also runs at exit when forgotten. */
+void bench_broker_stop(struct bench_broker *b);
+
+/* A connected, non-blocking TCP socket with TCP_NODELAY.  source: local address ("127.0.0.2") or
+ * NULL. */
+int bench_connect(const char *address, const char *source);
+
+#endif
