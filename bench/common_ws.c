@@ -79,7 +79,7 @@ bool bench_ws_flush(struct bench_ws *w) {
     return w->out_len == 0;
 }
 
-void bench_ws_send(struct bench_ws *w, unsigned opcode, const void *p, size_t n) {
+void bench_ws_queue(struct bench_ws *w, unsigned opcode, const void *p, size_t n) {
     reserve(&w->out, &w->out_cap, w->out_len + n + 14);
     uint8_t *o = w->out + w->out_len;
     *o++ = (uint8_t)(0x80 | opcode);
@@ -97,6 +97,10 @@ void bench_ws_send(struct bench_ws *w, unsigned opcode, const void *p, size_t n)
     memset(o, 0, 4); /* a mask of zero: the bytes stay as they are */
     memcpy(o + 4, p, n);
     w->out_len = (size_t)(o + 4 - w->out) + n;
+}
+
+void bench_ws_send(struct bench_ws *w, unsigned opcode, const void *p, size_t n) {
+    bench_ws_queue(w, opcode, p, n);
     bench_ws_flush(w);
 }
 

@@ -22,7 +22,9 @@ struct bench_ws {
 void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
                    const char *subprotocol);
 void bench_ws_close(struct bench_ws *w);
-/* Queues one masked message (opcode 1 text, 2 binary) and writes what the kernel takes. */
+/* Queues one masked message (opcode 1 text, 2 binary); bench_ws_flush() writes. */
+void bench_ws_queue(struct bench_ws *w, unsigned opcode, const void *p, size_t n);
+/* Queues it and writes what the kernel takes. */
 void bench_ws_send(struct bench_ws *w, unsigned opcode, const void *p, size_t n);
 bool bench_ws_flush(struct bench_ws *w); /* true: everything is written */
 /* Reads what is there.  False: the server closed. */

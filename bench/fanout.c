@@ -28,7 +28,7 @@
 #define PER_ADDRESS 5000 /* connections from one source address */
 
 struct options {
-    unsigned subscribers, message_bytes, rounds;
+    unsigned subscribers, message_bytes, rounds, window;
     double seconds;
     bool json, msgpack;
     const char *program;
@@ -37,6 +37,7 @@ struct options {
 struct reader { /* counts whole frames in a byte stream without storing them */
     uint8_t head[10];
     unsigned head_len;
+    bool control;  /* the current frame is a ping, not a delivery */
     uint64_t left; /* payload bytes of the current frame still to come */
 };
 
@@ -57,7 +58,9 @@ static uint8_t read_buffer[READ_BYTES];
 
 /* ---- receiving ---------------------------------------------------------------------------- */
 
-static uint64_t count_frames(struct side *s, struct reader *r, const uint8_t *p, size_t n) {
+static uint64_t count_frames(struct side *s, unsigned at, const uint8_t *p, size_t n) {
+    static const uint8_t pong[6] = {0x8a, 0x80};
+    struct reader *r = &s->readers[at];
     uint64_t frames = 0;
     while (n > 0) {
         if (r->left > 0) {
@@ -65,7 +68,7 @@ static uint64_t count_frames(struct side *s, struct reader *r, const uint8_t *p,
             r->left -= take;
             p += take;
             n -= take;
-            frames += r->left == 0;
+            frames += r->left == 0 && !r->control;
             continue;
         }
         r->head[r->head_len++] = *p++;
@@ -81,11 +84,13 @@ static uint64_t count_frames(struct side *s, struct reader *r, const uint8_t *p,
             for (unsigned i = 2; i < need; i++)
                 length = length << 8 | r->head[i];
         }
-        if ((r->head[0] & 15) > 2)
-            bench_die("an unexpected control frame (opcode %u)", r->head[0] & 15u);
-        s->frame_bytes = length + need;
-        r->left = length;
         r->head_len = 0;
+        r->left = length;
+        r->control = (r->head[0] & 15) > 2;
+        if (!r->control)
+            s->frame_bytes = length + need;
+        else if ((r->head[0] & 15) != 9 || send(s->fds[at], pong, sizeof pong, MSG_NOSIGNAL) < 0)
+            bench_die("the server closes subscriber %u", at);
     }
     return frames;
 }
@@ -105,7 +110,7 @@ static void receive(struct side *s, uint64_t expected) {
             if (k == 0 || (k < 0 && errno != EAGAIN))
                 bench_die("subscriber %u was disconnected", at);
             if (k > 0)
-                got += count_frames(s, &s->readers[at], read_buffer, (size_t)k);
+                got += count_frames(s, at, read_buffer, (size_t)k);
         }
     }
     if (got != expected)
@@ -226,7 +231,9 @@ static void postern_publish(struct side *s, unsigned w) {
                      "{\"type\":\"publish\",\"topic\":\"bench.fanout\",\"data\":\"%0*d\"}",
                      (int)s->o->message_bytes, 0);
     for (unsigned i = 0; i < w; i++)
-        bench_ws_send(&s->publisher, 1, frame, (size_t)n);
+        bench_ws_queue(&s->publisher, 1, frame, (size_t)n);
+    if (!bench_ws_flush(&s->publisher))
+        bench_die("the broker does not read %u publishes in one write", w);
     /* The acks come on the publisher's connection; read them all, so that the window is honest. */
     for (unsigned acks = 0; acks < w;) {
         ptn_bytes m = bench_ws_wait(&s->publisher);
@@ -294,6 +301,7 @@ static void parse(int argc, char **argv, struct options *o) {
                                           {"rounds", required_argument, NULL, 'r'},
                                           {"msgpack", no_argument, NULL, 'm'},
                                           {"json", no_argument, NULL, 'j'},
+                                          {"window", required_argument, NULL, 'w'},
                                           {"program", required_argument, NULL, 'p'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
@@ -310,6 +318,9 @@ static void parse(int argc, char **argv, struct options *o) {
             break;
         case 'r':
             o->rounds = (unsigned)strtoul(optarg, NULL, 10);
+            break;
+        case 'w':
+            o->window = (unsigned)strtoul(optarg, NULL, 10);
             break;
         case 'm':
             o->msgpack = true;
@@ -337,7 +348,7 @@ int main(int argc, char **argv) {
     struct options o = {.subscribers = 1000, .message_bytes = 128, .rounds = 5, .seconds = 1};
     parse(argc, argv, &o);
     struct bench_broker b;
-    static const char *const set[] = {"workers=1"};
+    static const char *const set[] = {"workers=1", "limits.ws_requests=1024"};
     bench_broker_start(&b, o.program, set, PTN_ARRAY_LEN(set));
     bool pinned = bench_pin(b.pid, 0) && bench_pin(0, 1);
     struct side postern, bare;
@@ -355,6 +366,8 @@ int main(int argc, char **argv) {
                (unsigned long long)postern.frame_bytes, o.rounds, "in flight", "postern us",
                "bare us", "ratio");
     for (size_t i = 0; i < PTN_ARRAY_LEN(windows); i++) {
+        if (o.window != 0 && o.window != windows[i])
+            continue;
         double ours[99], theirs[99];
         for (unsigned r = 0; r < o.rounds; r++) { /* interleaved: the machine drifts for both */
             ours[r] = measure(&postern, windows[i], o.seconds);

@@ -404,7 +404,7 @@ int ptn__streams_init(struct ptn__worker *w);
 void ptn__streams_done(struct ptn__worker *w);
 /* Owner, at the end of every turn, before parking: flush dirty streams, run deferred closes.
  * Returns true when it left work for the next turn (the worker then does not park). */
-bool ptn__streams_flush(struct ptn__worker *w);
+bool ptn__streams_flush(struct ptn__worker *w, bool busy);
 
 /* ---- send.c ------------------------------------------------------------------------------- */
 

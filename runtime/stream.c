@@ -33,6 +33,9 @@
 #define FRAME_CHARGE 64u     /* bytes a frame counts for at least, and... */
 #define FRAMES_MAX_MIN 1024u /* ...what is allowed in any case */
 #define RING_CAP_MIN 16u
+#define RINGS_BYTES_MAX (2u << 20) /* free rings of one worker */
+#define FLUSH_COST_NS 2500u        /* what one write costs, roughly */
+#define FLUSH_DELAY_MAX_NS (4 * PTN_MS)
 #define WRITE_FRAME_MIN 1000u          /* with the header: the 1 KiB class */
 #define WRITE_FRAME_MAX (65536u - 64u) /* with the header: the largest class */
 
@@ -83,10 +86,13 @@ static const ptn_env_ops *env_of(const ptn_stream *s) {
 static void mark_dirty(ptn_stream *s) {
     if (s->dirty || s->closing)
         return;
+    struct ptn__streams *st = s->st;
+    if (st->n_dirty++ == 0)
+        st->dirty_since = st->w->clock;
     s->dirty = true;
     s->dirty_next = NULL;
-    *s->st->dirty_tail = s;
-    s->st->dirty_tail = &s->dirty_next;
+    *st->dirty_tail = s;
+    st->dirty_tail = &s->dirty_next;
 }
 
 static ptn_stream *pop_dirty(struct ptn__streams *st) {
@@ -96,6 +102,7 @@ static ptn_stream *pop_dirty(struct ptn__streams *st) {
     st->dirty_head = s->dirty_next;
     if (st->dirty_head == NULL)
         st->dirty_tail = &st->dirty_head;
+    st->n_dirty--;
     s->dirty = false;
     return s;
 }
@@ -116,16 +123,53 @@ static ptn_frame *queue_at(const ptn_stream *s, uint32_t i) {
     return s->q_cap == 0 ? s->q.one : s->q.ring[(s->q_head + i) & (s->q_cap - 1)];
 }
 
+/* Rings come and go with every busy turn of a connection, so they are pooled by size; larger ones
+ * belong to slow readers and are rare. */
+static unsigned ring_class(uint32_t cap) {
+    return (unsigned)__builtin_ctz(cap / RING_CAP_MIN);
+}
+
+static ptn_frame **ring_new(struct ptn__streams *st, uint32_t cap) {
+    unsigned k = ring_class(cap);
+    void *ring = k < PTN__RING_CLASSES ? st->rings[k] : NULL;
+    if (ring == NULL)
+        return malloc(cap * sizeof(ptn_frame *));
+    memcpy(&st->rings[k], ring, sizeof(void *));
+    st->ring_bytes -= cap * sizeof(ptn_frame *);
+    return ring;
+}
+
+static void ring_free(struct ptn__streams *st, ptn_frame **ring, uint32_t cap) {
+    unsigned k = ring_class(cap);
+    size_t bytes = cap * sizeof(ptn_frame *);
+    if (k >= PTN__RING_CLASSES || st->ring_bytes + bytes > RINGS_BYTES_MAX) {
+        free(ring);
+        return;
+    }
+    memcpy(ring, &st->rings[k], sizeof(void *));
+    st->rings[k] = ring;
+    st->ring_bytes += bytes;
+}
+
+static void rings_done(struct ptn__streams *st) {
+    for (unsigned k = 0; k < PTN__RING_CLASSES; k++)
+        while (st->rings[k] != NULL) {
+            void *ring = st->rings[k];
+            memcpy(&st->rings[k], ring, sizeof(void *));
+            free(ring);
+        }
+}
+
 /* Room for one more.  Reached frame bounds keep the doubling far from overflow. */
 static int queue_grow(ptn_stream *s) {
     uint32_t cap = s->q_cap == 0 ? RING_CAP_MIN : s->q_cap * 2;
-    ptn_frame **ring = malloc(cap * sizeof(ptn_frame *));
+    ptn_frame **ring = ring_new(s->st, cap);
     if (ring == NULL)
         return -PTN_ENOMEM;
     for (uint32_t i = 0; i < s->q_n; i++)
         ring[i] = queue_at(s, i);
     if (s->q_cap != 0)
-        free(s->q.ring);
+        ring_free(s->st, s->q.ring, s->q_cap);
     s->q.ring = ring;
     s->q_head = 0;
     s->q_cap = cap;
@@ -147,7 +191,7 @@ static int queue_push(ptn_stream *s, ptn_frame *f) {
 
 static void queue_release_ring(ptn_stream *s) {
     if (s->q_cap != 0)
-        free(s->q.ring);
+        ring_free(s->st, s->q.ring, s->q_cap);
     s->q.one = NULL;
     s->q_head = s->q_cap = s->head_done = 0;
     s->tail_private = false;
@@ -447,9 +491,22 @@ static void prefetch_dirty(const struct ptn__streams *st) {
     }
 }
 
-bool ptn__streams_flush(struct ptn__worker *w) {
+/* While actors still have work, more output for the same streams is about to come, and one larger
+ * write costs hardly more than a small one.  Put the flush off for as long as it would take itself,
+ * so that waiting at most doubles its cost and a lone answer is not delayed (the ski-rental rule:
+ * Karlin et al., "Competitive randomized algorithms for nonuniform problems", 1994). */
+static bool flush_can_wait(const struct ptn__streams *st) {
+    ptn_time patience = (ptn_time)st->n_dirty * FLUSH_COST_NS;
+    if (patience > FLUSH_DELAY_MAX_NS)
+        patience = FLUSH_DELAY_MAX_NS;
+    return st->n_dirty > 0 && st->w->clock - st->dirty_since < patience;
+}
+
+bool ptn__streams_flush(struct ptn__worker *w, bool busy) {
     struct ptn__streams *st = w->streams;
     ptn_stream *freed = NULL;
+    if (busy && flush_can_wait(st))
+        return true;
     for (;;) {
         ptn_stream *s = pop_dirty(st);
         if (s != NULL) {
@@ -646,6 +703,7 @@ void ptn__streams_done(struct ptn__worker *w) {
         continue;
     for (ptn_stream *s = pop_closed(st); s != NULL; s = pop_closed(st))
         stream_free(s);
+    rings_done(st);
     w->streams = NULL;
     free(st);
     ptn__frame_pool_done();

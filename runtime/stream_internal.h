@@ -11,14 +11,19 @@
 #include "runtime/internal.h"
 
 #define PTN__STREAM_IOV_MAX 64
+#define PTN__RING_CLASSES 6 /* out-queue rings of 16 to 512 frames are pooled */
 
 struct ptn__streams { /* worker->streams */
     struct ptn__worker *w;
     /* Output waits, or something is to be decided at the end of the turn; FIFO, by dirty_next. */
     ptn_stream *dirty_head, **dirty_tail;
+    uint32_t n_dirty;
+    ptn_time dirty_since; /* when the first of them became so */
     /* Closed; on_close and the memory are still due; FIFO, by close_next. */
     ptn_stream *closed_head, **closed_tail;
     uint64_t queued; /* bytes in out-queues; published at the end of the turn */
+    void *rings[PTN__RING_CLASSES]; /* free rings, linked through their first entry */
+    size_t ring_bytes;              /* in those lists */
 };
 
 /* Only the owner writes, so a load and a store will do for an increment. */

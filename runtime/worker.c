@@ -184,7 +184,7 @@ static void run_actors(struct ptn__worker *w) {
 bool ptn__worker_at_turn_end(struct ptn__worker *w) {
     if (w->turn_end_head != NULL)
         ptn__turn_ends_run(w);
-    bool more = ptn__streams_flush(w);
+    bool more = ptn__streams_flush(w, /* busy= */ w->runq.head != NULL);
     ptn__arena_reset(&w->scratch);
     return more || w->turn_end_head != NULL;
 }
