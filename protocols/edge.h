@@ -15,6 +15,7 @@
 
 struct http_conn;
 struct ws_conn;
+struct ws_backlog;
 
 typedef struct edge_limits { /* 0: the default in the comment */
     uint32_t connections_max;        /* per worker, all protocols: 10,000 */
@@ -59,6 +60,9 @@ typedef struct edge { /* state of the edge actor */
     struct http_conn *http_conns; /* all of them, doubly linked by their files */
     struct ws_conn *ws_conns;
     bool ws_deferred; /* ws has registered what frees its connections after a crash */
+    ptn_addr self;    /* set with it */
+    struct ws_backlog *ws_ready; /* connections that may read on */
+    bool ws_read_on_sent;        /* and the edge's message to itself that says so is on its way */
 } edge;
 
 extern const ptn_actor_ops edge_actor; /* protocols/http/edge.c; arg: edge_config */

@@ -3,8 +3,8 @@
  * frames.c - the session: identity, calls in flight, and the dispatch of incoming frames.
  *
  * A frame is answered at once (ping, ack, refusals) or becomes a call: an ask to an actor, or a
- * subscription at the hub.  Frames that follow an authentication which is still in flight wait for
- * its end in a small bounded queue, so that a client may send `auth` and `subscribe` in one write.
+ * subscription at the hub.  The session does not queue: an adapter asks frames_is_full() before it
+ * reads on, so a client may send `auth` and a thousand frames more in one write.
  */
 #include "protocols/frames/internal.h"
 
@@ -36,31 +36,53 @@ static const char missing_type[] = "a frame needs a member `type`, one of:" FRAM
 
 /* ---- session -------------------------------------------------------------------------------- */
 
-bool frames_identity_set(frames_identity *i, const ptn_principal *p) {
-    if (p->user.n > sizeof i->user || p->name.n > sizeof i->name ||
-        p->session.n > sizeof i->session)
-        return false;
-    const ptn_principal from = *p; /* p may point into *i */
-    if (from.user.n > 0)
-        memmove(i->user, from.user.p, from.user.n);
-    if (from.name.n > 0)
-        memmove(i->name, from.name.p, from.name.n);
-    if (from.session.n > 0)
-        memmove(i->session, from.session.p, from.session.n);
-    i->p = from;
-    i->p.user.p = i->user;
-    i->p.name.p = i->name;
-    i->p.session.p = i->session;
-    return true;
+#define USER_BYTES_MAX 64u
+#define NAME_BYTES_MAX 128u
+#define SESSION_BYTES_MAX 64u
+
+/* Copies a text to *at, which moves on. */
+static ptn_str text_copy(uint8_t **at, ptn_str s) {
+    const ptn_str copy = {(const char *)*at, s.n};
+    if (s.n > 0)
+        memcpy(*at, s.p, s.n);
+    *at += s.n;
+    return copy;
+}
+
+int frames_identity_set(frames_identity *i, const ptn_principal *p) {
+    if (p->user.n > USER_BYTES_MAX || p->name.n > NAME_BYTES_MAX ||
+        p->session.n > SESSION_BYTES_MAX)
+        return -PTN_ETOOBIG;
+    const size_t n = p->user.n + p->name.n + p->session.n;
+    size_t cap;
+    ptn_buf *memory = ptn_buf_new(n);
+    if (memory == NULL)
+        return -PTN_ENOMEM;
+    uint8_t *at = ptn_buf_data(memory, &cap);
+    ptn_principal copy = *p; /* p may be i->p, whose memory goes last */
+    copy.user = text_copy(&at, p->user);
+    copy.name = text_copy(&at, p->name);
+    copy.session = text_copy(&at, p->session);
+    ptn_buf_seal(memory, n);
+    i->p = copy;
+    ptn_buf_unref(i->memory);
+    i->memory = memory;
+    return 0;
+}
+
+void frames_identity_done(frames_identity *i) {
+    ptn_buf_unref(i->memory);
+    *i = (frames_identity){0};
 }
 
 void frames_session_init(ptn_ctx *c, frames_session *s) {
     (void)c;
     PTN_ASSERT(s->ops != NULL && s->ops->send != NULL && s->directory != NULL);
     s->closed = false;
+    s->authenticating = false;
     s->n_pending = 0;
     s->calls = NULL;
-    s->identity.p = (ptn_principal){0};
+    s->identity = (frames_identity){0};
     s->id[0] = '\0'; /* made by the first welcome: most ZeroMQ sessions never need one */
 }
 
@@ -73,6 +95,8 @@ void frames_session_done(ptn_ctx *c, frames_session *s) {
         frames__call_unlink(call);
         frames__call_free(call);
     }
+    s->authenticating = false;
+    frames_identity_done(&s->identity);
 }
 
 static bool session_is_anonymous(const frames_session *s) {
@@ -95,7 +119,6 @@ static struct frames_call *call_make(const struct frames_in *in) {
     call->n_id = (uint8_t)in->id.n;
     if (in->id.n > 0)
         memcpy(call->id, in->id.p, in->id.n);
-    call->held_tail = &call->held;
     return call;
 }
 
@@ -134,52 +157,10 @@ void frames__call_unlink(struct frames_call *call) {
 }
 
 void frames__call_free(struct frames_call *call) {
-    while (call->held != NULL) {
-        struct frames_call *held = call->held;
-        call->held = held->next;
-        ptn_buf_unref(held->held_frame);
-        ptn_buf_unref(held->memory);
-    }
     ptn_buf_unref(call->memory);
 }
 
 /* ---- authentication ------------------------------------------------------------------------- */
-
-static struct frames_call *auth_in_flight(const frames_session *s) {
-    for (struct frames_call *call = s->calls; call != NULL; call = call->next)
-        if (call->kind == FRAMES_CALL_AUTH)
-            return call;
-    return NULL;
-}
-
-/* Keeps a frame until the authentication in flight has ended.  False: none is in flight, or no
- * room. */
-static bool hold(frames_session *s, const struct frames_in *in) {
-    struct frames_call *auth = auth_in_flight(s);
-    if (auth == NULL || auth->n_held >= FRAMES_HELD_MAX ||
-        in->frame.n > FRAMES_HELD_BYTES_MAX - auth->held_bytes)
-        return false;
-    struct frames_call *held = call_make(in);
-    if (held == NULL)
-        return false;
-    held->kind = FRAMES_CALL_HELD;
-    held->held_frame = ptn_buf_copy(in->frame.p, in->frame.n);
-    if (held->held_frame == NULL) {
-        ptn_buf_unref(held->memory);
-        return false;
-    }
-    *auth->held_tail = held;
-    auth->held_tail = &held->next;
-    auth->n_held++;
-    auth->held_bytes += in->frame.n;
-    return true;
-}
-
-/* Handles what waited for this authentication, oldest first. */
-static void release_held(ptn_ctx *c, frames_session *s, struct frames_call *auth) {
-    for (struct frames_call *held = auth->held; held != NULL && !s->closed; held = held->next)
-        frames_handle(c, s, held->ticket, ptn_buf_bytes(held->held_frame));
-}
 
 static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id) {
     const ptn_principal *p = &s->identity.p;
@@ -204,22 +185,30 @@ static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
     frames__send(c, s, ticket, &w);
 }
 
-/* Makes p the session's identity, and tells client and adapter.  False: p does not fit. */
-static bool session_accept(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
-                           const ptn_principal *p, bool welcome) {
-    if (p->user.n == 0 || !frames_identity_set(&s->identity, p))
-        return false;
+/* Makes p the session's identity, and tells client and adapter.  0, or why it cannot be. */
+static int session_accept(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
+                          const ptn_principal *p, bool welcome) {
+    /* A connection never changes hands: what one user was granted would outlive that user's removal
+     * and logout, which go by the name. */
+    if (!session_is_anonymous(s) && !ptn_str_eq(s->identity.p.user, p->user))
+        return -PTN_EACCESS;
+    const int err = p->user.n == 0 ? -PTN_EPROTO : frames_identity_set(&s->identity, p);
+    if (err != 0)
+        return err;
     if (welcome)
         send_welcome(c, s, ticket, id);
     if (!s->closed && s->ops->authenticated != NULL)
         s->ops->authenticated(c, s->self);
-    return true;
+    return 0;
 }
 
 void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p) {
-    if (!session_accept(c, s, ticket, (ptn_bytes){0}, p, true))
-        frames_send_error(c, s, ticket, (ptn_bytes){0}, PTN_CODE_INTERNAL,
-                          "the account's name or id is too long for a session");
+    const char *message;
+    const int err = session_accept(c, s, ticket, (ptn_bytes){0}, p, true);
+    if (err == 0)
+        return;
+    const int code = ptn_code_of_err(err, &message);
+    frames_send_error(c, s, ticket, (ptn_bytes){0}, code, message);
 }
 
 /* The token was refused, or could not be checked: only a refusal ends the connection. */
@@ -230,7 +219,6 @@ static void auth_failed(ptn_ctx *c, frames_session *s, struct frames_call *call,
     frames__error(c, s, call->ticket, frames__call_id(call), e);
     if (ops->close == NULL)
         return; /* the session may be gone: nothing may touch it */
-    release_held(c, s, call);
     if (refused && !s->closed)
         ops->close(c, s->self, 4501, e->code);
 }
@@ -240,27 +228,32 @@ static void auth_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply
     struct frames_call *call = arg;
     frames_session *s = call->session;
     frames__call_unlink(call);
-    struct frames_error e;
-    bool ok = false;
+    s->authenticating = false;
     if (err == 0 && reply->type == PTN_MSG_PRINCIPAL) {
         ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
         ptn_principal p;
-        ok = ptn_principal_unpack(&u, &p) &&
-             session_accept(c, s, call->ticket, frames__call_id(call), &p, call->send_welcome);
+        err =
+            ptn_principal_unpack(&u, &p)
+                ? session_accept(c, s, call->ticket, frames__call_id(call), &p, call->send_welcome)
+                : -PTN_EPROTO;
+        if (err == 0) {
+            frames__call_free(call);
+            return;
+        }
     }
-    if (ok) {
-        if (call->held != NULL)
-            release_held(c, s, call);
-    } else {
+    struct frames_error e = {
+        .code = PTN_CODE_FORBIDDEN,
+        .message =
+            PTN_STR("this connection belongs to another user; open a new one for this token")};
+    if (err != -PTN_EACCESS)
         frames__error_of_reply(err, reply, &e);
-        auth_failed(c, s, call, &e);
-    }
+    auth_failed(c, s, call, &e);
     frames__call_free(call);
 }
 
 static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *in, ptn_str token,
                          bool welcome) {
-    if (auth_in_flight(s) != NULL) {
+    if (s->authenticating) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_CONFLICT,
                           "an authentication is in progress already; wait for its answer");
         return;
@@ -269,6 +262,7 @@ static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *
     if (call == NULL)
         return;
     call->send_welcome = welcome;
+    s->authenticating = true;
     ptn_pack w;
     ptn_pack_init(&w, token.n + 16);
     ptn_pack_array(&w, 1);
@@ -397,8 +391,7 @@ static bool read_type(ptn_ctx *c, frames_session *s, const struct frames_in *in,
 }
 
 /* Who may send what: before authentication only ping and auth, and on ZeroMQ also requests, whose
- * routes decide for themselves.  False: told, or held until the authentication in flight has ended.
- */
+ * routes decide for themselves.  False: the client has been told. */
 static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                   enum frames_type type) {
     if (type == FRAMES_TYPE_PING || type == FRAMES_TYPE_AUTH)
@@ -406,9 +399,8 @@ static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
     if (session_is_anonymous(s)) {
         if (type == FRAMES_TYPE_REQUEST && s->protocol == PTN_PROTO_ZMQ)
             return true;
-        if (!hold(s, in))
-            frames_send_error(c, s, in->ticket, in->id, PTN_CODE_UNAUTHENTICATED,
-                              "authenticate first: send {\"type\": \"auth\", \"token\": ..}");
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_UNAUTHENTICATED,
+                          "authenticate first: send {\"type\": \"auth\", \"token\": ..}");
         return false;
     }
     const int64_t expires_ms = s->identity.p.expires_ms;

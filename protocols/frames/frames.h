@@ -31,13 +31,14 @@ typedef struct frames_ops {
     int (*open_sink)(ptn_ctx *c, void *self);
 } frames_ops;
 
-/* A principal with memory of its own. */
+/* A principal with memory of its own; zero: anonymous. */
 typedef struct frames_identity {
-    ptn_principal p; /* points into the arrays */
-    char user[64], name[128], session[64];
+    ptn_principal p;
+    ptn_buf *memory; /* what p points into */
 } frames_identity;
-/* False: a field is too long (never for principals that auth made). */
-bool frames_identity_set(frames_identity *i, const ptn_principal *p);
+/* -PTN_ETOOBIG: a field is too long (never for principals that auth made); -PTN_ENOMEM. */
+int frames_identity_set(frames_identity *i, const ptn_principal *p);
+void frames_identity_done(frames_identity *i);
 
 struct frames_session { /* embed in a connection; fields are read-only to adapters */
     const frames_ops *ops;
@@ -49,6 +50,7 @@ struct frames_session { /* embed in a connection; fields are read-only to adapte
     ptn_sink_id sink;
     bool one_answer;
     bool closed;
+    bool authenticating;             /* a token is being verified */
     uint32_t n_pending, pending_max; /* unanswered frames; past it: error `overloaded` */
     uint32_t heartbeat_ms;
     ptn_time request_ns, request_ns_max;
@@ -68,6 +70,17 @@ void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str
                          bool send_welcome);
 /* The same for a principal that is known already (the upgrade carried the token). */
 void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p);
+
+/* An adapter that can slow its client down hands in no frame while the session is full, and goes on
+ * when it has room again: at half of the bound, so that reading is not switched for each frame.
+ * Then no frame is refused for its number, and none comes while the token ahead of it is verified.
+ * Room appears only right before an op->send. */
+static inline bool frames_is_full(const frames_session *s) {
+    return s->authenticating || s->n_pending >= s->pending_max;
+}
+static inline bool frames_has_room(const frames_session *s) {
+    return !s->authenticating && s->n_pending <= s->pending_max / 2;
+}
 
 /* One frame from the client.  frame is a validated msgpack value of any kind. */
 void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame);

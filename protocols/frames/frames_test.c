@@ -24,6 +24,7 @@ struct adapter {
     uint32_t pending_max;
     /* under the rig's lock */
     char *out[OUT_MAX]; /* JSON */
+    bool full_at[OUT_MAX], room_at[OUT_MAX];
     unsigned n_out;
     unsigned n_authenticated, n_ended;
     unsigned n_closed, close_code;
@@ -41,6 +42,8 @@ static void adapter_send(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes fram
     ptn_out_put(&o, "", 1);
     cr_assert_lt(a->n_out, OUT_MAX);
     a->out[a->n_out] = (char *)o.p; /* freed by adapter_stop */
+    a->full_at[a->n_out] = frames_is_full(&a->session);
+    a->room_at[a->n_out] = frames_has_room(&a->session);
     rig_count(&a->rig, &a->n_out);
 }
 
@@ -282,46 +285,23 @@ Test(frames, a_busy_verifier_does_not_close) {
     adapter_stop(&a);
 }
 
-Test(frames, frames_wait_for_an_authentication_in_flight) {
+Test(frames, a_session_is_full_while_a_token_is_verified) {
     WS_ADAPTER(a);
     adapter_start(&a);
     post(&a, MSG_BATCH,
          "[{\"type\":\"auth\",\"token\":\"slow\"},"
-         "{\"type\":\"request\",\"id\":1,\"method\":\"GET\",\"path\":\"/one\"},"
          "{\"type\":\"ping\",\"id\":\"now\"},"
          "{\"type\":\"auth\",\"token\":\"good\",\"id\":\"second\"},"
-         "{\"type\":\"request\",\"id\":2,\"method\":\"GET\",\"path\":\"/two\"}]");
+         "{\"type\":\"subscribe\",\"topic\":\"a\",\"id\":1}]");
+    /* an adapter that cannot wait gets answers at once */
     HAS(out_at(&a, 0), "\"id\":\"now\"");
     HAS(out_at(&a, 1), "\"id\":\"second\",\"code\":\"conflict\"");
+    HAS(out_at(&a, 2), "\"id\":1,\"code\":\"unauthenticated\"");
+    cr_expect(a.full_at[0] && !a.room_at[0]);
     rig_wait(&a.rig, &a.rig.n_waiting, 1);
     cr_assert_eq(ptn_port_send(a.rig.port, a.rig.directory.auth[0], PTN_MSG_OK, NULL), 0);
-    HAS(out_at(&a, 2), "welcome");
-    HAS(out_at(&a, 3), "\"path\":\"/one\"");
-    HAS(out_at(&a, 4), "\"path\":\"/two\"");
-    adapter_stop(&a);
-}
-
-Test(frames, frames_behind_a_refused_token_are_refused) {
-    WS_ADAPTER(a);
-    adapter_start(&a);
-    post(&a, MSG_BATCH,
-         "[{\"type\":\"auth\",\"token\":\"bad\"},{\"type\":\"subscribe\",\"topic\":\"a\",\"id\":1}"
-         "]");
-    HAS(out_at(&a, 0), "unauthenticated");
-    HAS(out_at(&a, 1), "\"id\":1,\"code\":\"unauthenticated\"");
-    rig_wait(&a.rig, &a.n_closed, 1);
-    adapter_stop(&a);
-}
-
-Test(frames, waiting_frames_are_bounded) {
-    WS_ADAPTER(a);
-    adapter_start(&a);
-    post(&a, MSG_FRAME, "{\"type\":\"auth\",\"token\":\"slow\"}");
-    for (int i = 0; i < 17; i++)
-        post(&a, MSG_FRAME, "{\"type\":\"subscribe\",\"topic\":\"a\"}");
-    HAS(out_at(&a, 0), "unauthenticated"); /* the 17th */
-    post(&a, MSG_END, "null");             /* what waits is released with the session */
-    rig_wait(&a.rig, &a.n_ended, 1);
+    HAS(out_at(&a, 3), "welcome");
+    cr_expect(!a.full_at[3] && a.room_at[3]);
     adapter_stop(&a);
 }
 
@@ -362,6 +342,53 @@ Test(frames, subscribe_answers_each_topic) {
         "{\"type\":\"event\",\"topic\":\"news\",\"epoch\":\"e1\",\"offset\":1,\"data\":\"hi\"}");
     HAS(ask(&a, "{\"type\":\"unsubscribe\",\"topic\":\"news\",\"id\":6}"),
         "{\"type\":\"unsubscribed\",\"id\":6,\"topics\":[\"news\"]}");
+    adapter_stop(&a);
+}
+
+Test(frames, a_subscription_that_is_taken_back_is_an_error_frame) {
+    WS_ADAPTER(a);
+    adapter_start(&a);
+    log_in(&a);
+    HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a.b\"}"), "\"type\":\"subscribed\"");
+    unsigned at = a.n_out;
+    rig_evict(&a.rig, "a.b", "u1");
+    const char *told = out_at(&a, at);
+    HAS(told, "\"code\":\"forbidden\"");
+    HAS(told, "\"topic\":\"a.b\"");
+    rig_event(&a.rig, "a.b", 1, "secret");
+    HAS(ask(&a, "{\"type\":\"ping\"}"), "\"type\":\"pong\"");
+    adapter_stop(&a);
+}
+
+/* Otherwise what one user was granted would outlive that user's removal and logout. */
+Test(frames, a_connection_never_changes_hands) {
+    WS_ADAPTER(a);
+    adapter_start(&a);
+    log_in(&a);
+    HAS(ask(&a, "{\"type\":\"auth\",\"id\":1,\"token\":\"other\"}"), "\"code\":\"forbidden\"");
+    HAS(ask(&a, "{\"type\":\"request\",\"id\":2,\"method\":\"GET\",\"path\":\"/echo\"}"),
+        "\"user\":\"u1\"");
+    HAS(ask(&a, "{\"type\":\"auth\",\"id\":3,\"token\":\"good\"}"), "\"type\":\"welcome\"");
+    cr_expect_eq(a.n_closed, 0);
+    adapter_stop(&a);
+}
+
+/* Each pair leaked one of the calls that pending_max allows. */
+Test(frames, unsubscribing_at_once_leaves_nothing_pending) {
+    WS_ADAPTER(a);
+    adapter_start(&a);
+    log_in(&a);
+    for (int i = 0; i < 10; i++) {
+        unsigned at = a.n_out;
+        post(&a, MSG_BATCH,
+             "[{\"type\":\"subscribe\",\"topic\":\"a.b\"},"
+             "{\"type\":\"unsubscribe\",\"topic\":\"a.b\"},"
+             "{\"type\":\"subscribe\",\"topic\":\"a.*\"},"
+             "{\"type\":\"unsubscribe\",\"topic\":\"a.*\"}]");
+        (void)out_at(&a, at + 3);
+        for (unsigned k = at; k < at + 4; k++)
+            cr_expect(strstr(a.out[k], "overloaded") == NULL, "%s", a.out[k]);
+    }
     adapter_stop(&a);
 }
 
@@ -434,7 +461,9 @@ Test(frames, message_flat_and_nested) {
         "{\"type\":\"ack\",\"id\":\"n\",\"message\":{\"id\":\"x\",\"type\":\"text\",\"content\":"
         "\"yo\"}}");
     HAS(ask(&a, "{\"type\":\"message\",\"message\":[]}"), "\"details\":{\"message\":");
-    HAS(ask(&a, "{\"type\":\"message\",\"content\":\"x\"}"), "\"details\":{\"conversationId\":");
+    /* without a conversation: the route knows the caller's default one */
+    HAS(ask(&a, "{\"type\":\"message\",\"content\":\"x\"}"),
+        "{\"type\":\"ack\",\"message\":{\"content\":\"x\"}}");
     HAS(ask(&a, "{\"type\":\"message\",\"conversationId\":\"c\",\"messageType\":1}"),
         "\"details\":{\"messageType\":");
     adapter_stop(&a);
@@ -542,6 +571,7 @@ Test(frames, pending_is_bounded_and_ends_with_the_session) {
     HAS(ask(&a, "{\"method\":\"GET\",\"path\":\"/echo\",\"id\":4}"),
         "\"id\":4,\"code\":\"overloaded\"");
     HAS(ask(&a, "{\"type\":\"ping\"}"), "pong");
+    cr_expect(a.full_at[a.n_out - 1]);
     unsigned before = a.n_out;
     post(&a, MSG_END, "null");
     rig_wait(&a.rig, &a.n_ended, 1);
@@ -572,13 +602,18 @@ Test(frames, identity_has_memory_of_its_own) {
     frames_identity i = {0};
     char user[65];
     memset(user, 'u', sizeof user);
-    ptn_principal p = {.user = {user, 64}, .name = PTN_STR("n"), .roles = 1, .expires_ms = 5};
-    cr_assert(frames_identity_set(&i, &p));
+    ptn_principal p = {
+        .user = {user, 64}, .name = PTN_STR("n"), .session = PTN_STR("s"), .expires_ms = 5};
+    cr_assert_eq(frames_identity_set(&i, &p), 0);
     user[0] = 'x';
     cr_assert_eq(i.p.user.p[0], 'u');
-    cr_assert(frames_identity_set(&i, &i.p), "it may be set from itself");
+    cr_assert_eq(frames_identity_set(&i, &i.p), 0, "it may be set from itself");
     cr_assert_eq(i.p.user.n, 64);
+    cr_assert_eq(i.p.user.p[0], 'u');
+    cr_assert(ptn_str_eqz(i.p.name, "n") && ptn_str_eqz(i.p.session, "s"));
     p.user.n = 65;
-    cr_assert_not(frames_identity_set(&i, &p));
+    cr_assert_eq(frames_identity_set(&i, &p), -PTN_ETOOBIG);
     cr_assert_eq(i.p.user.n, 64);
+    frames_identity_done(&i);
+    cr_assert_eq(i.p.user.n, 0);
 }

@@ -23,8 +23,6 @@
 #define FRAMES_TOKEN_BYTES_MAX 4096u
 #define FRAMES_PATH_BYTES_MAX 8192u
 #define FRAMES_HEADER_BYTES_MAX 8192u /* of one forwarded header value */
-#define FRAMES_HELD_MAX 16u           /* frames that wait for an authentication in flight, */
-#define FRAMES_HELD_BYTES_MAX 65536u  /* and their bytes */
 #define FRAMES_TRACE_BYTES 16u
 #define FRAMES_TRACE_HEX (2 * FRAMES_TRACE_BYTES)
 
@@ -34,11 +32,10 @@ enum frames_call_kind {
     FRAMES_CALL_REQUEST, /* answered by `response` */
     FRAMES_CALL_PUBLISH, /* answered by `ack` with a position */
     FRAMES_CALL_MESSAGE, /* answered by `ack` with the message */
-    FRAMES_CALL_HELD,    /* an incoming frame that waits for the authentication before it */
 };
 
 struct frames_call {
-    struct frames_call *next, **pprev; /* of the session; of the list of held frames: next only */
+    struct frames_call *next, **pprev; /* of the session */
     ptn_buf *memory;                   /* this call lives in it */
     frames_session *session;
     uint64_t ticket;
@@ -51,10 +48,6 @@ struct frames_call {
     uint8_t n_id;
     uint8_t id[FRAMES_ID_RAW_BYTES_MAX]; /* msgpack value */
     uint8_t trace[FRAMES_TRACE_BYTES];
-    ptn_buf *held_frame;                   /* HELD */
-    struct frames_call *held, **held_tail; /* AUTH: oldest first */
-    uint32_t n_held;
-    size_t held_bytes;
 };
 
 /* One incoming frame while it is handled. */

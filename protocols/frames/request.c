@@ -223,14 +223,9 @@ static void pack_flat_message(ptn_pack *w, ptn_bytes frame) {
 
 void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     ptn_bytes nested, raw;
-    ptn_str text;
     const bool is_nested = ptn_map_get(in->frame, "message", &nested);
     if (is_nested && ptn_kind_of(nested) != PTN_KIND_MAP) {
         frames__invalid(c, s, in, "message", "must be a Message, an object");
-        return;
-    }
-    if (!is_nested && (!ptn_map_get_str(in->frame, "conversationId", &text) || text.n == 0)) {
-        frames__invalid(c, s, in, "conversationId", "must be the id of a conversation");
         return;
     }
     if (!is_nested && ptn_map_get(in->frame, "messageType", &raw) &&

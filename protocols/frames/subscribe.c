@@ -126,8 +126,18 @@ void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames
     }
 }
 
+/* The hub has ended a subscription that it had granted (tag 0: no frame of the client's). */
+static void subscription_ended(ptn_ctx *c, frames_session *s, const ptn_subscribed *r) {
+    if (r->code >= 0)
+        refuse_topic(c, s, 0, (ptn_bytes){0}, r->code, r->message, r->topic);
+}
+
 void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r) {
     struct frames_call *call = (void *)(uintptr_t)r->tag;
+    if (call == NULL) {
+        subscription_ended(c, s, r);
+        return;
+    }
     PTN_ASSERT(call->session == s && call->kind == FRAMES_CALL_SUBSCRIBE && call->n_waiting > 0);
     const bool last = --call->n_waiting == 0;
     if (last)

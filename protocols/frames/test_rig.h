@@ -20,6 +20,7 @@
 
 #define RIG_WAIT_S 20
 #define RIG_NEVER_MAX 8
+#define RIG_PARKED_MAX 64
 #define RIG_EXPIRES_SOON_MS 700
 
 struct rig {
@@ -30,7 +31,8 @@ struct rig {
     ptn_hub *hub;
     pthread_mutex_t lock;
     pthread_cond_t cond;
-    unsigned n_never; /* requests to /never that arrived */
+    unsigned n_never;  /* requests to /never that arrived */
+    unsigned n_parked; /* requests to /parked that arrived */
     unsigned n_attached;
     unsigned n_waiting; /* AUTH_TOKEN "slow" that arrived */
 };
@@ -54,6 +56,12 @@ static inline void rig_wait(struct rig *r, const unsigned *n, unsigned value) {
 }
 
 /* ---- router --------------------------------------------------------------------------------- */
+
+struct fake_router {
+    struct rig *rig;
+    ptn_reply_to parked[RIG_PARKED_MAX];
+    unsigned n_parked;
+};
 
 /* /echo: what arrived.  data {method, path, query, user, protocol, headers, trace, span, body} */
 static inline void fake_echo(ptn_ctx *c, const ptn_msg *m, const ptn_request *q) {
@@ -102,12 +110,29 @@ static inline void fake_topic_post(ptn_ctx *c, const ptn_msg *m, const ptn_reque
     ptn_response_send(c, ptn_reply_token(c, m), &w);
 }
 
+/* The test lets the parked ones go, oldest first. */
+static inline void fake_unpark(ptn_ctx *c, struct fake_router *f) {
+    for (unsigned i = 0; i < f->n_parked; i++) {
+        ptn_pack w;
+        ptn_pack_init(&w, 0);
+        ptn_response_begin(&w, 200);
+        ptn_pack_nil(&w);
+        ptn_response_send(c, f->parked[i], &w);
+    }
+    f->n_parked = 0;
+}
+
 static inline int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
-    struct rig *r = *(struct rig **)state;
+    struct fake_router *f = state;
+    struct rig *r = f->rig;
     ptn_request q;
     ptn_pack w;
     if (m->type == PTN_MSG_STOPPING) {
         ptn_exit(c, 0);
+        return 0;
+    }
+    if (m->type == PTN_MSG_OK) {
+        fake_unpark(c, f);
         return 0;
     }
     cr_assert_eq(m->type, PTN_MSG_REQUEST);
@@ -150,6 +175,10 @@ static inline int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_reply_err(c, to, -PTN_EOVERLOAD);
     } else if (ptn_str_eqz(q.path, "/never")) {
         rig_count(r, &r->n_never);
+    } else if (ptn_str_eqz(q.path, "/parked")) {
+        cr_assert_lt(f->n_parked, RIG_PARKED_MAX);
+        f->parked[f->n_parked++] = to;
+        rig_count(r, &r->n_parked);
     } else {
         fake_echo(c, m, &q);
     }
@@ -165,8 +194,9 @@ struct fake_auth {
     unsigned n_slow;
 };
 
-static inline void fake_principal(ptn_ctx *c, ptn_reply_to to, int64_t expires_ms) {
-    const ptn_principal p = {.user = PTN_STR("u1"),
+static inline void fake_principal_of(ptn_ctx *c, ptn_reply_to to, const char *user,
+                                     int64_t expires_ms) {
+    const ptn_principal p = {.user = ptn_str_of(user),
                              .name = PTN_STR("ada"),
                              .session = PTN_STR("s1"),
                              .roles = PTN_ROLE_USER,
@@ -175,6 +205,10 @@ static inline void fake_principal(ptn_ctx *c, ptn_reply_to to, int64_t expires_m
     ptn_pack_init(&w, 0);
     ptn_principal_pack(&w, &p);
     cr_assert_eq(ptn_reply(c, to, PTN_MSG_PRINCIPAL, ptn_pack_finish(&w)), 0);
+}
+
+static inline void fake_principal(ptn_ctx *c, ptn_reply_to to, int64_t expires_ms) {
+    fake_principal_of(c, to, "u1", expires_ms);
 }
 
 static inline int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
@@ -197,6 +231,8 @@ static inline int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     const ptn_reply_to to = ptn_reply_token(c, m);
     if (ptn_str_eqz(token, "good")) {
         fake_principal(c, to, ptn_wall_ms(c) + 3600000);
+    } else if (ptn_str_eqz(token, "other")) {
+        fake_principal_of(c, to, "u2", ptn_wall_ms(c) + 3600000);
     } else if (ptn_str_eqz(token, "soon")) {
         fake_principal(c, to, ptn_wall_ms(c) + RIG_EXPIRES_SOON_MS);
     } else if (ptn_str_eqz(token, "slow")) {
@@ -253,7 +289,7 @@ static inline int fake_init(ptn_ctx *c, void *state, void *arg) {
 }
 
 static const ptn_actor_ops fake_router = {.name = "router",
-                                          .state_size = sizeof(struct rig *),
+                                          .state_size = sizeof(struct fake_router),
                                           .init = fake_init,
                                           .handle = router_handle};
 static const ptn_actor_ops fake_auth = {.name = "auth",
@@ -323,6 +359,17 @@ static inline void rig_event(struct rig *r, const char *topic, uint64_t offset, 
     ptn_pack_cstr(&w, data);
     cr_assert_eq(ptn_port_send(r->port, r->directory.hub[0], PTN_MSG_EVENT, ptn_pack_finish(&w)),
                  0);
+}
+
+/* What a conversation tells the hub when a member is removed. */
+static inline void rig_evict(struct rig *r, const char *topic, const char *user) {
+    ptn_pack w;
+    ptn_pack_init(&w, 0);
+    ptn_pack_array(&w, 2);
+    ptn_pack_cstr(&w, topic);
+    ptn_pack_cstr(&w, user);
+    cr_assert_eq(
+        ptn_port_send(r->port, r->directory.hub[0], PTN_MSG_HUB_EVICT, ptn_pack_finish(&w)), 0);
 }
 
 /* JSON as a sealed msgpack value. */

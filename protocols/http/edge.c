@@ -99,6 +99,9 @@ static int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         drain(c, e);
         stop_check(c, e, &e->stop_timer, NULL);
         break;
+    case WS_MSG_READ_ON:
+        ws_read_on(c, &e->base);
+        break;
     case PTN_MSG_SESSION_REVOKED:
         session_revoked(c, e, m);
         break;

@@ -13,10 +13,8 @@
  */
 #include "protocols/ws/internal.h"
 
-#include <postern/log.h>
 #include <postern/metrics.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 
 static _Thread_local struct ws_conn *orphans;
@@ -50,8 +48,7 @@ static void count_close(const struct ws_conn *w, unsigned ws_code, int code) {
     }
 }
 
-/* Nothing more is read; what is queued still goes out. */
-static void finish(struct ws_conn *w) {
+void ws__finish(struct ws_conn *w) {
     w->state = WS_DONE;
     ptn_stream_finish(w->stream);
 }
@@ -66,6 +63,7 @@ void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32
     w->state = WS_CLOSING;
     w->close_due = ptn_now(c) + WS_CLOSE_WAIT_NS;
     timer_arm(c, w);
+    ws__read_on(c, w); /* the peer's close may stand behind what waits */
 }
 
 void ws__fail(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms) {
@@ -76,7 +74,7 @@ void ws__fail(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_afte
         ws__send_close(w, ws_code, code, retry_after_ms);
     }
     if (w->state != WS_DONE)
-        finish(w);
+        ws__finish(w);
 }
 
 /* ---- timer ---------------------------------------------------------------------------------- */
@@ -115,9 +113,10 @@ static void token_expired(ptn_ctx *c, struct ws_conn *w) {
     ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_TOKEN_EXPIRED, 0);
 }
 
-static void pong_overdue(struct ws_conn *w) {
-    w->pong_due = PTN_NEVER;
-    if (w->heard)
+/* While reading waits for answers, the pong may be there, unread: then only the next one counts. */
+static void pong_overdue(ptn_ctx *c, struct ws_conn *w) {
+    w->pong_due = w->backlog != NULL ? ptn_now(c) + w->pong_ns : PTN_NEVER;
+    if (w->heard || w->backlog != NULL)
         return;
     ptn_count(PTN_C_CLOSED_NO_PONG, 1);
     ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_TIMEOUT, WS_RETRY_AFTER_MS);
@@ -137,15 +136,16 @@ static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     (void)state;
     (void)t;
     if (w->state == WS_CLOSING && now >= w->close_due)
-        finish(w);
+        ws__finish(w);
     if (w->state == WS_OPEN && now >= w->auth_due)
         ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_UNAUTHENTICATED, 0);
     if (w->state == WS_OPEN && now >= w->expire_due)
         token_expired(c, w);
     if (w->state == WS_OPEN && now >= w->pong_due)
-        pong_overdue(w);
+        pong_overdue(c, w);
     if (w->state == WS_OPEN && now >= w->ping_due)
         send_ping(c, w);
+    ws__read_on(c, w); /* in case that an earlier try found no room in our mailbox */
     if (w->state != WS_DONE)
         timer_arm(c, w);
 }
@@ -153,9 +153,9 @@ static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 /* ---- frames session ------------------------------------------------------------------------- */
 
 static void session_send(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes frame) {
-    (void)c;
     (void)ticket;
     ws__send(self, frame);
+    ws__read_on(c, self); /* answers make room */
 }
 
 static void session_authenticated(ptn_ctx *c, void *self) {
@@ -183,107 +183,6 @@ static const frames_ops session_ops = {
     .open_sink = session_open_sink,
 };
 
-/* ---- reading -------------------------------------------------------------------------------- */
-
-struct reading { /* what the parser's callbacks get */
-    ptn_ctx *c;
-    struct ws_conn *w;
-};
-
-/* The payload is no JSON or msgpack value that we take; the connection survives. */
-static void refuse_payload(ptn_ctx *c, struct ws_conn *w, int err, const ptn_codec_error *e) {
-    int code = PTN_CODE_INVALID_REQUEST;
-    char text[256];
-    const char *message = text;
-    if (err == -PTN_EPROTO || err == -PTN_ETOOBIG)
-        (void)snprintf(text, sizeof text, "%s (near byte %zu)",
-                       e->what != NULL ? e->what : "the frame is malformed", e->offset);
-    else
-        code = ptn_code_of_err(-PTN_EOVERLOAD, &message);
-    frames_send_error(c, &w->session, 0, (ptn_bytes){0}, code, message);
-}
-
-/* JSON to msgpack, through the session, then forgotten. */
-static void take_json(ptn_ctx *c, struct ws_conn *w, ptn_bytes payload,
-                      const ptn_codec_limits *limits) {
-    ptn_pack pack;
-    ptn_codec_error e = {0};
-    const ptn_str json = {(const char *)payload.p, payload.n};
-    ptn_pack_init(&pack, payload.n + 16);
-    const int err = ptn_json_to_msgpack(w->edge->json, json, limits, &pack, &e);
-    if (err < 0) {
-        ptn_pack_abort(&pack);
-        refuse_payload(c, w, err, &e);
-        return;
-    }
-    ptn_buf *b = ptn_pack_finish(&pack);
-    if (b == NULL) {
-        refuse_payload(c, w, -PTN_ENOMEM, &e);
-        return;
-    }
-    frames_handle(c, &w->session, 0, ptn_buf_bytes(b));
-    ptn_buf_unref(b);
-}
-
-static bool on_message(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
-    struct reading *r = arg;
-    struct ws_conn *w = r->w;
-    if (w->state != WS_OPEN)
-        return w->state == WS_CLOSING; /* only the peer's close matters now */
-    const ptn_codec_limits limits = {.bytes_max = w->parser.bytes_max, .depth_max = w->depth_max};
-    ptn_count(PTN_C_RECEIVED_WS, 1);
-    if (opcode == WS_OP_TEXT) {
-        take_json(r->c, w, payload, &limits);
-    } else {
-        ptn_codec_error e = {0};
-        const int err = ptn_msgpack_validate(payload, &limits, &e);
-        if (err < 0)
-            refuse_payload(r->c, w, err, &e);
-        else
-            frames_handle(r->c, &w->session, 0, payload);
-    }
-    return w->state != WS_DONE;
-}
-
-static bool on_control(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
-    struct reading *r = arg;
-    struct ws_conn *w = r->w;
-    if (opcode == WS_OP_PING && w->state == WS_OPEN)
-        ws__send_control(w, WS_OP_PONG, payload);
-    if (opcode == WS_OP_CLOSE && w->state == WS_OPEN) /* the code goes back, without the reason */
-        ws__send_control(w, WS_OP_CLOSE, (ptn_bytes){payload.p, payload.n >= 2 ? 2 : 0});
-    if (opcode == WS_OP_CLOSE && w->state != WS_DONE)
-        finish(w);
-    return w->state != WS_DONE;
-}
-
-static const ws_parser_ops parser_ops = {.on_message = on_message, .on_control = on_control};
-
-static int problem_of(unsigned ws_code) {
-    switch (ws_code) {
-    case WS_CLOSE_TOO_BIG:
-        return PTN_CODE_PAYLOAD_TOO_LARGE;
-    case WS_CLOSE_UNSUPPORTED:
-        return PTN_CODE_UNSUPPORTED_MEDIA_TYPE;
-    case WS_CLOSE_INTERNAL:
-        return PTN_CODE_OVERLOADED;
-    default:
-        return PTN_CODE_INVALID_REQUEST;
-    }
-}
-
-static void on_read(ptn_ctx *c, void *owner, const uint8_t *p, size_t n) {
-    struct ws_conn *w = owner;
-    struct reading r = {c, w};
-    w->heard = true;
-    const unsigned code = ws_parser_feed(&w->parser, p, n, &parser_ops, &r);
-    if (code == 0)
-        return;
-    PTN_LOG(PTN_LOG_DEBUG, "ws.refused", PTN_F_Z("peer", ptn_stream_peer(w->stream)),
-            PTN_F_INT("close", code), PTN_F_Z("why", w->parser.why));
-    ws__fail(w, code, problem_of(code), 0);
-}
-
 /* ---- birth and end -------------------------------------------------------------------------- */
 
 static void conn_unlink(struct ws_conn *w) {
@@ -302,13 +201,14 @@ static void on_close(ptn_ctx *c, void *owner, int reason) {
     ws__sink_close(c, w); /* first: afterwards no tag of a call is alive in the hub */
     frames_session_done(c, &w->session);
     ws_parser_done(&w->parser);
+    ws__backlog_done(w);
     conn_unlink(w);
     PTN_ASSERT(w->edge->n_connections > 0);
     w->edge->n_connections--;
     free(w);
 }
 
-static const ptn_stream_ops stream_ops = {.on_read = on_read, .on_close = on_close};
+static const ptn_stream_ops stream_ops = {.on_read = ws__on_read, .on_close = on_close};
 
 /* The edge actor is gone; after an orderly end its list is empty. */
 static void edge_gone(void *arg) {
@@ -318,6 +218,7 @@ static void edge_gone(void *arg) {
         conn_unlink(w);
         frames_session_done(NULL, &w->session);
         ws_parser_done(&w->parser);
+        ws__backlog_done(w);
         w->state = WS_DONE;
         w->stream = NULL;
         w->edge = NULL;
@@ -383,6 +284,7 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     if (!e->ws_deferred && ptn_defer(c, edge_gone, e) < 0)
         return -PTN_ENOMEM;
     e->ws_deferred = true;
+    e->self = ptn_self(c);
     struct ws_conn *w = calloc(1, sizeof *w);
     if (w == NULL)
         return -PTN_ENOMEM;
@@ -399,7 +301,7 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     else if (u->query_token.n > 0)
         frames_authenticate(c, &w->session, 0, u->query_token, true);
     if (early.n > 0)
-        on_read(c, w, early.p, early.n);
+        ws__on_read(c, w, early.p, early.n);
     return 0;
 }
 

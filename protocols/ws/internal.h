@@ -17,6 +17,7 @@
 
 #define WS_CLOSE_WAIT_NS (5 * PTN_SEC)   /* for the peer's answer to our close */
 #define WS_SCRATCH_BYTES_MAX (64u << 10) /* what edge->text may keep between uses */
+#define WS_BACKLOG_BYTES_MAX (64u << 10) /* a stream never reads more at once */
 #define WS_CLOSE_REASON_BYTES_MAX 123u   /* RFC 6455 section 5.5 */
 #define WS_RETRY_AFTER_MS 1000u          /* told to clients that may come back */
 
@@ -35,6 +36,7 @@ struct ws_conn {
     bool authenticated;
     edge *edge;
     struct ws_conn *next, **pprev; /* of the edge; of the orphans: next only */
+    struct ws_backlog *backlog;    /* not NULL: reading is off until answers have come */
     ptn_timer timer; /* due at the earliest of these, PTN_NEVER where it does not apply: */
     ptn_time auth_due, expire_due, ping_due, pong_due, close_due;
     ptn_time ping_ns, pong_ns; /* of the edge's limits, defaults filled in */
@@ -42,7 +44,16 @@ struct ws_conn {
     frames_session session;
     ws_parser parser;
 };
-_Static_assert(sizeof(struct ws_conn) <= 1024, "an idle connection stays small");
+_Static_assert(sizeof(struct ws_conn) <= 512, "an idle connection stays small");
+
+/* The unread tail of a read, while the session is full.  At most one of them per connection, and at
+ * most as long as one read. */
+struct ws_backlog {
+    struct ws_conn *conn;
+    struct ws_backlog *next, **pprev; /* of edge->ws_ready; pprev NULL: not there */
+    size_t at, n;
+    uint8_t bytes[];
+};
 
 /* ---- upgrade.c ---- */
 
@@ -65,6 +76,14 @@ void ws__send_close(struct ws_conn *w, unsigned ws_code, int code, uint32_t retr
 /* The shared wire form of an event, one reference; NULL: no memory. */
 ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e);
 
+/* ---- read.c ---- */
+
+void ws__on_read(ptn_ctx *c, void *owner, const uint8_t *p, size_t n);
+/* Lets a connection read on that waits for answers, if it may: in a message of its edge's own,
+ * since the hub answers subscriptions in its context.  Any context of this worker. */
+void ws__read_on(ptn_ctx *c, struct ws_conn *w);
+void ws__backlog_done(struct ws_conn *w);
+
 /* ---- sink.c ---- */
 
 int ws__sink_open(struct ws_conn *w);
@@ -76,5 +95,7 @@ void ws__sink_close(ptn_ctx *c, struct ws_conn *w);
 void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
 /* Closes at once: sends our close and finishes the stream.  Any context of this worker. */
 void ws__fail(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
+/* Nothing more is read; what is queued still goes out.  Any context of this worker. */
+void ws__finish(struct ws_conn *w);
 
 #endif

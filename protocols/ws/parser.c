@@ -25,6 +25,7 @@ void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max) {
 
 void ws_parser_done(ws_parser *p) {
     p->message = ptn_buf_unref(p->message);
+    p->control = ptn_buf_unref(p->control);
     p->dead = true;
 }
 
@@ -230,43 +231,63 @@ static unsigned data_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_
 }
 
 /* Section 5.5.1: nothing, or a code and a UTF-8 reason. */
-static unsigned close_check(ws_parser *p) {
-    if (p->n_control == 0)
+static unsigned close_check(ws_parser *p, ptn_bytes payload) {
+    if (payload.n == 0)
         return 0;
-    if (p->n_control == 1)
+    if (payload.n == 1)
         return fail(p, WS_CLOSE_PROTOCOL, "a close payload has two bytes of code first");
-    if (!ws_close_code_is_valid((unsigned)p->control[0] << 8 | p->control[1]))
+    if (!ws_close_code_is_valid((unsigned)payload.p[0] << 8 | payload.p[1]))
         return fail(p, WS_CLOSE_PROTOCOL, "this close code may not be sent");
-    if (!ptn_utf8_valid(p->control + 2, p->n_control - 2u))
+    if (!ptn_utf8_valid(payload.p + 2, payload.n - 2))
         return fail(p, WS_CLOSE_BAD_TEXT, "a close reason must be UTF-8");
     return 0;
 }
 
+/* n payload bytes of a control frame into p->control.  False: no memory. */
+static bool control_gather(ws_parser *p, const uint8_t *data, size_t n) {
+    size_t cap;
+    if (p->control == NULL)
+        p->control = ptn_buf_new(WS_CONTROL_BYTES_MAX);
+    if (p->control == NULL)
+        return false;
+    unmask(ptn_buf_data(p->control, &cap) + p->n_control, data, n, p->mask, p->mask_at);
+    p->n_control = (uint8_t)(p->n_control + n);
+    p->mask_at = (uint8_t)((p->mask_at + n) & 3);
+    p->left -= n;
+    return true;
+}
+
 static unsigned control_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_parser_ops *ops,
                              void *arg) {
-    if (n > 0) {
-        unmask(p->control + p->n_control, data, n, p->mask, p->mask_at);
-        p->n_control = (uint8_t)(p->n_control + n);
-        p->mask_at = (uint8_t)((p->mask_at + n) & 3);
-        p->left -= n;
-    }
+    if (n > 0 && !control_gather(p, data, n))
+        return fail(p, WS_CLOSE_INTERNAL, "out of memory");
     p->in_payload = p->left > 0;
     if (p->in_payload)
         return 0;
-    const unsigned code = p->opcode == WS_OP_CLOSE ? close_check(p) : 0;
-    if (code != 0)
-        return code;
-    if (p->opcode == WS_OP_CLOSE)
-        ws_parser_done(p);
-    if (!ops->on_control(arg, (enum ws_opcode)p->opcode, (ptn_bytes){p->control, p->n_control}))
-        p->dead = true;
-    return 0;
+    ptn_buf *control = p->control;
+    p->control = NULL;
+    ptn_bytes payload = {(const uint8_t *)"", 0};
+    if (control != NULL) {
+        ptn_buf_seal(control, p->n_control);
+        payload = ptn_buf_bytes(control);
+    }
+    const unsigned code = p->opcode == WS_OP_CLOSE ? close_check(p, payload) : 0;
+    if (code == 0) {
+        if (p->opcode == WS_OP_CLOSE)
+            ws_parser_done(p);
+        if (!ops->on_control(arg, (enum ws_opcode)p->opcode, payload))
+            p->dead = true;
+    }
+    ptn_buf_unref(control);
+    return code;
 }
 
 unsigned ws_parser_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_parser_ops *ops,
-                        void *arg) {
+                        void *arg, size_t *ret_used) {
     unsigned code = 0;
-    while (code == 0 && !p->dead && (n > 0 || (p->in_payload && p->left == 0))) {
+    const size_t n_data = n;
+    p->paused = false;
+    while (code == 0 && !p->dead && !p->paused && (n > 0 || (p->in_payload && p->left == 0))) {
         size_t used = 0;
         if (!p->in_payload) {
             code = head_feed(p, data, n, &used);
@@ -278,5 +299,6 @@ unsigned ws_parser_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_pa
         data += used;
         n -= used;
     }
+    *ret_used = p->paused && !p->dead ? n_data - n : n_data;
     return code;
 }

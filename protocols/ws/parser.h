@@ -57,20 +57,22 @@ typedef struct ws_parser { /* zero, then ws_parser_init */
     uint8_t opcode;     /* of the frame */
     uint8_t message_op; /* of the message; 0: none is open */
     bool fin, in_payload, dead;
+    bool paused; /* set by a callback that wants no more for now: feed returns behind this one */
     uint8_t n_head, head_bytes; /* of head: there, due */
     uint8_t n_control;
     uint8_t head[WS_HEAD_BYTES_MAX];
-    uint8_t control[WS_CONTROL_BYTES_MAX];
-    const char *why; /* static text after a failure */
+    ptn_buf *control; /* payload of a control frame, while it comes */
+    const char *why;  /* static text after a failure */
 } ws_parser;
 
 /* accept: see above.  bytes_max: of one message, all fragments together. */
 void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max);
 void ws_parser_done(ws_parser *p);
 /* 0, or the close code that the peer deserves; after that, and after a close, everything is
- * ignored. */
+ * ignored.  *ret_used: bytes taken, all of them unless a callback has paused the machine; the rest
+ * is fed again later. */
 unsigned ws_parser_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_parser_ops *ops,
-                        void *arg);
+                        void *arg, size_t *ret_used);
 
 /* Codes that may appear in a close frame. */
 bool ws_close_code_is_valid(unsigned code);

@@ -24,6 +24,11 @@ int ws_upgrade_check(const ws_upgrade *u, const char **reterr_message);
  * edge->n_connections until it ends. */
 int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_bytes early);
 
+/* An edge casts this to itself; it is answered by ws_read_on(). */
+#define WS_MSG_READ_ON ((uint32_t)PTN_MSG_TYPE_END + 1u)
+/* Goes on with the connections that waited for answers and have got them. */
+void ws_read_on(ptn_ctx *c, edge *e);
+
 /* Every ws connection of this edge: `drain` frame and close 1012 (drain), or 4501 for one session.
  */
 void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);

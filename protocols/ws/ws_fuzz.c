@@ -61,7 +61,9 @@ static struct digest run(const uint8_t *data, size_t size, uint8_t accept, uint3
         if (copy == NULL)
             abort();
         memcpy(copy, data + at, n);
-        const unsigned code = ws_parser_feed(&p, copy, n, &ops, &d);
+        size_t used;
+        const unsigned code = ws_parser_feed(&p, copy, n, &ops, &d, &used);
+        PTN_ASSERT(used == n);
         free(copy);
         PTN_ASSERT(code == 0 || d.code == 0);
         PTN_ASSERT(code == 0 || p.message == NULL);

@@ -130,8 +130,10 @@ static void run(struct wire in, const size_t *cuts, size_t n_cuts, uint8_t accep
             continue;
         uint8_t *copy = malloc(to - at);
         memcpy(copy, in.p + at, to - at);
-        unsigned now = ws_parser_feed(&p, copy, to - at, &ops, t);
+        size_t used;
+        unsigned now = ws_parser_feed(&p, copy, to - at, &ops, t, &used);
         free(copy);
+        cr_assert_eq(used, to - at);
         cr_assert(now == 0 || code == 0, "a dead machine answers nothing");
         code = now != 0 ? now : code;
         at = to;
@@ -375,20 +377,22 @@ Test(ws_parser, longest_close) {
 
 Test(ws_parser, an_unmasked_frame_is_refused_on_its_second_byte) {
     ws_parser p;
+    size_t used;
     struct trace t = {0};
     ws_parser_init(&p, 0, BYTES_MAX);
-    cr_assert_eq(ws_parser_feed(&p, (const uint8_t *)"\x81", 1, &ops, &t), 0);
-    cr_assert_eq(ws_parser_feed(&p, (const uint8_t *)"\x05", 1, &ops, &t), 1002);
+    cr_assert_eq(ws_parser_feed(&p, (const uint8_t *)"\x81", 1, &ops, &t, &used), 0);
+    cr_assert_eq(ws_parser_feed(&p, (const uint8_t *)"\x05", 1, &ops, &t, &used), 1002);
     ws_parser_done(&p);
 }
 
 Test(ws_parser, memory_follows_the_bytes_that_came) {
     static const uint8_t head[] = {0x82, 0xff, 0, 0, 0, 0, 0x03, 0xff, 0xff, 0xff, 1, 2, 3, 4, 9};
     ws_parser p;
+    size_t used;
     struct trace t = {0};
     size_t cap;
     ws_parser_init(&p, 0, PTN_BUF_BYTES_MAX);
-    cr_assert_eq(ws_parser_feed(&p, head, sizeof head, &ops, &t), 0);
+    cr_assert_eq(ws_parser_feed(&p, head, sizeof head, &ops, &t, &used), 0);
     cr_assert_not_null(p.message);
     (void)ptn_buf_data(p.message, &cap);
     cr_assert_leq(cap, 4096, "64 MiB announced, one byte sent: %zu bytes held", cap);
@@ -409,14 +413,55 @@ Test(ws_parser, a_callback_may_stop_it) {
     uint8_t bytes[64];
     struct wire w = {bytes, 0};
     ws_parser p;
+    size_t used;
     int calls = 0;
     put_frame(&w, &f);
     put_frame(&w, &f);
     ws_parser_init(&p, 0, BYTES_MAX);
-    cr_assert_eq(ws_parser_feed(&p, w.p, w.n, &stopping, &calls), 0);
-    cr_assert_eq(ws_parser_feed(&p, w.p, w.n, &stopping, &calls), 0);
+    cr_assert_eq(ws_parser_feed(&p, w.p, w.n, &stopping, &calls, &used), 0);
+    cr_assert_eq(ws_parser_feed(&p, w.p, w.n, &stopping, &calls, &used), 0);
     cr_assert_eq(calls, 1);
     ws_parser_done(&p);
+}
+
+struct pausing {
+    ws_parser p;
+    struct trace t;
+};
+
+static bool pause_message(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
+    struct pausing *s = arg;
+    s->p.paused = true;
+    return take_message(&s->t, opcode, payload);
+}
+
+static bool pausing_control(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
+    return take_control(&((struct pausing *)arg)->t, opcode, payload);
+}
+
+Test(ws_parser, a_callback_may_pause_it) {
+    const ws_parser_ops pausing = {.on_message = pause_message, .on_control = pausing_control};
+    static const struct piece frames[] = {
+        {TEXT, S("one"), PLAIN}, {PING, S("p"), PLAIN}, {TEXT, S(""), PLAIN}, {PING, S(""), PLAIN}};
+    uint8_t bytes[128];
+    struct wire w = {bytes, 0};
+    struct pausing s = {0};
+    size_t used;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(frames); i++)
+        put_frame(&w, &frames[i]);
+    ws_parser_init(&s.p, 0, BYTES_MAX);
+    cr_assert_eq(ws_parser_feed(&s.p, w.p, w.n, &pausing, &s, &used), 0);
+    cr_assert_eq(used, 9, "behind the first message");
+    cr_assert_str_eq(s.t.text, "T\"one\" ");
+    size_t at = used;
+    cr_assert_eq(ws_parser_feed(&s.p, w.p + at, w.n - at, &pausing, &s, &used), 0);
+    cr_assert_str_eq(s.t.text, "T\"one\" P\"p\" T\"\" ");
+    at += used;
+    cr_assert_eq(w.n - at, 6, "the last ping is left");
+    cr_assert_eq(ws_parser_feed(&s.p, w.p + at, w.n - at, &pausing, &s, &used), 0);
+    cr_assert_eq(used, 6);
+    cr_assert_str_eq(s.t.text, "T\"one\" P\"p\" T\"\" P\"\" ");
+    ws_parser_done(&s.p);
 }
 
 Test(ws_parser, heads_of_what_we_send) {
