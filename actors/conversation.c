@@ -16,6 +16,7 @@
 #define CACHE_MAX_DEFAULT 10000u
 #define ATTACHED_MAX_DEFAULT 100000u
 #define REQUESTS_MAX_DEFAULT 8192u
+#define REQUESTS_BYTES_MAX (32u << 20) /* of requests in flight */
 #define RESYNC_NS (50 * PTN_MS)
 
 static void load(ptn_ctx *c, struct conversation *v);
@@ -24,7 +25,7 @@ static void load(ptn_ctx *c, struct conversation *v);
 
 static struct op *op_new(struct shard *s, const ptn_msg *m, ptn_reply_to to) {
     struct op *op = s->op_pool;
-    if (s->n_ops >= s->requests_max)
+    if (s->n_ops >= s->requests_max || (s->n_ops > 0 && s->op_bytes + m->len > REQUESTS_BYTES_MAX))
         return NULL;
     if (op != NULL)
         s->op_pool = op->next;
@@ -43,6 +44,7 @@ static struct op *op_new(struct shard *s, const ptn_msg *m, ptn_reply_to to) {
         op->next->pprev = &op->next;
     s->ops = op;
     s->n_ops++;
+    s->op_bytes += m->len;
     return op;
 }
 
@@ -61,6 +63,7 @@ static void exit_when_done(ptn_ctx *c, struct shard *s) {
 void op_end(ptn_ctx *c, struct op *op) {
     struct shard *s = op->shard;
     struct conversation *v = op->conv;
+    s->op_bytes -= ptn_buf_bytes(op->payload).n;
     op_unlink(op);
     op->next = s->op_pool;
     s->op_pool = op;

@@ -11,6 +11,7 @@
 typedef struct conversation_config { /* arg of the actor; outlives it */
     const ptn_directory *directory;
     unsigned shard;
+    uint8_t id_key[32];    /* secret of the installation: ids that stand for idempotency keys */
     uint32_t cache_max;    /* conversations in memory that nobody listens to; 0: 10,000 */
     uint32_t attached_max; /* conversations in memory at all; 0: 100,000 */
     uint32_t

@@ -47,11 +47,13 @@ static ptn_buf *event_new(const struct conversation *v, uint64_t seq, ptn_bytes 
 }
 
 /* This hub misses everything after `sent`, until catch-up brings it. */
-static void lag_begin(struct conversation *v, unsigned worker, uint64_t sent) {
+static void lag_begin(ptn_ctx *c, struct conversation *v, unsigned worker, uint64_t sent) {
     if (v->lag == NULL)
         v->lag = calloc(1, sizeof *v->lag);
-    if (v->lag == NULL)
-        return; /* the hub sees the jump in the offsets and resets the topic */
+    if (v->lag == NULL) { /* no memory to remember it by */
+        shard_resync(c, v->shard, worker);
+        return;
+    }
     v->lag->hubs |= UINT64_C(1) << worker;
     v->lag->sent[worker] = sent;
 }
@@ -90,7 +92,7 @@ static bool send_event(ptn_ctx *c, struct conversation *v, uint64_t hubs, uint64
         ptn_buf_unref(event);
         if (err == -PTN_ENOACTOR || err == -PTN_ESTOPPING)
             continue;
-        lag_begin(v, i, seq - 1);
+        lag_begin(c, v, i, seq - 1);
         ok = false;
     }
     ptn_buf_unref(event);
@@ -203,18 +205,37 @@ static void catch_up_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *rep
     }
 }
 
+static void members_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct conversation *v = arg;
+    (void)state;
+    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
+        v->members_unsure = true;
+        catch_up_later(c, v);
+        return;
+    }
+    members_adopt(c, v, reply->buf);
+    catch_up_ask(c, v);
+}
+
+/* The members first, when nobody knows them, then the messages. */
 static void catch_up_ask(ptn_ctx *c, struct conversation *v) {
+    bool members = v->members_unsure;
     ptn_pack w;
     ptn_pack_init(&w, 96);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, members ? 1 : 4);
     ptn_pack_str(&w, conv_id(v));
-    ptn_pack_uint(&w, catch_up_from(v));
-    ptn_pack_nil(&w);
-    ptn_pack_uint(&w, CATCH_UP_BATCH);
+    if (!members) {
+        ptn_pack_uint(&w, catch_up_from(v));
+        ptn_pack_nil(&w);
+        ptn_pack_uint(&w, CATCH_UP_BATCH);
+    }
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
-                        : ptn_ask(c, v->shard->directory->store, PTN_MSG_STORE_MSG_RANGE, b,
-                                  PTN_NEVER, catch_up_loaded, v, NULL);
+                        : ptn_ask(c, v->shard->directory->store,
+                                  members ? PTN_MSG_STORE_CONV_GET : PTN_MSG_STORE_MSG_RANGE, b,
+                                  PTN_NEVER, members ? members_loaded : catch_up_loaded, v, NULL);
+    if (err == 0)
+        v->members_unsure = false; /* another unknown change from here on: once more */
     if (err < 0) {
         ptn_buf_unref(b);
         catch_up_later(c, v);
@@ -264,6 +285,10 @@ static void attach_history(ptn_ctx *c, void *state, int err, const ptn_msg *repl
     uint64_t want = sent_to(op->conv, (unsigned)worker), seq = 0, last;
     uint32_t n = 0, pair, take = 0;
     (void)state;
+    if (!conv_is_member(op->conv, op->user)) { /* removed while the store was asked */
+        op_not_found(c, op);
+        return;
+    }
     ptn_unpack u, from;
     if (err == 0 && reply->type == PTN_MSG_STORE_MSGS) {
         u = ptn_unpack_of(ptn_msg_bytes(reply));
@@ -307,7 +332,8 @@ static void hub_bit(struct conversation *v, unsigned worker, bool on) {
         conv_pin(v);
     } else if (!on && (v->hubs & bit) != 0) {
         v->hubs &= ~bit;
-        lag_end(v, bit);
+        if ((v->shard->watching & bit) == 0) /* its gateway still wants what is missing */
+            lag_end(v, bit);
         conv_unpin(v);
     }
 }
@@ -402,6 +428,7 @@ void tell_user(ptn_ctx *c, struct shard *s, ptn_str user, const char *type, ptn_
     ptn_pack_cstr(&w, type);
     ptn_pack_key(&w, "conversationId");
     ptn_pack_str(&w, conversation);
-    (void)cast_packed(c, ptn_topic_owner(s->directory, (ptn_str){topic, n}), PTN_MSG_TOPIC_PUBLISH,
-                      &w);
+    if (cast_packed(c, ptn_topic_owner(s->directory, (ptn_str){topic, n}), PTN_MSG_TOPIC_PUBLISH,
+                    &w) < 0)
+        ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
 }

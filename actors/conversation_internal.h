@@ -5,9 +5,9 @@
  * Order.  The store assigns sequence numbers and its lane answers in order, so the answers to
  * appends arrive here in the order of seq; each is answered to its sender and then published.
  * `published` is the last event that went out, and only the next one may follow.  A hole (an answer
- * that came after its ask's deadline) is filled from the store: catch-up.  Catch-up also serves a
- * hub whose mailbox refused an event: it gets nothing more of this conversation until it has got
- * what it missed.
+ * that came after its ask's deadline) is filled from the store: catch-up.  A change of members
+ * whose answer did not come is looked up there likewise.  Catch-up also serves a hub whose mailbox
+ * refused an event: it gets nothing more of this conversation until it has got what it missed.
  *
  * Lifetime.  A conversation is pinned by every request that uses it, by every hub attached to it,
  * and by its catch-up.  Unpinned ones form an LRU list.  All of it is malloc'ed and freed by one
@@ -69,6 +69,7 @@ struct conversation {
     ptn_timer timer; /* loading again, catch-up */
     uint32_t catch_up_failures;
     bool catching_up, catch_up_again;
+    bool members_unsure; /* a change has an unknown outcome: catch-up reads the record again */
     uint32_t pins;
     uint32_t id_bytes;
     char id[CONVERSATION_ID_BYTES_MAX];
@@ -83,6 +84,7 @@ struct shard {
     uint32_t n_unpinned;
     struct op *ops, *op_pool;
     uint32_t n_ops;
+    size_t op_bytes;   /* of their payloads */
     uint64_t watching; /* hubs that want every event */
     uint64_t resync;   /* hubs that must still hear OWNER_RESTARTED */
     ptn_timer resync_timer;
@@ -138,7 +140,7 @@ void on_detach(ptn_ctx *c, struct op *op);
 void on_watch_all(ptn_ctx *c, struct shard *s, const ptn_msg *m);
 /* message: the MESSAGE map of number seq, which is stored. */
 void conv_publish(ptn_ctx *c, struct conversation *v, uint64_t seq, ptn_bytes message);
-/* Publishes from the store what has not been published. */
+/* Publishes from the store what has not been published; reads the members again when unsure. */
 void catch_up(ptn_ctx *c, struct conversation *v);
 /* The hubs drop this user's subscriptions. */
 void conv_evict_user(ptn_ctx *c, struct conversation *v, ptn_str user);
@@ -175,6 +177,8 @@ void on_list(ptn_ctx *c, struct op *op);
 void on_get(ptn_ctx *c, struct op *op);
 void on_members_add(ptn_ctx *c, struct op *op);
 void on_members_remove(ptn_ctx *c, struct op *op);
+/* The store's record is the truth; whoever is new or gone hears of it. */
+void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record);
 /* Writes a new epoch. */
 void make_epoch(ptn_ctx *c, char out[CONVERSATION_EPOCH_BYTES + 1]);
 

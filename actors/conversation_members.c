@@ -229,31 +229,19 @@ static ptn_str next_target(ptn_unpack *u, ptn_str one) {
     return user;
 }
 
-/* The store's answer is the new truth; whoever is new or gone hears of it. */
-static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
-    struct op *op = arg;
-    struct shard *s = state;
-    struct conversation *v = op->conv;
-    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
-        op_pass(c, op, err, reply);
-        return;
-    }
+void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
+    struct shard *s = v->shard;
     ptn_buf *old_record = ptn_buf_ref(v->record); /* keeps the old views alive */
     ptn_str *old = v->members;
     uint32_t n_old = v->n_members;
     v->members = NULL;
     v->n_members = 0;
-    if (!conv_adopt(v, reply->buf)) {
+    if (!conv_adopt(v, record)) {
         v->members = old;
         v->n_members = n_old;
         ptn_buf_unref(old_record);
         ptn_fail(c, PTN_ENOMEM, "the new members of a conversation cannot be kept");
     }
-    ptn_pack w;
-    ptn_pack_init(&w, 256 + reply->len);
-    ptn_response_begin(&w, 200);
-    conv_pack(&w, v);
-    ptn_response_send(c, op->to, &w);
     /* Both lists are sorted by bytes: one walk finds the differences. */
     for (uint32_t i = 0; i < n_old; i++)
         if (!conv_is_member(v, old[i])) {
@@ -266,7 +254,26 @@ static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *rep
             tell_user(c, s, v->members[i], "conversation.added", conv_id(v));
     free(old);
     ptn_buf_unref(old_record);
-    op_end(c, op);
+}
+
+static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct op *op = arg;
+    struct conversation *v = op->conv;
+    (void)state;
+    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
+        if (err != 0) { /* nobody knows whether it was done */
+            v->members_unsure = true;
+            catch_up(c, v);
+        }
+        op_pass(c, op, err, reply);
+        return;
+    }
+    members_adopt(c, v, reply->buf);
+    ptn_pack w;
+    ptn_pack_init(&w, 256 + reply->len);
+    ptn_response_begin(&w, 200);
+    conv_pack(&w, v);
+    op_respond(c, op, &w);
 }
 
 static void ask_members(ptn_ctx *c, struct op *op, uint32_t type, ptn_unpack u, uint32_t n,

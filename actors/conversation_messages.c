@@ -113,12 +113,14 @@ static void fail_faults(ptn_ctx *c, struct op *op, const struct faults *f) {
 
 /* A message that comes without an id but with an Idempotency-Key gets the same id each time: a UUID
  * made from the hash of who, where and key (RFC 9562 section 5.8).  So the store's own check for
- * duplicates does it. */
+ * duplicates does it.  The hash is keyed: ids are unique in the whole store, and whoever could
+ * compute somebody else's would take it first. */
 static void id_of_key(const struct op *op, ptn_str key, char out[37]) {
     static const uint8_t zero = 0;
     uint8_t h[crypto_generichash_BYTES_MIN];
     crypto_generichash_state st;
-    (void)crypto_generichash_init(&st, NULL, 0, sizeof h);
+    const conversation_config *cfg = op->shard->config;
+    (void)crypto_generichash_init(&st, cfg->id_key, sizeof cfg->id_key, sizeof h);
     (void)crypto_generichash_update(&st, (const uint8_t *)op->user.p, op->user.n);
     (void)crypto_generichash_update(&st, &zero, 1);
     (void)crypto_generichash_update(&st, (const uint8_t *)op->conv->id, op->conv->id_bytes);

@@ -460,6 +460,23 @@ Test(conversation, attaching_recovers_or_says_so) {
     expect_events(&f->hub[0], 1, 0);
 }
 
+/* bob is removed while the store reads the history that his subscription asked for. */
+static void attach_and_remove(ptn_ctx *c, struct fixture *x) {
+    ptn_str epoch;
+    char e[32];
+    cr_assert(ptn_map_get_str(data_of(x, r[0], 201), "epoch", &epoch));
+    (void)snprintf(e, sizeof e, "%.*s", (int)epoch.n, epoch.p);
+    (void)request(c, x, PTN_MSG_ROUTE_MEMBERS_REMOVE, path_of("/members"), "userId=bob", NULL);
+    r[1] = attach(c, x, "bob", e, 4);
+}
+
+Test(conversation, a_removal_overtakes_a_subscription) {
+    static const struct step steps[] = {
+        {0, create}, {0, remember}, {0, send_10}, {0, attach_and_remove}, {0, NULL}};
+    run(1, steps);
+    cr_expect_eq(code_of(f, r[1]), PTN_CODE_FORBIDDEN);
+}
+
 /* Messages are on their way while a hub attaches: history and events meet without hole or overlap.
  */
 static void attach_in_the_middle(ptn_ctx *c, struct fixture *x) {
@@ -622,6 +639,30 @@ Test(conversation, a_message_whose_answer_is_late_is_published_in_order) {
                  true);
     cr_expect_eq(seq_of(data_of(f, r[3], 201)), 3);
     expect_events(&f->hub[0], 1, 3);
+}
+
+static void remove_late(ptn_ctx *c, struct fixture *x) {
+    r[1] = change(c, x, false, "bob");
+}
+
+static void bob_looks(ptn_ctx *c, struct fixture *x) {
+    x->user = "bob";
+    r[2] = get(c, x);
+}
+
+/* Nobody heard that bob was removed; yet he is, so he must be shown out. */
+Test(conversation, a_removal_whose_answer_is_late_counts) {
+    static struct step steps[96] = {{0, create},     {0, remember},    {0, attach_bob},
+                                    {0, slow_store}, {0, remove_late}, {0, quick_store}};
+    for (unsigned i = 6; i < 94; i++)
+        steps[i] = (struct step){0, wait};
+    steps[93] = (struct step){0, bob_looks};
+    run(1, steps);
+    cr_expect_eq(code_of(f, r[2]), PTN_CODE_NOT_FOUND);
+    unsigned evicted = 0;
+    for (unsigned i = 0; i < f->hub[0].n_notes; i++)
+        evicted += f->hub[0].note[i].type == PTN_MSG_HUB_EVICT;
+    cr_expect_eq(evicted, 1, "his subscriptions end");
 }
 
 static void flood(ptn_ctx *c, struct fixture *x) {

@@ -63,7 +63,7 @@ struct fixture {
     unsigned n_answers;
     struct note published[EVENTS_MAX]; /* TOPIC_PUBLISH */
     unsigned n_published;
-    ptn_time store_delay_ns; /* the proxy holds answers to appends for so long */
+    ptn_time store_delay_ns; /* the proxy holds answers to writes of a conversation for so long */
     const struct step *steps;
     unsigned at;
     const char *user; /* who asks */
@@ -108,7 +108,8 @@ static inline int proxy_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_exit(c, 0);
         return 0;
     }
-    if (m->type != PTN_MSG_STORE_MSG_APPEND || f->store_delay_ns == 0)
+    bool write = m->type == PTN_MSG_STORE_MSG_APPEND || m->type == PTN_MSG_STORE_MEMBERS_REMOVE;
+    if (!write || f->store_delay_ns == 0)
         return ptn_forward(c, m, f->real_store, m->type);
     struct held *h = (struct held *)calloc(1, sizeof *h);
     cr_assert_not_null(h);

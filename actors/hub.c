@@ -15,225 +15,18 @@
  * The ptn_hub outlives the actor: sinks are opened and closed by other actors of the same worker.
  * A closed sink leaves the table at once and its subscriptions at the hub's next message
  * (`graveyard`), because a close may come in the middle of a fan-out.
+ *
+ * An owner that has lost track (it restarted, or we refused an event) says OWNER_RESTARTED: whoever
+ * listens to one of its topics is reset, patterns included, and comes back with its position.
+ * Gateways have no position and no one to tell: for them the loss is counted.
  */
-#include "actors/hub_index.h"
+#include "actors/hub_internal.h"
 
 #include <postern/metrics.h>
 
 #include <stdlib.h>
 
-#define USER_BYTES_MAX 64
-
-struct hub_sink {
-    const ptn_sink_ops *ops;
-    void *self;
-    uint32_t index, generation;
-    struct hub_sub *subs;
-    uint32_t n_subs; /* granted and pending */
-    uint64_t serial; /* last event delivered, when several lists matched */
-    struct hub_sink *dead_next;
-    uint8_t user_bytes;
-    char user[USER_BYTES_MAX];
-};
-
-struct hub_attach { /* a subscription that waits for owners to agree */
-    struct hub_attach *next, **pprev;
-    ptn_hub *hub;
-    ptn_sink_id sink;
-    uint64_t tag;
-    struct hub_topic *topic; /* NULL: a pattern */
-    uint32_t waiting;        /* owners that have not agreed to send everything */
-    bool canceled, failed;
-    uint8_t name_bytes;
-    char name[PTN_TOPIC_BYTES_MAX];
-};
-
-struct ptn_hub {
-    ptn_hub_limits limits;
-    const ptn_directory *directory;
-    unsigned worker;
-    struct hub_index index;
-    struct hub_sink **sinks; /* by index; NULL: free */
-    uint32_t *generations;
-    uint32_t n_sinks, sinks_cap, free_hint;
-    struct hub_sink *graveyard;
-    struct hub_attach *attaches;
-    uint64_t serial;
-    bool watching_topics, watching_conversations;
-    int64_t subs_reported; /* what the gauge has of us */
-};
-
-/* ---- sinks -------------------------------------------------------------------------------- */
-
-ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsigned worker) {
-    ptn_hub *h = calloc(1, sizeof *h);
-    if (h == NULL)
-        return NULL;
-    h->limits = limits != NULL ? *limits : (ptn_hub_limits){0};
-    if (h->limits.sinks_max == 0)
-        h->limits.sinks_max = 100000;
-    if (h->limits.subscriptions_max == 0)
-        h->limits.subscriptions_max = 1000000;
-    if (h->limits.sink_subscriptions_max == 0)
-        h->limits.sink_subscriptions_max = 1000;
-    h->directory = d;
-    h->worker = worker;
-    return h;
-}
-
-static void attach_free(struct hub_attach *a) {
-    *a->pprev = a->next;
-    if (a->next != NULL)
-        a->next->pprev = a->pprev;
-    free(a);
-}
-
-static void bury(ptn_hub *h) {
-    while (h->graveyard != NULL) {
-        struct hub_sink *s = h->graveyard;
-        h->graveyard = s->dead_next;
-        while (s->subs != NULL)
-            hub_sub_remove(&h->index, s->subs);
-        free(s);
-    }
-}
-
-void ptn_hub_free(ptn_hub *h) {
-    if (h == NULL)
-        return;
-    hub_index_done(&h->index);
-    for (struct hub_sink *s = h->graveyard, *next; s != NULL; s = next) {
-        next = s->dead_next;
-        free(s);
-    }
-    for (uint32_t i = 0; i < h->sinks_cap; i++)
-        free(h->sinks[i]);
-    while (h->attaches != NULL)
-        attach_free(h->attaches);
-    free(h->sinks);
-    free(h->generations);
-    free(h);
-}
-
-static bool sinks_grow(ptn_hub *h) {
-    uint32_t cap = h->sinks_cap == 0 ? 64 : h->sinks_cap * 2;
-    if (cap > h->limits.sinks_max)
-        cap = h->limits.sinks_max;
-    struct hub_sink **sinks = realloc(h->sinks, cap * sizeof *sinks);
-    if (sinks == NULL)
-        return false;
-    h->sinks = sinks;
-    uint32_t *generations = realloc(h->generations, cap * sizeof *generations);
-    if (generations == NULL)
-        return false;
-    h->generations = generations;
-    for (uint32_t i = h->sinks_cap; i < cap; i++) {
-        h->sinks[i] = NULL;
-        h->generations[i] = 1;
-    }
-    h->free_hint = h->sinks_cap;
-    h->sinks_cap = cap;
-    return true;
-}
-
-int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id) {
-    if (h->n_sinks >= h->limits.sinks_max)
-        return -PTN_EOVERLOAD;
-    if (h->n_sinks == h->sinks_cap && !sinks_grow(h))
-        return -PTN_ENOMEM;
-    uint32_t i = h->free_hint;
-    while (h->sinks[i] != NULL) /* there is a free one: n_sinks < sinks_cap */
-        i = i + 1 == h->sinks_cap ? 0 : i + 1;
-    struct hub_sink *s = calloc(1, sizeof *s);
-    if (s == NULL)
-        return -PTN_ENOMEM;
-    s->ops = ops;
-    s->self = self;
-    s->index = i;
-    s->generation = h->generations[i];
-    h->sinks[i] = s;
-    h->n_sinks++;
-    h->free_hint = i + 1 == h->sinks_cap ? 0 : i + 1;
-    *ret_id = (uint64_t)s->generation << 32 | i;
-    return 0;
-}
-
-static struct hub_sink *sink_of(const ptn_hub *h, ptn_sink_id id) {
-    uint32_t i = (uint32_t)id;
-    if (i >= h->sinks_cap || h->sinks[i] == NULL || h->sinks[i]->generation != id >> 32)
-        return NULL;
-    return h->sinks[i];
-}
-
-static ptn_sink_id id_of(const struct hub_sink *s) {
-    return (uint64_t)s->generation << 32 | s->index;
-}
-
-static void deliver_nothing(ptn_ctx *c, void *self, ptn_event *e) {
-    (void)c, (void)self, (void)e;
-}
-
-void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
-    struct hub_sink *s = sink_of(h, id);
-    if (s == NULL)
-        return;
-    h->sinks[s->index] = NULL;
-    h->generations[s->index]++;
-    h->free_hint = s->index;
-    h->n_sinks--;
-    for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
-        sub->list->slots[sub->at].deliver = deliver_nothing;
-    bool asleep = h->graveyard == NULL;
-    s->dead_next = h->graveyard;
-    h->graveyard = s;
-    if (asleep) /* a refusal is harmless: any later message buries too */
-        (void)ptn_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SINK_GONE, NULL);
-}
-
-/* ---- asking the hub ----------------------------------------------------------------------- */
-
-static int cast_packed(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w) {
-    ptn_buf *b = ptn_pack_finish(w);
-    if (b == NULL)
-        return -PTN_ENOMEM;
-    int r = ptn_cast(c, to, type, b);
-    if (r < 0)
-        ptn_buf_unref(b);
-    return r;
-}
-
-int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
-                      ptn_position since, const ptn_principal *p) {
-    ptn_pack w;
-    ptn_pack_init(&w, 128 + topic.n);
-    ptn_pack_array(&w, 7);
-    ptn_pack_uint(&w, sink);
-    ptn_pack_uint(&w, tag);
-    ptn_pack_str(&w, topic);
-    ptn_pack_str_or_nil(&w, since.epoch);
-    ptn_pack_uint(&w, since.offset);
-    ptn_pack_str(&w, p->user);
-    ptn_pack_uint(&w, p->roles);
-    return cast_packed(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
-}
-
-int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved) {
-    ptn_pack w;
-    ptn_pack_init(&w, 32);
-    ptn_pack_array(&w, 2);
-    ptn_pack_uint(&w, sink);
-    ptn_pack_bool(&w, reserved);
-    return cast_packed(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
-}
-
-int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic) {
-    ptn_pack w;
-    ptn_pack_init(&w, 32 + topic.n);
-    ptn_pack_array(&w, 2);
-    ptn_pack_uint(&w, sink);
-    ptn_pack_str(&w, topic);
-    return cast_packed(c, h->directory->hub[h->worker], PTN_MSG_HUB_UNSUBSCRIBE, &w);
-}
+#define WATCH_RETRY_NS (50 * PTN_MS)
 
 /* ---- delivery ----------------------------------------------------------------------------- */
 
@@ -262,7 +55,8 @@ static void release_forms(ptn_event *e) {
         e->forms[i] = ptn_frame_unref(e->forms[i]);
 }
 
-/* The hot loop.  Sinks may close themselves meanwhile: slots stay where they are until bury(). */
+/* The hot loop.  Sinks may close themselves meanwhile: slots stay where they are until hub_bury().
+ */
 static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *e) {
     uint32_t n = t != NULL ? t->list.n : 0;
     if (h->index.n_pattern_subs == 0) {
@@ -286,7 +80,7 @@ static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *
 static void reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
     const ptn_sink_ops *ops = s->ops;
     void *self = s->self;
-    ptn_hub_sink_close(c, h, id_of(s));
+    ptn_hub_sink_close(c, h, hub_sink_id(s));
     ops->reset(c, self);
 }
 
@@ -294,7 +88,7 @@ static void reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
 static void reset_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
     for (uint32_t i = 0; i < t->list.n; i++) {
         struct hub_sink *s = t->list.slots[i].sub->sink;
-        if (sink_of(h, id_of(s)) == s) {
+        if (hub_sink_of(h, hub_sink_id(s)) == s) {
             ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
             reset_sink(c, h, s);
         }
@@ -307,7 +101,7 @@ static void detach(ptn_ctx *c, ptn_hub *h, ptn_str topic) {
     ptn_pack_array(&w, 1);
     ptn_pack_str(&w, topic);
     /* A refusal is harmless: the owner's next event finds no subscriber and comes here again. */
-    (void)cast_packed(c, ptn_topic_owner(h->directory, topic), PTN_MSG_TOPIC_DETACH, &w);
+    (void)hub_cast(c, ptn_topic_owner(h->directory, topic), PTN_MSG_TOPIC_DETACH, &w);
 }
 
 static void release_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
@@ -366,6 +160,8 @@ static void refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, 
     s->ops->subscribed(c, s->self, &r);
 }
 
+static const char canceled_text[] = "an unsubscribe overtook this subscription";
+
 static struct hub_sub *find_sub(const struct hub_sink *s, const struct hub_list *l) {
     for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
         if (sub->list == l)
@@ -395,15 +191,24 @@ static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *su
         release_topic(c, h, t);
 }
 
+/* The attach has ended; its sink, if it is still there, may ask for something else. */
+static void attach_end(ptn_hub *h, struct hub_attach *a) {
+    struct hub_sink *s = hub_sink_of(h, a->sink);
+    if (s != NULL)
+        s->n_attaches--;
+    hub_attach_free(a);
+}
+
 static struct hub_attach *attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name) {
     struct hub_attach *a = calloc(1, sizeof *a);
     if (a == NULL)
         return NULL;
     a->hub = h;
-    a->sink = id_of(s);
+    a->sink = hub_sink_id(s);
     a->tag = tag;
     a->name_bytes = (uint8_t)name.n;
     memcpy(a->name, name.p, name.n);
+    s->n_attaches++;
     a->next = h->attaches;
     a->pprev = &h->attaches;
     if (a->next != NULL)
@@ -420,7 +225,7 @@ static void replay(ptn_ctx *c, ptn_hub *h, ptn_sink_id id, const ptn_subscribed 
         return;
     for (; n > 0; n--) {
         ptn_event e = {.topic = r->topic, .epoch = r->epoch};
-        struct hub_sink *s = sink_of(h, id); /* it may close itself on the way */
+        struct hub_sink *s = hub_sink_of(h, id); /* it may close itself on the way */
         if (s == NULL || !ptn_unpack_array(&history, &pair) || pair != 2 ||
             !ptn_unpack_uint(&history, &e.offset) || !ptn_unpack_any(&history, &e.data))
             return;
@@ -429,9 +234,17 @@ static void replay(ptn_ctx *c, ptn_hub *h, ptn_sink_id id, const ptn_subscribed 
     }
 }
 
+/* The owner states a position.  Those who listen already have heard everything up to it, unless an
+ * event was lost on the way here: then they must not go on from the new position as if nothing was.
+ */
+static bool has_hole(const struct hub_topic *t, ptn_str epoch, uint64_t offset) {
+    return t->list.n > 0 &&
+           (offset != t->offset || !ptn_str_eq(epoch, (ptn_str){t->epoch, t->epoch_bytes}));
+}
+
 static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg *reply) {
     struct hub_topic *t = a->topic;
-    struct hub_sink *s = sink_of(h, a->sink);
+    struct hub_sink *s = hub_sink_of(h, a->sink);
     ptn_subscribed r = {.tag = a->tag, .topic = {t->name, t->name_bytes}, .code = -1};
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
     uint32_t n;
@@ -440,6 +253,12 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         !ptn_unpack_bool(&u, &r.recovered)) {
         refuse(c, s, a->tag, r.topic, PTN_CODE_INTERNAL, "the topic's owner gave a bad answer");
         return;
+    }
+    if (has_hole(t, r.epoch, r.offset)) {
+        reset_topic(c, h, t);
+        s = hub_sink_of(h, a->sink);
+        if (s == NULL)
+            return; /* it had subscribed before and was reset with the others */
     }
     if (!join(h, s, &t->list)) {
         refuse(c, s, a->tag, r.topic, PTN_CODE_OVERLOADED,
@@ -456,11 +275,13 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
 static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct hub_attach *a = arg;
     ptn_hub *h = a->hub;
-    struct hub_sink *s = sink_of(h, a->sink);
+    struct hub_sink *s = hub_sink_of(h, a->sink);
     struct hub_topic *t = a->topic;
     ptn_problem p;
     (void)state;
-    if (s != NULL && !a->canceled) {
+    if (s != NULL && a->canceled) {
+        refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, PTN_CODE_CONFLICT, canceled_text);
+    } else if (s != NULL) {
         if (err == 0 && reply->type == PTN_MSG_TOPIC_ATTACHED) {
             granted(c, h, a, reply);
         } else {
@@ -478,7 +299,7 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
         }
     }
     t->pending--;
-    attach_free(a);
+    attach_end(h, a);
     release_topic(c, h, t);
 }
 
@@ -506,7 +327,7 @@ static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t
         if (r < 0) {
             ptn_buf_unref(b);
             t->pending--;
-            attach_free(a);
+            attach_end(h, a);
         }
     }
     if (r < 0) {
@@ -520,11 +341,15 @@ static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t
 
 /* ---- patterns and gateways: every event ---------------------------------------------------- */
 
+static void unwatch(ptn_ctx *c, ptn_hub *h);
+
 /* All owners agreed (or one did not). */
 static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
-    struct hub_sink *s = sink_of(h, a->sink);
+    struct hub_sink *s = hub_sink_of(h, a->sink);
     ptn_str name = {a->name, a->name_bytes};
-    if (s != NULL && !a->canceled) {
+    if (s != NULL && a->canceled) {
+        refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
+    } else if (s != NULL) {
         struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
         if (l != NULL && join(h, s, l)) {
             ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
@@ -533,7 +358,8 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
             refuse(c, s, a->tag, name, PTN_CODE_OVERLOADED, "try to subscribe again in a moment");
         }
     }
-    attach_free(a);
+    attach_end(h, a);
+    unwatch(c, h);
 }
 
 static void watch_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -552,22 +378,56 @@ static ptn_buf *pack_bool(bool on) {
     return ptn_pack_finish(&w);
 }
 
-/* Asks every owner of one class to send (or stop sending) everything.  a may be NULL. */
-static void watch(ptn_ctx *c, ptn_hub *h, const ptn_addr *owners, bool on, struct hub_attach *a) {
+static void watch_retry(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
+/* Tells one owner what is wanted of it.  A refusal is not the end: the timer tells it again. */
+static void watch_tell(ptn_ctx *c, ptn_hub *h, unsigned k, unsigned owner) {
+    struct hub_watch *w = &h->watch[k];
+    uint64_t bit = UINT64_C(1) << owner;
+    ptn_buf *b = pack_bool(w->on);
+    int err = b != NULL ? ptn_cast(c, w->owners[owner], PTN_MSG_TOPIC_WATCH_ALL, b) : -PTN_ENOMEM;
+    w->untold &= ~bit;
+    if (err == 0)
+        return;
+    ptn_buf_unref(b);
+    if (err == -PTN_ENOACTOR)
+        return;
+    w->untold |= bit;
+    if (!ptn_timer_is_armed(&h->watch_timer))
+        ptn_timer_start(c, &h->watch_timer, WATCH_RETRY_NS, watch_retry, h);
+}
+
+static void watch_retry(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    ptn_hub *h = arg;
+    (void)state, (void)t;
+    for (unsigned k = 0; k < WATCHES; k++)
+        for (unsigned i = 0; i < h->directory->workers; i++)
+            if (h->watch[k].untold & UINT64_C(1) << i)
+                watch_tell(c, h, k, i);
+}
+
+static void watch_set(ptn_ctx *c, ptn_hub *h, unsigned k, bool on) {
+    h->watch[k].on = on;
+    for (unsigned i = 0; i < h->directory->workers; i++)
+        watch_tell(c, h, k, i);
+}
+
+/* The same by asks, for a subscription that starts when all owners have agreed.  Owners are
+ * idempotent; asking each time also makes `subscribed` wait for those that restarted. */
+static void watch_ask(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
+    struct hub_watch *w = &h->watch[WATCH_TOPICS];
+    w->on = true;
     for (unsigned i = 0; i < h->directory->workers; i++) {
-        ptn_buf *b = pack_bool(on);
-        int r = -PTN_ENOMEM;
-        if (b != NULL && a != NULL)
-            r = ptn_ask(c, owners[i], PTN_MSG_TOPIC_WATCH_ALL, b, ptn_now(c) + 10 * PTN_SEC,
-                        watch_ended, a, NULL);
-        else if (b != NULL)
-            r = ptn_cast(c, owners[i], PTN_MSG_TOPIC_WATCH_ALL, b);
-        if (r == 0 && a != NULL)
+        ptn_buf *b = pack_bool(true);
+        int r = b != NULL ? ptn_ask(c, w->owners[i], PTN_MSG_TOPIC_WATCH_ALL, b,
+                                    ptn_now(c) + 10 * PTN_SEC, watch_ended, a, NULL)
+                          : -PTN_ENOMEM;
+        if (r == 0) {
             a->waiting++;
-        if (r < 0) {
+            w->untold &= ~(UINT64_C(1) << i);
+        } else {
             ptn_buf_unref(b);
-            if (a != NULL)
-                a->failed = true;
+            a->failed = true;
         }
     }
 }
@@ -579,10 +439,7 @@ static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64
         refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
         return;
     }
-    /* Owners are idempotent; asking each time also makes `subscribed` wait for those that
-     * restarted. */
-    watch(c, h, h->directory->topics, true, a);
-    h->watching_topics = true;
+    watch_ask(c, h, a);
     if (a->waiting == 0)
         watch_settled(c, h, a);
 }
@@ -590,28 +447,22 @@ static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64
 static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved) {
     if (!join(h, s, reserved ? &h->index.all_reserved : &h->index.all_public))
         return 0; /* the gateway sees no events; the gauge of subscriptions shows why */
-    watch(c, h, h->directory->topics, true, NULL);
-    h->watching_topics = true;
-    if (reserved) {
-        watch(c, h, h->directory->conversation, true, NULL);
-        h->watching_conversations = true;
-    }
+    watch_set(c, h, WATCH_TOPICS, true);
+    if (reserved)
+        watch_set(c, h, WATCH_CONVERSATIONS, true);
     return 0;
 }
 
 /* Stops the flood when the last pattern or gateway has gone. */
 static void unwatch(ptn_ctx *c, ptn_hub *h) {
-    if (h->watching_conversations && h->index.all_reserved.n == 0) {
-        watch(c, h, h->directory->conversation, false, NULL);
-        h->watching_conversations = false;
-    }
-    if (!h->watching_topics || h->index.n_pattern_subs > 0)
+    if (h->watch[WATCH_CONVERSATIONS].on && h->index.all_reserved.n == 0)
+        watch_set(c, h, WATCH_CONVERSATIONS, false);
+    if (!h->watch[WATCH_TOPICS].on || h->index.n_pattern_subs > 0)
         return;
     for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
         if (a->topic == NULL)
             return; /* a pattern is about to come */
-    watch(c, h, h->directory->topics, false, NULL);
-    h->watching_topics = false;
+    watch_set(c, h, WATCH_TOPICS, false);
 }
 
 /* ---- messages ----------------------------------------------------------------------------- */
@@ -638,7 +489,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_position since;
     if (!ptn_unpack_array(&u, &n) || !ptn_unpack_uint(&u, &id))
         return -PTN_EPROTO;
-    struct hub_sink *s = sink_of(h, id);
+    struct hub_sink *s = hub_sink_of(h, id);
     if (s == NULL)
         return 0; /* it has gone meanwhile */
     if (n == 2 && ptn_unpack_bool(&u, &reserved))
@@ -647,7 +498,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         !ptn_unpack_str_or_nil(&u, &since.epoch) || !ptn_unpack_uint(&u, &since.offset) ||
         !ptn_unpack_str(&u, &user) || !ptn_unpack_uint(&u, &roles))
         return -PTN_EPROTO;
-    if (user.n <= USER_BYTES_MAX) {
+    if (user.n <= HUB_USER_BYTES_MAX) {
         memcpy(s->user, user.p, user.n);
         s->user_bytes = (uint8_t)user.n;
     }
@@ -658,7 +509,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
                "rest at the end");
     else if ((why = forbidden(topic, user)) != NULL)
         refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
-    else if (s->n_subs >= h->limits.sink_subscriptions_max)
+    else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max)
         refuse(c, s, tag, topic, PTN_CODE_OVERLOADED,
                "this connection has too many subscriptions; unsubscribe from some");
     else if (ptn_pattern_has_wildcard(topic))
@@ -676,7 +527,7 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_uint(&u, &id) ||
         !ptn_unpack_str(&u, &topic))
         return -PTN_EPROTO;
-    struct hub_sink *s = sink_of(h, id);
+    struct hub_sink *s = hub_sink_of(h, id);
     if (s == NULL || !ptn_pattern_is_valid(topic))
         return 0;
     for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
@@ -712,12 +563,28 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         if (!ptn_str_eq(user, (ptn_str){s->user, s->user_bytes}))
             continue;
         leave(c, h, s, sub);
-        if (sink_of(h, id_of(s)) == s)
+        if (hub_sink_of(h, hub_sink_id(s)) == s)
             refuse(c, s, 0, topic, PTN_CODE_FORBIDDEN, "you are no longer a member");
     }
     t->pending--;
     release_topic(c, h, t);
     return 0;
+}
+
+static bool listens_to_pattern(const struct hub_sink *s) {
+    for (const struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
+        if (sub->list->node != NULL)
+            return true;
+    return false;
+}
+
+static void reset_patterns(ptn_ctx *c, ptn_hub *h) {
+    uint32_t gateways = h->index.all_public.n + h->index.all_reserved.n;
+    if (h->index.n_pattern_subs == gateways)
+        return;
+    for (uint32_t i = 0; i < h->sinks_cap; i++)
+        if (h->sinks[i] != NULL && listens_to_pattern(h->sinks[i]))
+            reset_sink(c, h, h->sinks[i]);
 }
 
 /* An owner forgot what it knew of us: whoever listens there must come back and resume. */
@@ -728,11 +595,11 @@ static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
             reset_topic(c, h, t);
     }
     for (unsigned i = 0; i < h->directory->workers; i++) {
-        bool topics = h->directory->topics[i] == m->from && h->watching_topics;
-        bool conversations = h->directory->conversation[i] == m->from && h->watching_conversations;
-        ptn_buf *b = topics || conversations ? pack_bool(true) : NULL;
-        if (b != NULL && ptn_cast(c, m->from, PTN_MSG_TOPIC_WATCH_ALL, b) < 0)
-            ptn_buf_unref(b);
+        if (h->directory->topics[i] == m->from)
+            reset_patterns(c, h);
+        for (unsigned k = 0; k < WATCHES; k++)
+            if (h->watch[k].owners[i] == m->from && h->watch[k].on)
+                watch_tell(c, h, k, i);
     }
     return 0;
 }
@@ -743,7 +610,7 @@ static void reclaim(ptn_ctx *c, ptn_hub *h) {
         for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next)
             while (s->subs != NULL)
                 leave(c, h, s, s->subs);
-        bury(h);
+        hub_bury(h);
         unwatch(c, h);
     }
     int64_t n = h->index.n_subs;
@@ -794,9 +661,11 @@ static int hub_init(ptn_ctx *c, void *state, void *arg) {
     for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next)
         s->subs = NULL;
     while (h->attaches != NULL)
-        attach_free(h->attaches);
-    h->watching_topics = h->watching_conversations = false;
-    bury(h);
+        hub_attach_free(h->attaches);
+    hub_bury(h);
+    for (unsigned k = 0; k < WATCHES; k++)
+        if (h->watch[k].on)
+            watch_set(c, h, k, false);
     return 0;
 }
 

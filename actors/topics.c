@@ -7,6 +7,10 @@
  * never mistake one life of a topic for another.  State is memory: it is dropped, least recently
  * used first and never while somebody listens, and lost at a restart; a client then sees
  * `recovered: false`.
+ *
+ * An event that a hub refuses (its mailbox is full) is a hole in what that hub hears.  The hub is
+ * told to start over (OWNER_RESTARTED) before it gets anything newer, or from a timer when nothing
+ * newer comes.
  */
 #include "actors/topics.h"
 
@@ -16,6 +20,7 @@
 #include <uthash.h>
 
 #define EPOCH_BYTES 16
+#define RESYNC_NS (50 * PTN_MS)
 
 struct history { /* ring of sealed EVENT payloads, oldest at `first` */
     ptn_buf **events;
@@ -23,10 +28,18 @@ struct history { /* ring of sealed EVENT payloads, oldest at `first` */
     uint64_t bytes;
 };
 
+/* Topics that may be forgotten because nobody listens, and topics with a history to forget. */
+enum topic_list { LIST_UNHEARD, LIST_HISTORY, LISTS };
+
+struct topic_link {
+    struct topic *next, *prev;
+    bool in;
+};
+
 struct topic {
     UT_hash_handle hh;
-    struct topic *lru_next, *lru_prev; /* most recent first */
-    uint64_t hubs;                     /* bit per worker whose hub is attached */
+    struct topic_link link[LISTS];
+    uint64_t hubs; /* bit per worker whose hub is attached */
     uint64_t offset;
     struct history history;
     char epoch[EPOCH_BYTES];
@@ -40,12 +53,31 @@ struct topics {
     struct topics_config config;
     struct publication *idle; /* finished ones, for reuse; arena memory */
     struct topic *by_name;
-    struct topic *lru_first, *lru_last;
-    uint64_t watching; /* workers whose hub wants every event */
-    uint64_t resync;   /* workers whose hub refused an event: tell it to start over */
+    struct topic *first[LISTS], *last[LISTS]; /* most recently used first */
+    uint64_t watching;                        /* workers whose hub wants every event */
+    uint64_t resync; /* workers whose hub refused an event: tell it to start over */
+    ptn_timer resync_timer;
     uint64_t history_bytes;
     int64_t n_topics;
 };
+
+/* ---- lists -------------------------------------------------------------------------------- */
+
+static void list_remove(struct topics *s, enum topic_list k, struct topic *t) {
+    struct topic_link *l = &t->link[k];
+    if (!l->in)
+        return;
+    *(l->prev != NULL ? &l->prev->link[k].next : &s->first[k]) = l->next;
+    *(l->next != NULL ? &l->next->link[k].prev : &s->last[k]) = l->prev;
+    *l = (struct topic_link){0};
+}
+
+static void list_to_front(struct topics *s, enum topic_list k, struct topic *t) {
+    list_remove(s, k, t);
+    t->link[k] = (struct topic_link){.next = s->first[k], .in = true};
+    *(s->first[k] != NULL ? &s->first[k]->link[k].prev : &s->last[k]) = t;
+    s->first[k] = t;
+}
 
 /* ---- history ------------------------------------------------------------------------------ */
 
@@ -59,11 +91,13 @@ static void history_drop_oldest(struct topics *s, struct history *h) {
     ptn_buf_unref(b);
 }
 
-static void history_clear(struct topics *s, struct history *h) {
+static void history_clear(struct topics *s, struct topic *t) {
+    struct history *h = &t->history;
     while (h->n > 0)
         history_drop_oldest(s, h);
     free(h->events);
     *h = (struct history){0};
+    list_remove(s, LIST_HISTORY, t);
 }
 
 static bool history_grow(struct history *h, uint32_t max) {
@@ -88,42 +122,29 @@ static void history_add(struct topics *s, struct topic *t, ptn_buf *b) {
     struct history *h = &t->history;
     size_t n = ptn_buf_bytes(b).n;
     if (n > s->config.history_bytes_max) {
-        history_clear(s, h); /* a hole is worse than nothing */
+        history_clear(s, t); /* a hole is worse than nothing */
         return;
     }
     while (h->n > 0 &&
            (h->n == s->config.history_events_max || h->bytes + n > s->config.history_bytes_max))
         history_drop_oldest(s, h);
     if (h->n == h->cap && !history_grow(h, s->config.history_events_max)) {
-        history_clear(s, h);
+        history_clear(s, t);
         return;
     }
     h->events[(h->first + h->n++) % h->cap] = ptn_buf_ref(b);
     h->bytes += n;
     s->history_bytes += n;
-    for (struct topic *old = s->lru_last;
-         old != NULL && old != t && s->history_bytes > s->config.history_total_bytes;
-         old = old->lru_prev)
-        history_clear(s, &old->history);
+    list_to_front(s, LIST_HISTORY, t);
+    while (s->history_bytes > s->config.history_total_bytes && s->last[LIST_HISTORY] != t)
+        history_clear(s, s->last[LIST_HISTORY]);
 }
 
 /* ---- table -------------------------------------------------------------------------------- */
 
-static void lru_unlink(struct topics *s, struct topic *t) {
-    *(t->lru_prev != NULL ? &t->lru_prev->lru_next : &s->lru_first) = t->lru_next;
-    *(t->lru_next != NULL ? &t->lru_next->lru_prev : &s->lru_last) = t->lru_prev;
-}
-
-static void lru_push(struct topics *s, struct topic *t) {
-    t->lru_prev = NULL;
-    t->lru_next = s->lru_first;
-    *(s->lru_first != NULL ? &s->lru_first->lru_prev : &s->lru_last) = t;
-    s->lru_first = t;
-}
-
 static void topic_free(struct topics *s, struct topic *t) {
-    history_clear(s, &t->history);
-    lru_unlink(s, t);
+    history_clear(s, t);
+    list_remove(s, LIST_UNHEARD, t);
     HASH_DELETE(hh, s->by_name, t);
     s->n_topics--;
     ptn_gauge_add(PTN_G_TOPICS, -1);
@@ -132,23 +153,29 @@ static void topic_free(struct topics *s, struct topic *t) {
 
 /* Makes room by forgetting the topic that nobody listens to and nobody used for longest. */
 static bool evict_one(struct topics *s) {
-    for (struct topic *t = s->lru_last; t != NULL; t = t->lru_prev) {
-        if (t->hubs != 0)
-            continue;
-        topic_free(s, t);
-        return true;
-    }
-    return false;
+    if (s->last[LIST_UNHEARD] == NULL)
+        return false;
+    topic_free(s, s->last[LIST_UNHEARD]);
+    return true;
 }
 
-/* The topic, moved to the front; made when absent.  NULL: every place is taken by a topic in use.
- */
+static void topic_set_hub(struct topics *s, struct topic *t, unsigned worker, bool attached) {
+    uint64_t bit = UINT64_C(1) << worker;
+    t->hubs = attached ? t->hubs | bit : t->hubs & ~bit;
+    if (t->hubs != 0)
+        list_remove(s, LIST_UNHEARD, t);
+    else if (!t->link[LIST_UNHEARD].in)
+        list_to_front(s, LIST_UNHEARD, t);
+}
+
+/* The topic, the most recently used now; made when absent.  NULL: every place is taken by a topic
+ * in use. */
 static struct topic *topic_of(ptn_ctx *c, struct topics *s, ptn_str name) {
     struct topic *t = NULL;
     HASH_FIND(hh, s->by_name, name.p, name.n, t);
     if (t != NULL) {
-        lru_unlink(s, t);
-        lru_push(s, t);
+        if (t->hubs == 0)
+            list_to_front(s, LIST_UNHEARD, t);
         return t;
     }
     if (s->n_topics >= (int64_t)s->config.topics_max && !evict_one(s))
@@ -164,7 +191,7 @@ static struct topic *topic_of(ptn_ctx *c, struct topics *s, ptn_str name) {
     memcpy(t->name, name.p, name.n);
     t->name_bytes = (uint32_t)name.n;
     HASH_ADD_KEYPTR(hh, s->by_name, t->name, t->name_bytes, t);
-    lru_push(s, t);
+    list_to_front(s, LIST_UNHEARD, t);
     s->n_topics++;
     ptn_gauge_add(PTN_G_TOPICS, 1);
     return t;
@@ -228,27 +255,48 @@ static void counted(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void
         publication_end(c, p);
 }
 
-/* One event to the hub of one worker.  A refusal must not pass in silence: that hub starts over. */
+static void resync(ptn_ctx *c, struct topics *s, unsigned worker);
+
+static void resync_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct topics *s = state;
+    (void)t, (void)arg;
+    for (unsigned i = 0; i < s->config.directory->workers; i++)
+        if (s->resync & UINT64_C(1) << i)
+            resync(c, s, i);
+}
+
+/* The hub of this worker misses something: it starts over, now or as soon as it listens again. */
+static void resync(ptn_ctx *c, struct topics *s, unsigned worker) {
+    uint64_t bit = UINT64_C(1) << worker;
+    int err = ptn_cast(c, s->config.directory->hub[worker], PTN_MSG_OWNER_RESTARTED, NULL);
+    if (err == 0 || err == -PTN_ENOACTOR) {
+        s->resync &= ~bit;
+        return;
+    }
+    s->resync |= bit;
+    if (!ptn_timer_is_armed(&s->resync_timer))
+        ptn_timer_start(c, &s->resync_timer, RESYNC_NS, resync_due, NULL);
+}
+
+/* One event to the hub of one worker.  A refusal must not pass in silence.  Lasting: what the
+ * others hear does not depend on the patience of the publisher. */
 static void send_event(ptn_ctx *c, struct topics *s, unsigned worker, ptn_buf *event,
                        struct publication *p) {
     uint64_t bit = UINT64_C(1) << worker;
     ptn_addr hub = s->config.directory->hub[worker];
-    if ((s->resync & bit) && ptn_cast(c, hub, PTN_MSG_OWNER_RESTARTED, NULL) == 0)
-        s->resync &= ~bit;
+    if (s->resync & bit)
+        resync(c, s, worker);
     ptn_buf *b = ptn_buf_ref(event);
-    int r;
-    if (p != NULL)
-        r = ptn_ask(c, hub, PTN_MSG_EVENT, b, PTN_NEVER, counted, p, NULL);
-    else
-        r = ptn_cast(c, hub, PTN_MSG_EVENT, b);
-    if (r == 0) {
-        if (p != NULL)
-            p->waiting++;
+    if (p != NULL && ptn_ask_lasting(c, hub, PTN_MSG_EVENT, b, PTN_NEVER, counted, p, NULL) == 0) {
+        p->waiting++;
         return;
     }
+    /* Nobody to count for, or no room for another answer: then without. */
+    if (ptn_cast(c, hub, PTN_MSG_EVENT, b) == 0)
+        return;
     ptn_buf_unref(b);
-    s->resync |= bit;
     ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+    resync(c, s, worker);
 }
 
 /* Assigns the offset, remembers, fans out.  0 or negative; p is the caller's until something waits
@@ -419,7 +467,7 @@ static int on_attach(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
                          "too many topics are in use; try again later or raise limits.topics");
         return 0;
     }
-    t->hubs |= UINT64_C(1) << worker;
+    topic_set_hub(s, t, worker, true);
     bool recovered = since_epoch.n > 0 && history_covers(t, since_epoch, since_offset);
     ptn_pack w;
     ptn_pack_init(&w, 64);
@@ -447,7 +495,7 @@ static int on_detach(struct topics *s, const ptn_msg *m) {
     struct topic *t = NULL;
     HASH_FIND(hh, s->by_name, name.p, name.n, t);
     if (t != NULL)
-        t->hubs &= ~(UINT64_C(1) << worker);
+        topic_set_hub(s, t, worker, false);
     return 0;
 }
 
@@ -470,8 +518,10 @@ static int on_watch_all(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
 
 static void topics_release(void *arg) {
     struct topics *s = arg;
-    while (s->lru_first != NULL)
-        topic_free(s, s->lru_first);
+    struct topic *t, *next;
+    HASH_ITER(hh, s->by_name, t, next) {
+        topic_free(s, t);
+    }
 }
 
 static int topics_init(ptn_ctx *c, void *state, void *arg) {
@@ -486,10 +536,8 @@ static int topics_init(ptn_ctx *c, void *state, void *arg) {
     if (s->config.history_total_bytes == 0)
         s->config.history_total_bytes = 32u << 20;
     /* After a crash the hubs must not wait for events that would never come. */
-    s->resync = 0;
     for (unsigned i = 0; i < s->config.directory->workers; i++)
-        if (ptn_cast(c, s->config.directory->hub[i], PTN_MSG_OWNER_RESTARTED, NULL) < 0)
-            s->resync |= UINT64_C(1) << i;
+        resync(c, s, i);
     return ptn_defer(c, topics_release, s);
 }
 

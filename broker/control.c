@@ -4,7 +4,8 @@
  * at once; HUP reads the configuration again; USR1 writes the state of every actor to the log.
  *
  * Draining: readiness flips first, then the edges stop accepting, finish what is in flight and say
- * goodbye; the runtime stops when the last connection has gone or the time is over.
+ * goodbye; the runtime stops when the last connection has gone or their time is over.  What is left
+ * of `drain` belongs to the actors (wiring.c), so that the whole ends within it.
  */
 #include "broker/control.h"
 
@@ -52,7 +53,7 @@ static void drain(ptn_ctx *c, struct control *s, int signum) {
             PTN_F_INT("connections", connections()));
     for (size_t i = 0; i < s->config->n_edges; i++)
         (void)ptn_cast(c, s->config->edges[i], PTN_MSG_DRAIN, NULL);
-    s->give_up_at = ptn_now(c) + s->config->drain_ns;
+    s->give_up_at = ptn_now(c) + s->config->connections_ns;
     ptn_timer_start(c, &s->poll, DRAIN_POLL, drain_poll, NULL);
 }
 

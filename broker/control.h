@@ -13,7 +13,7 @@
 struct control_config {    /* arg of the actor */
     const ptn_addr *edges; /* every edge actor, of all listeners */
     size_t n_edges;
-    ptn_time drain_ns; /* after it the rest is cut off */
+    ptn_time connections_ns; /* how long a drain waits for them; the rest is cut off */
     _Atomic bool *draining;
     void (*ready)(void *arg); /* called once, when the listeners of this worker accept */
     void *ready_arg;

@@ -24,6 +24,7 @@
 
 #include <postern/log.h>
 #include <postern/metrics.h>
+#include <sodium.h>
 #include <stdlib.h>
 
 #define EXIT_FAILED 1
@@ -191,6 +192,9 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
                                           .draining = &b->draining};
     b->topics[i] = (struct topics_config){.directory = d, .shard = i};
     b->conversation[i] = (conversation_config){.directory = d, .shard = i};
+    (void)crypto_generichash(b->conversation[i].id_key, sizeof b->conversation[i].id_key,
+                             (const uint8_t *)"idempotency", sizeof "idempotency" - 1, b->key,
+                             sizeof b->key);
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
     if (r == 0)
         r = spawn(b, &topics_actor, &b->topics[i], requests, &d->topics[i]);
@@ -218,9 +222,16 @@ static int spawn_edges(struct broker *b, unsigned i) {
     b->admin_edge[i].admin = true;
     int r = spawn(b, &edge_actor, &b->edge[i], p, &b->directory.edge[i]);
     b->edges[b->n_edges++] = b->directory.edge[i];
-    if (r == 0 && b->n_admin > 0)
-        r = spawn(b, &edge_actor, &b->admin_edge[i], p, &b->edges[b->n_edges++]);
+    if (r == 0 && b->n_admin > 0) {
+        r = spawn(b, &edge_actor, &b->admin_edge[i], p, &b->directory.admin_edge[i]);
+        b->edges[b->n_edges++] = b->directory.admin_edge[i];
+    }
     return r;
+}
+
+/* Of the time to drain, connections get the first three quarters and actors the rest. */
+static ptn_time actors_drain_ns(const struct postern_config *config) {
+    return config->drain_ns / 4;
 }
 
 static int spawn_all(struct broker *b) {
@@ -237,13 +248,14 @@ static int spawn_all(struct broker *b) {
         r = spawn(b, &zmq_gw_actor, b->zmq, first, &d->zmq);
     for (unsigned i = 0; i < b->workers && r == 0; i++)
         r = spawn_edges(b, i);
-    b->control = (struct control_config){.edges = b->edges,
-                                         .n_edges = b->n_edges,
-                                         .drain_ns = b->config->drain_ns,
-                                         .draining = &b->draining,
-                                         .ready = tell,
-                                         .ready_arg = b,
-                                         .sources = b->options->sources};
+    b->control =
+        (struct control_config){.edges = b->edges,
+                                .n_edges = b->n_edges,
+                                .connections_ns = b->config->drain_ns - actors_drain_ns(b->config),
+                                .draining = &b->draining,
+                                .ready = tell,
+                                .ready_arg = b,
+                                .sources = b->options->sources};
     ptn_addr control;
     if (r == 0)
         r = spawn(b, &control_actor, &b->control, first, &control);
@@ -310,7 +322,8 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
     b->options = options;
     b->workers = config_workers(config);
     b->directory.workers = b->workers;
-    ptn_runtime_opts o = {.workers = b->workers, .drain_ns = config->drain_ns};
+    ptn_runtime_opts o = {.workers = b->workers, .drain_ns = actors_drain_ns(config)};
+    o.drain_ns = o.drain_ns > 0 ? o.drain_ns : 1; /* 0 would mean the default */
     int code = EXIT_FAILED;
     if (ptn_runtime_new(&o, &b->rt) < 0) {
         complain("start", "cannot make the runtime: out of memory or descriptors");

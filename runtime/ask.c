@@ -82,8 +82,9 @@ static void ask_expired(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ask_end(c, a, -PTN_EDEADLINE, NULL);
 }
 
-int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
-            ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
+/* lasting: see ptn_ask_lasting(). */
+static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
+               bool lasting, ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
     struct ptn__worker *w = c->w;
     struct ptn__slot *s = c->slot;
     if (type < PTN_MSG_USER || cb == NULL)
@@ -105,7 +106,7 @@ int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_t
         struct ptn__env e = {.to = to,
                              .from = s->self,
                              .corr = corr,
-                             .deadline = deadline,
+                             .deadline = lasting ? PTN_NEVER : deadline,
                              .type = type,
                              .enq_us = (uint32_t)(w->clock >> 10),
                              .kind = PTN__ENV_REQUEST};
@@ -123,6 +124,16 @@ int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_t
     if (ret_corr != NULL)
         *ret_corr = corr;
     return 0;
+}
+
+int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
+            ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
+    return ask(c, to, type, take_payload, deadline, /* lasting= */ false, cb, arg, ret_corr);
+}
+
+int ptn_ask_lasting(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload,
+                    ptn_time deadline, ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
+    return ask(c, to, type, take_payload, deadline, /* lasting= */ true, cb, arg, ret_corr);
 }
 
 int ptn_ask_cancel(ptn_ctx *c, uint64_t corr) {

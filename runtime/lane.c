@@ -15,6 +15,7 @@
 #define BATCH_DEFAULT 1024u
 #define BATCH_MAX 65536u
 #define JOBS_DEFAULT 65536u
+#define BYTES_DEFAULT ((size_t)64 << 20)
 
 _Static_assert(sizeof(ptn_lane_job) <= sizeof(struct ptn__env), "a job fits into an envelope");
 
@@ -22,6 +23,7 @@ struct ptn_lane {
     struct ptn__foreign f;
     _Alignas(PTN_CACHELINE) _Atomic(ptn_lane_job *) stack;
     _Atomic(uint32_t) depth;
+    _Atomic(size_t) bytes;
     _Alignas(PTN_CACHELINE) ptn_lane_opts opts;
     ptn_env_lane *env_lane;
     ptn_lane_job *pending; /* lane thread: taken, oldest first */
@@ -54,11 +56,14 @@ static bool lane_step(void *arg) {
     if (n == 0)
         return false;
     l->opts.run(l, l->opts.arg, l->batch, n);
+    size_t bytes = 0;
     for (size_t i = 0; i < n; i++) {
+        bytes += ptn_buf_bytes(l->batch[i]->buf).n;
         ptn_buf_unref(l->batch[i]->buf);
         ptn__env_put(l->f.rt, &l->f.mag, (struct ptn__env *)(void *)l->batch[i]);
     }
-    /* relaxed: a counter; partner is the fetch_add in ptn_lane_send() */
+    /* relaxed, both: counters; partner is the fetch_add in ptn_lane_send() */
+    atomic_fetch_sub_explicit(&l->bytes, bytes, memory_order_relaxed);
     atomic_fetch_sub_explicit(&l->depth, (uint32_t)n, memory_order_relaxed);
     return true;
 }
@@ -75,6 +80,8 @@ int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) 
         l->opts.batch_max = BATCH_DEFAULT;
     if (l->opts.jobs_max == 0)
         l->opts.jobs_max = JOBS_DEFAULT;
+    if (l->opts.bytes_max == 0)
+        l->opts.bytes_max = BYTES_DEFAULT;
     l->batch = calloc(l->opts.batch_max, sizeof(ptn_lane_job *));
     if (l->batch == NULL) {
         free(l);
@@ -95,12 +102,15 @@ int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) 
 
 int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
     struct ptn__worker *w = c->w;
-    uint32_t old =
-        atomic_fetch_add_explicit(&l->depth, 1, memory_order_relaxed); /* see lane_step */
-    struct ptn__env *e = old < l->opts.jobs_max ? ptn__env_get(w->rt, &w->mag) : NULL;
+    /* relaxed, both: see lane_step.  A single job fits whatever its size. */
+    uint32_t old = atomic_fetch_add_explicit(&l->depth, 1, memory_order_relaxed);
+    size_t old_bytes = atomic_fetch_add_explicit(&l->bytes, m->len, memory_order_relaxed);
+    bool room = old < l->opts.jobs_max && (old == 0 || old_bytes + m->len <= l->opts.bytes_max);
+    struct ptn__env *e = room ? ptn__env_get(w->rt, &w->mag) : NULL;
     if (e == NULL) {
+        atomic_fetch_sub_explicit(&l->bytes, m->len, memory_order_relaxed);
         atomic_fetch_sub_explicit(&l->depth, 1, memory_order_relaxed);
-        return old < l->opts.jobs_max ? -PTN_ENOMEM : -PTN_EOVERLOAD;
+        return room ? -PTN_ENOMEM : -PTN_EOVERLOAD;
     }
     ptn_lane_job *j = (ptn_lane_job *)(void *)e;
     *j = (ptn_lane_job){

@@ -181,8 +181,10 @@ int ptn_forward(ptn_ctx *c, const ptn_msg *m, ptn_addr to, uint32_t type) {
     int err = send_bounded(w->rt, w, &w->mag, &proto, m->buf);
     if (err < 0)
         ptn_buf_unref(m->buf);
-    else
+    if (err == 0) {
         ptn__mark_answered(c, m->corr);
+        ptn__token_remove(c->slot, m->corr); /* whoever has it now answers */
+    }
     return err;
 }
 

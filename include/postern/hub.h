@@ -27,7 +27,7 @@ typedef struct ptn_event {
 } ptn_event;
 
 typedef struct ptn_subscribed {
-    uint64_t tag; /* the caller's, from ptn_hub_subscribe() */
+    uint64_t tag; /* the caller's, from ptn_hub_subscribe(); 0 with a code: a granted one has ended */
     ptn_str topic;
     int code; /* -1: subscribed; otherwise a ptn_code with message */
     const char *message;
@@ -37,7 +37,8 @@ typedef struct ptn_subscribed {
 } ptn_subscribed;
 
 typedef struct ptn_sink_ops {
-    /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before. */
+    /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before; and once more,
+     * with the code forbidden, when the user is no longer entitled to what was granted. */
     void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
     void (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
     /* The hub lost its state: subscriptions are gone, tell the client to come back (WebSocket 1012). */

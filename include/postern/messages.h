@@ -45,7 +45,7 @@
     XX(STORE_USER_BY_ID)  /* [id] -> STORE_USER */                                                         \
     XX(STORE_USER_LIST)   /* [afterName?, limit] -> STORE_USERS, ordered by name */                        \
     XX(STORE_HOUSEHOLD)   /* [household, limit] -> STORE_USERS */                                          \
-    XX(STORE_USER_PASSWORD)/* [id, passwordHash] -> OK */                                                  \
+    XX(STORE_USER_PASSWORD)/* [id, passwordHash, nowMs] -> OK; ends the user's sessions */                 \
     XX(STORE_PREFERENCES) /* [id, mergePatch map]: RFC 7396 on the stored map -> STORE_USER */             \
     XX(STORE_USER)        /* USER */                                                                       \
     XX(STORE_USERS)       /* [USER, ..] */                                                                 \
@@ -119,6 +119,7 @@ enum ptn_msg_type {
 #undef XX
             PTN_MSG_TYPE_END
 };
+/* For logs and metrics; never NULL. */
 const char *ptn_msg_type_name(uint32_t type);
 
 /* ---- errors that clients see (wire.md section 2) ------------------------------------------ */
@@ -185,6 +186,7 @@ bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p);
 /* ---- requests and responses ---------------------------------------------------------------- */
 
 enum ptn_method { PTN_GET, PTN_HEAD, PTN_POST, PTN_PUT, PTN_PATCH, PTN_DELETE, PTN_OPTIONS, PTN_METHOD_OTHER };
+/* By the name on the wire, upper case; PTN_METHOD_OTHER for any other. */
 enum ptn_method ptn_method_of(ptn_str name);
 const char *ptn_method_name(enum ptn_method m);
 
@@ -257,6 +259,7 @@ typedef struct ptn_directory {
     ptn_addr auth[PTN_WORKERS_MAX];         /* verifier per worker; also takes AUTH_* routes */
     ptn_addr hub[PTN_WORKERS_MAX];          /* per worker */
     ptn_addr edge[PTN_WORKERS_MAX];         /* http and ws connections, per worker */
+    ptn_addr admin_edge[PTN_WORKERS_MAX];   /* those of listen.admin; PTN_ADDR_NONE: none */
     ptn_addr health[PTN_WORKERS_MAX];       /* per worker */
     ptn_addr conversation[PTN_WORKERS_MAX]; /* shards */
     ptn_addr topics[PTN_WORKERS_MAX];       /* shards */

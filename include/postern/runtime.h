@@ -46,6 +46,7 @@ typedef struct ptn_msg { /* what a handler sees; valid for the call */
     ptn_buf *buf; /* borrowed; ptn_buf_ref() to keep.  NULL when len is 0 */
 } ptn_msg;
 
+/* The payload; valid as long as m. */
 static inline ptn_bytes ptn_msg_bytes(const ptn_msg *m) {
     return (ptn_bytes){m->data, m->len};
 }
@@ -59,6 +60,7 @@ typedef struct ptn_runtime_opts {
     ptn_time drain_ns;      /* how long actors may take to stop; 0: 5 s */
 } ptn_runtime_opts;
 
+/* Makes a runtime that does not run yet.  0, -PTN_EINVAL or -PTN_ENOMEM. */
 int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt);
 
 /* Starts the workers and returns when the runtime has stopped.  0, or -PTN_ECRASHED when the root
@@ -71,6 +73,7 @@ void ptn_runtime_stop(ptn_runtime *rt);
 /* After ptn_runtime_run() returned and every port is closed. */
 void ptn_runtime_free(ptn_runtime *rt);
 
+/* Number of workers; the runtime of an actor; the worker it lives on. */
 unsigned ptn_runtime_workers(const ptn_runtime *rt);
 ptn_runtime *ptn_ctx_runtime(const ptn_ctx *c);
 unsigned ptn_worker(const ptn_ctx *c); /* index of the current worker */
@@ -114,6 +117,7 @@ _Noreturn void ptn_fail(ptn_ctx *c, int reason, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 #define PTN_REQUIRE(c, e) ((e) ? (void)0 : ptn_fail((c), PTN_EINVAL, "required: %s", #e))
 
+/* What an actor knows of itself and its surroundings.  Only inside its own callbacks. */
 ptn_addr ptn_self(const ptn_ctx *c);
 void *ptn_self_state(const ptn_ctx *c);
 ptn_time ptn_now(const ptn_ctx *c);     /* constant within a turn */
@@ -127,6 +131,8 @@ int ptn_defer(ptn_ctx *c, void (*fn)(void *arg), void *arg);
 
 /* ---- messages ----------------------------------------------------------------------------- */
 
+/* Sends without expecting an answer.  Consumes the payload only on success.  -PTN_EOVERLOAD: the mailbox is
+ * full; -PTN_ENOACTOR: nobody lives at that address. */
 int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload);
 
 /* The same payload to n actors, one push per receiver.  Consumes the payload always; refusals are
@@ -140,6 +146,10 @@ int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf
 typedef void (*ptn_reply_cb)(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg);
 int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
             ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
+/* The same for news: the asker stops waiting at the deadline, but the message is not dropped in a queue when
+ * that passes.  The receiver sees no deadline. */
+int ptn_ask_lasting(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
+                    ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
 int ptn_ask_cancel(ptn_ctx *c, uint64_t corr); /* cb is not called after this returns */
 
 typedef struct ptn_reply_to { /* copyable: answer now or later */
@@ -202,6 +212,7 @@ typedef struct ptn_lane_opts {
     void *arg;
     size_t batch_max;  /* 0: 1024 */
     uint32_t jobs_max; /* waiting; past it ptn_lane_send refuses.  0: 65536 */
+    size_t bytes_max;  /* of their payloads, likewise.  0: 64 MiB */
 } ptn_lane_opts;
 int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane);
 /* Worker threads.  Queues m (type, payload, reply address); -PTN_EOVERLOAD when full. */

@@ -8,6 +8,9 @@
  * is a bug of the test or of the runtime, and the environment aborts.  Lanes and pool work are
  * steps of the same loop, so every run of a test takes the same course.  Streams need a real
  * environment; here they fail.
+ *
+ * With `chaos` set, workers and lanes are passed over at random and time goes by while they have
+ * work: `seed` then chooses the course, the same for the same seed.
  */
 #ifndef POSTERN_RUNTIME_ENV_TEST_H
 #define POSTERN_RUNTIME_ENV_TEST_H
@@ -41,6 +44,7 @@ struct env_test {
     ptn_env base;
     ptn_time now;
     uint64_t seed;
+    bool chaos;
     bool wake[64], stopped[64];
     ptn_time due[64];
     struct ptn_env_lane lanes[4];
@@ -68,6 +72,14 @@ static void env_test_random(ptn_env *e, void *p, size_t n) {
     }
 }
 
+/* True once in n times, and never without chaos. */
+static bool env_test_chance(struct env_test *t, uint8_t n) {
+    uint8_t b = 0;
+    if (t->chaos)
+        env_test_random(&t->base, &b, 1);
+    return t->chaos && b % n == 0;
+}
+
 static void env_test_wake(ptn_env *e, unsigned worker) {
     struct env_test *t = (struct env_test *)e;
     t->wake[worker] = true;
@@ -78,8 +90,10 @@ static bool env_test_things(struct env_test *t) {
     bool any = false;
     for (size_t i = 0; i < PTN_ARRAY_LEN(t->lanes); i++) {
         if (t->lanes[i].open && t->lanes[i].awake) {
-            t->lanes[i].awake = t->lanes[i].step(t->lanes[i].arg);
             any = true;
+            if (t->chaos && !env_test_chance(t, 8)) /* storage is slow: answers come late */
+                continue;
+            t->lanes[i].awake = t->lanes[i].step(t->lanes[i].arg);
         }
     }
     for (size_t i = 0; i < PTN_ARRAY_LEN(t->watches); i++) {
@@ -111,12 +125,16 @@ static int env_test_run(ptn_env *e, unsigned n, const ptn_env_worker_ops *ops,
     while (left > 0) {
         bool any = false;
         ptn_time next = PTN_NEVER;
+        if (env_test_chance(t, 8))
+            t->now += PTN_MS;
         for (unsigned i = 0; i < n; i++) {
             if (t->stopped[i] || (!t->wake[i] && t->due[i] > t->now)) {
                 next = !t->stopped[i] && t->due[i] < next ? t->due[i] : next;
                 continue;
             }
             any = true;
+            if (env_test_chance(t, 2))
+                continue;
             t->wake[i] = false;
             enum ptn_turn r = ops->turn(workers[i], &t->due[i]);
             if (r == PTN_TURN_MORE)

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hub_sinks.c - the sinks of one hub: opened, closed and named by other actors of its worker, in
+ * direct calls, while the hub itself may be in the middle of a fan-out or between two incarnations.
+ */
+#include "actors/hub_internal.h"
+
+#include <stdlib.h>
+
+/* ---- sinks -------------------------------------------------------------------------------- */
+
+ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsigned worker) {
+    ptn_hub *h = calloc(1, sizeof *h);
+    if (h == NULL)
+        return NULL;
+    h->limits = limits != NULL ? *limits : (ptn_hub_limits){0};
+    if (h->limits.sinks_max == 0)
+        h->limits.sinks_max = 100000;
+    if (h->limits.subscriptions_max == 0)
+        h->limits.subscriptions_max = 1000000;
+    if (h->limits.sink_subscriptions_max == 0)
+        h->limits.sink_subscriptions_max = 1000;
+    h->directory = d;
+    h->worker = worker;
+    h->watch[WATCH_TOPICS].owners = d->topics;
+    h->watch[WATCH_CONVERSATIONS].owners = d->conversation;
+    return h;
+}
+
+void hub_attach_free(struct hub_attach *a) {
+    *a->pprev = a->next;
+    if (a->next != NULL)
+        a->next->pprev = a->pprev;
+    free(a);
+}
+
+void hub_bury(ptn_hub *h) {
+    while (h->graveyard != NULL) {
+        struct hub_sink *s = h->graveyard;
+        h->graveyard = s->dead_next;
+        while (s->subs != NULL)
+            hub_sub_remove(&h->index, s->subs);
+        free(s);
+    }
+}
+
+void ptn_hub_free(ptn_hub *h) {
+    if (h == NULL)
+        return;
+    hub_index_done(&h->index);
+    for (struct hub_sink *s = h->graveyard, *next; s != NULL; s = next) {
+        next = s->dead_next;
+        free(s);
+    }
+    for (uint32_t i = 0; i < h->sinks_cap; i++)
+        free(h->sinks[i]);
+    while (h->attaches != NULL)
+        hub_attach_free(h->attaches);
+    free(h->sinks);
+    free(h->generations);
+    free(h);
+}
+
+static bool sinks_grow(ptn_hub *h) {
+    uint32_t cap = h->sinks_cap == 0 ? 64 : h->sinks_cap * 2;
+    if (cap > h->limits.sinks_max)
+        cap = h->limits.sinks_max;
+    struct hub_sink **sinks = realloc(h->sinks, cap * sizeof *sinks);
+    if (sinks == NULL)
+        return false;
+    h->sinks = sinks;
+    uint32_t *generations = realloc(h->generations, cap * sizeof *generations);
+    if (generations == NULL)
+        return false;
+    h->generations = generations;
+    for (uint32_t i = h->sinks_cap; i < cap; i++) {
+        h->sinks[i] = NULL;
+        h->generations[i] = 1;
+    }
+    h->free_hint = h->sinks_cap;
+    h->sinks_cap = cap;
+    return true;
+}
+
+int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id) {
+    if (h->n_sinks >= h->limits.sinks_max)
+        return -PTN_EOVERLOAD;
+    if (h->n_sinks == h->sinks_cap && !sinks_grow(h))
+        return -PTN_ENOMEM;
+    uint32_t i = h->free_hint;
+    while (h->sinks[i] != NULL) /* there is a free one: n_sinks < sinks_cap */
+        i = i + 1 == h->sinks_cap ? 0 : i + 1;
+    struct hub_sink *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return -PTN_ENOMEM;
+    s->ops = ops;
+    s->self = self;
+    s->index = i;
+    s->generation = h->generations[i];
+    h->sinks[i] = s;
+    h->n_sinks++;
+    h->free_hint = i + 1 == h->sinks_cap ? 0 : i + 1;
+    *ret_id = (uint64_t)s->generation << 32 | i;
+    return 0;
+}
+
+struct hub_sink *hub_sink_of(const ptn_hub *h, ptn_sink_id id) {
+    uint32_t i = (uint32_t)id;
+    if (i >= h->sinks_cap || h->sinks[i] == NULL || h->sinks[i]->generation != id >> 32)
+        return NULL;
+    return h->sinks[i];
+}
+
+ptn_sink_id hub_sink_id(const struct hub_sink *s) {
+    return (uint64_t)s->generation << 32 | s->index;
+}
+
+static void deliver_nothing(ptn_ctx *c, void *self, ptn_event *e) {
+    (void)c, (void)self, (void)e;
+}
+
+void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
+    struct hub_sink *s = hub_sink_of(h, id);
+    if (s == NULL)
+        return;
+    h->sinks[s->index] = NULL;
+    h->generations[s->index]++;
+    h->free_hint = s->index;
+    h->n_sinks--;
+    for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
+        sub->list->slots[sub->at].deliver = deliver_nothing;
+    bool asleep = h->graveyard == NULL;
+    s->dead_next = h->graveyard;
+    h->graveyard = s;
+    if (asleep) /* a refusal is harmless: any later message buries too */
+        (void)ptn_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SINK_GONE, NULL);
+}
+
+/* ---- asking the hub ----------------------------------------------------------------------- */
+
+int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w) {
+    ptn_buf *b = ptn_pack_finish(w);
+    if (b == NULL)
+        return -PTN_ENOMEM;
+    int r = ptn_cast(c, to, type, b);
+    if (r < 0)
+        ptn_buf_unref(b);
+    return r;
+}
+
+int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
+                      ptn_position since, const ptn_principal *p) {
+    ptn_pack w;
+    ptn_pack_init(&w, 128 + topic.n);
+    ptn_pack_array(&w, 7);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_uint(&w, tag);
+    ptn_pack_str(&w, topic);
+    ptn_pack_str_or_nil(&w, since.epoch);
+    ptn_pack_uint(&w, since.offset);
+    ptn_pack_str(&w, p->user);
+    ptn_pack_uint(&w, p->roles);
+    return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
+}
+
+int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved) {
+    ptn_pack w;
+    ptn_pack_init(&w, 32);
+    ptn_pack_array(&w, 2);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_bool(&w, reserved);
+    return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
+}
+
+int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic) {
+    ptn_pack w;
+    ptn_pack_init(&w, 32 + topic.n);
+    ptn_pack_array(&w, 2);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_str(&w, topic);
+    return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_UNSUBSCRIBE, &w);
+}
