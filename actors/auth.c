@@ -144,20 +144,28 @@ static void remember(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_
     }
 }
 
+/* No edge there: no connections to close. */
+static int tell_edge(ptn_ctx *c, ptn_addr edge, ptn_buf *session) {
+    int err = ptn_cast(c, edge, PTN_MSG_SESSION_REVOKED, ptn_buf_ref(session));
+    if (err < 0)
+        ptn_buf_unref(session);
+    return err == -PTN_ENOACTOR ? 0 : err;
+}
+
 int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
+    const ptn_directory *d = s->config->directory;
     remember(c, s, session, until_ms);
     ptn_pack w;
     ptn_pack_init(&w, 64);
     ptn_pack_array(&w, 1);
     ptn_pack_str(&w, session);
     ptn_buf *b = ptn_pack_finish(&w);
-    int err = b == NULL ? -PTN_ENOMEM
-                        : ptn_cast(c, s->config->directory->edge[s->config->worker],
-                                   PTN_MSG_SESSION_REVOKED, b);
-    if (err < 0)
-        ptn_buf_unref(b);
-    /* No edge on this worker: no connections to close. */
-    return err == -PTN_ENOACTOR ? 0 : err;
+    if (b == NULL)
+        return -PTN_ENOMEM;
+    int err = tell_edge(c, d->edge[s->config->worker], b);
+    int admin_err = tell_edge(c, d->admin_edge[s->config->worker], b);
+    ptn_buf_unref(b);
+    return err < 0 ? err : admin_err;
 }
 
 /* AUTH_REVOKE: [session, untilMs] -> OK. */

@@ -399,7 +399,7 @@ static const struct operation {
     {PTN_MSG_STORE_USER_BY_ID, false, 1, store_user_by_id},
     {PTN_MSG_STORE_USER_LIST, false, 2, store_user_list},
     {PTN_MSG_STORE_HOUSEHOLD, false, 2, store_household},
-    {PTN_MSG_STORE_USER_PASSWORD, true, 2, store_user_password},
+    {PTN_MSG_STORE_USER_PASSWORD, true, 3, store_user_password},
     {PTN_MSG_STORE_PREFERENCES, true, 2, store_preferences},
     {PTN_MSG_STORE_SESSION_ADD, true, 5, store_session_add},
     {PTN_MSG_STORE_SESSION_ROTATE, true, 5, store_session_rotate},

@@ -39,6 +39,7 @@
                     " VALUES(?1, ?2, ?3, ?4, ?5)")                                                         \
     XX(SESSION_GET, "SELECT user, refresh_hash, expires_ms, revoked_ms FROM sessions WHERE id = ?1")       \
     XX(SESSION_ROTATE, "UPDATE sessions SET refresh_hash = ?2, expires_ms = ?3 WHERE id = ?1")             \
+    XX(SESSIONS_OF_USER_REVOKE, "UPDATE sessions SET revoked_ms = ?2 WHERE user = ?1 AND revoked_ms IS NULL") \
     XX(SESSION_REVOKE, "UPDATE sessions SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL")         \
     XX(SESSIONS_REVOKED, "SELECT id FROM sessions WHERE revoked_ms >= ?1 ORDER BY revoked_ms DESC LIMIT ?2") \
     XX(SESSIONS_PURGE, "DELETE FROM sessions WHERE id IN"                                                  \

@@ -131,11 +131,26 @@ Test(store_db, households) {
 
 Test(store_db, passwords_change) {
     populate();
-    (void)run(STORE_USER_PASSWORD, "ss", "alice", "other");
+    (void)run(STORE_USER_PASSWORD, "ssi", "alice", "other", (int64_t)1);
     cr_expect_eq(last_type, PTN_MSG_OK);
     cr_expect(str_is(element(run(STORE_USER_BY_ID, "s", "alice"), 2), "other"));
-    (void)run(STORE_USER_PASSWORD, "ss", "nobody", "other");
+    (void)run(STORE_USER_PASSWORD, "ssi", "nobody", "other", (int64_t)1);
     cr_expect_eq(problem_code(), PTN_CODE_NOT_FOUND);
+}
+
+Test(store_db, a_new_password_ends_the_sessions_of_its_user_only) {
+    populate();
+    (void)run(STORE_SESSION_ADD, "ssbii", "s1", "alice", "h1", (int64_t)9000, (int64_t)1);
+    (void)run(STORE_SESSION_ADD, "ssbii", "s2", "bob", "h1", (int64_t)9000, (int64_t)1);
+    (void)run(STORE_USER_PASSWORD, "ssi", "alice", "other", (int64_t)7);
+    cr_assert_eq(last_type, PTN_MSG_OK);
+    (void)run(STORE_SESSION_ROTATE, "sbbii", "s1", "h1", "h2", (int64_t)9500, (int64_t)8);
+    cr_expect_eq(problem_code(), PTN_CODE_UNAUTHENTICATED);
+    (void)run(STORE_SESSION_ROTATE, "sbbii", "s2", "h1", "h2", (int64_t)9500, (int64_t)8);
+    cr_expect_eq(last_type, PTN_MSG_STORE_USER);
+    ptn_bytes revoked = run(STORE_SESSIONS_REVOKED, "i", (int64_t)7);
+    cr_assert_eq(count_of(revoked), 1);
+    cr_expect(str_is(element(revoked, 0), "s1"));
 }
 
 Test(store_db, preferences_merge) {

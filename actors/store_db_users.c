@@ -166,9 +166,11 @@ ptn_buf *store_household(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     return list_users(db, STORE_SQL_HOUSEHOLD, household, limit, ret_type);
 }
 
+/* Whoever knew the old password may have a session: a new password ends them all. */
 ptn_buf *store_user_password(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     ptn_str id, hash;
-    if (!ptn_unpack_str(u, &id) || !ptn_unpack_str_or_nil(u, &hash))
+    int64_t now_ms;
+    if (!ptn_unpack_str(u, &id) || !ptn_unpack_str_or_nil(u, &hash) || !ptn_unpack_int(u, &now_ms))
         return store_malformed(ret_type);
     sqlite3_stmt *s = store_sql(db, STORE_SQL_USER_PASSWORD);
     if (s == NULL)
@@ -177,7 +179,14 @@ ptn_buf *store_user_password(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     store_bind_str(s, 2, hash);
     if (!store_run(db, s))
         return store_db_fail(db, ret_type);
-    return sqlite3_changes(db->sql) == 0 ? no_such_user(ret_type) : store_ok(ret_type);
+    if (sqlite3_changes(db->sql) == 0)
+        return no_such_user(ret_type);
+    s = store_sql(db, STORE_SQL_SESSIONS_OF_USER_REVOKE);
+    if (s == NULL)
+        return store_db_fail(db, ret_type);
+    store_bind_str(s, 1, id);
+    (void)sqlite3_bind_int64(s, 2, now_ms);
+    return store_run(db, s) ? store_ok(ret_type) : store_db_fail(db, ret_type);
 }
 
 /* ---- preferences -------------------------------------------------------------------------- */

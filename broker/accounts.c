@@ -153,9 +153,10 @@ int keys_user_password(store_db *db, ptn_str name, ptn_str password, struct conf
                            PASSWORD_BYTES_MAX);
     ptn_pack w;
     ptn_pack_init(&w, 256);
-    ptn_pack_array(&w, 2);
+    ptn_pack_array(&w, 3);
     ptn_pack_cstr(&w, user.id);
     ptn_pack_str(&w, ptn_str_of(hash));
+    ptn_pack_int(&w, wall_ms());
     ptn_buf *reply = NULL;
     err = execute(db, PTN_MSG_STORE_USER_PASSWORD, &w, PTN_MSG_OK, &reply, reterr);
     ptn_buf_unref(reply);

@@ -16,6 +16,7 @@
 #define FREE_EXCHANGES_MAX 256u
 #define KEPT_BUFFER_BYTES 4096u
 #define REFUSING_MAX 64u
+#define FLUSH_RETRY_NS (50 * PTN_MS)
 
 /* ---- exchanges ----------------------------------------------------------------------------- */
 
@@ -50,7 +51,7 @@ static struct http_exchange *exchange_new(struct http_conn *conn) {
     x->conn = conn;
     x->corr = 0;
     x->state = HTTP_X_PENDING;
-    x->has_parent = x->msgpack = x->token_sent = x->close_after = false;
+    x->has_parent = x->msgpack = x->token_sent = x->close_after = x->revoked = false;
     memset(&x->principal, 0, sizeof x->principal);
     *conn->last = x;
     conn->last = &x->next;
@@ -70,6 +71,8 @@ void http_exchange_free(ptn_ctx *c, struct http_exchange *x) {
     struct http_edge *e = x->conn->edge;
     if (x->corr != 0)
         ptn_ask_cancel(c, x->corr);
+    if (x->frame != NULL)
+        x->conn->kept_bytes -= x->frame->len;
     x->frame = ptn_frame_unref(x->frame);
     out_recycle(&x->held);
     out_recycle(&x->who);
@@ -418,10 +421,15 @@ static void on_timer(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         return;
     }
     if (conn->wait == HTTP_WAIT_FLUSH) {
-        conn->due = PTN_NEVER;
-        if (ptn_stream_queued(conn->stream) <= conn->edge->limits.out_bytes_max)
+        if (ptn_stream_queued(conn->stream) <= conn->edge->limits.out_bytes_max) {
             on_drain(c, conn);
-        return; /* otherwise the kernel is full, and on_drain() will be called */
+            return;
+        }
+        /* The kernel is full, and on_drain() will be called; or the flush has yet to come, may take
+         * everything at once, and then nobody calls. */
+        conn->due = ptn_now(c) + FLUSH_RETRY_NS;
+        timer_ensure(c, conn);
+        return;
     }
     refuse(c, conn, 408,
            conn->wait == HTTP_WAIT_HEAD ? "The headers did not arrive in time."

@@ -80,8 +80,10 @@ static void session_revoked(ptn_ctx *c, struct http_edge *e, const ptn_msg *m) {
     ptn_str session;
     if (!ptn_unpack_array(&u, &n) || n < 1 || !ptn_unpack_str(&u, &session))
         return;
-    for (struct http_conn *conn = e->base.http_conns; conn != NULL; conn = conn->next)
+    for (struct http_conn *conn = e->base.http_conns; conn != NULL; conn = conn->next) {
+        http_exchanges_revoked(conn, session);
         http_sse_session_revoked(c, conn, session);
+    }
     ws_session_revoked(c, &e->base, session);
 }
 

@@ -397,10 +397,21 @@ void http_exchange_begin(ptn_ctx *c, struct http_exchange *x, const struct http_
 
 /* ---- upgrade ------------------------------------------------------------------------------- */
 
+void http_exchanges_revoked(struct http_conn *conn, ptn_str session) {
+    for (struct http_exchange *x = conn->first; x != NULL; x = x->next)
+        if (session.n != 0 && ptn_str_eq(x->principal.session, session))
+            x->revoked = true;
+}
+
 bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
     struct http_conn *conn = x->conn;
     struct http_edge *e = conn->edge;
     const struct http_request *r = &x->request;
+    if (x->revoked) {
+        x->close_after = true;
+        http_respond_status(c, x, 401, "The session was revoked.");
+        return false;
+    }
     char token[4096];
     ws_upgrade u = {.key = http_header(r, HTTP_H_WS_KEY),
                     .version = http_header(r, HTTP_H_WS_VERSION),

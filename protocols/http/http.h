@@ -192,6 +192,7 @@ struct http_exchange { /* one request and its answer; recycled through http_edge
     uint8_t trace[16], parent_span[8];
     uint8_t state;
     bool has_parent, msgpack, token_sent, close_after;
+    bool revoked; /* its session ended meanwhile: nothing that lasts begins */
 };
 
 /* What a connection waits for.  FLUSH: its output has reached the bound within one turn; whether
@@ -209,6 +210,7 @@ struct http_conn {
     size_t pending_at;
     ptn_out pending;     /* read but not parsed: the pipeline is full, or an upgrade waits */
     uint64_t held_bytes; /* bodies that wait for the verifier */
+    uint64_t kept_bytes; /* answers that wait for their turn */
     uint32_t n_exchanges;
     uint8_t wait;
     bool sealed;    /* no further request is parsed */
@@ -255,6 +257,8 @@ void http_exchange_release_body(struct http_exchange *x);
 void http_exchange_begin(ptn_ctx *c, struct http_exchange *x, const struct http_request *r);
 /* The WebSocket handshake of an exchange that has become the first.  True: conn is gone. */
 bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x);
+/* The session has ended: what waits on this connection must not become a stream or a WebSocket. */
+void http_exchanges_revoked(struct http_conn *conn, ptn_str session);
 void http_trace_new(struct http_edge *e, uint8_t trace[16]);
 
 /* respond.c: an answer into its exchange, or onto the wire when the exchange is the first */

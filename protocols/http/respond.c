@@ -10,6 +10,8 @@
 #include "protocols/http/http.h"
 
 #define SCRATCH_KEPT_BYTES (256u << 10)
+#define KEPT_ALWAYS_BYTES (32u << 10)
+#define KEPT_BYTES_MAX (24u << 20)
 
 ptn_out *http_scratch(struct http_edge *e) {
     ptn_out *o = &e->base.text;
@@ -137,6 +139,7 @@ struct answer {
     unsigned status;
     ptn_str content_type; /* n == 0: no body and no length */
     ptn_bytes headers;
+    ptn_str allow; /* of a 405 */
     const char *extra;
 };
 
@@ -174,6 +177,11 @@ static void put_head(ptn_ctx *c, struct http_exchange *x, const struct answer *a
                    x->token_sent
                        ? "WWW-Authenticate: Bearer realm=\"postern\", error=\"invalid_token\"\r\n"
                        : "WWW-Authenticate: Bearer realm=\"postern\"\r\n");
+    if (a->status == 405 && a->allow.n > 0) { /* RFC 9110 section 15.5.6 */
+        http_out_z(o, "Allow: ");
+        ptn_out_put(o, a->allow.p, a->allow.n);
+        http_out_z(o, "\r\n");
+    }
     if ((a->status == 503 || a->status == 429) && !seen.retry_after)
         http_out_z(o, "Retry-After: 1\r\n");
     if (closes(x)) {
@@ -219,6 +227,17 @@ static void deliver(struct http_exchange *x, const uint8_t *head, size_t head_by
     if (body_bytes != 0)
         memcpy(x->frame->data + head_bytes, body, body_bytes);
     x->frame->len = (uint32_t)(head_bytes + body_bytes);
+    conn->kept_bytes += x->frame->len;
+}
+
+/* A pipeline of large answers to a peer that does not read must not become our memory: past the
+ * first, what is kept is at most KEPT_BYTES_MAX.  Small ones are let through, and answers to
+ * requests that changed something: those must be told. */
+static bool may_keep(const struct http_exchange *x, size_t body_bytes) {
+    const struct http_conn *conn = x->conn;
+    if (x->request.method != PTN_GET || body_bytes <= KEPT_ALWAYS_BYTES || conn->kept_bytes == 0)
+        return true;
+    return conn->kept_bytes + body_bytes <= KEPT_BYTES_MAX;
 }
 
 /* Body: the first body_bytes of the scratch when body is NULL, otherwise body. */
@@ -228,6 +247,11 @@ static void answer(ptn_ctx *c, struct http_exchange *x, const struct answer *a, 
     size_t head_at = o->len;
     bool in_scratch = body.p == NULL;
     size_t body_bytes = in_scratch ? head_at : body.n;
+    if (!may_keep(x, body_bytes)) {
+        http_respond_status(
+            c, x, 503, "Too many unread answers on this connection; read them, then ask again.");
+        return;
+    }
     put_head(c, x, a, o, body_bytes);
     if (o->err != 0) {
         x->state = HTTP_X_READY;
@@ -260,6 +284,10 @@ void http_respond_problem(ptn_ctx *c, struct http_exchange *x, const struct http
                        .content_type = x->msgpack ? PTN_STR("application/msgpack")
                                                   : PTN_STR("application/problem+json"),
                        .extra = p.extra};
+    ptn_str allow;
+    if (p.code == PTN_CODE_METHOD_NOT_ALLOWED && ptn_map_get_str(p.details, "allow", &allow) &&
+        value_is_valid(allow))
+        a.allow = allow;
     answer(c, x, &a, (ptn_bytes){NULL, 0});
 }
 

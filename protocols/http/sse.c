@@ -80,8 +80,13 @@ static bool orphan_reap(ptn_ctx *c, struct http_sse *sse) {
 static void on_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
     struct http_sse *sse = self;
     struct http_conn *conn = sse->conn;
-    if (orphan_reap(c, sse) || conn->finishing || sse->live)
+    if (orphan_reap(c, sse) || conn->finishing)
         return;
+    if (sse->live) { /* what was granted has been taken back: no longer a member */
+        if (r->code >= 0)
+            end_with(conn, "event: revoked\ndata: {\"code\":\"forbidden\"}\n\n");
+        return;
+    }
     if (r->code >= 0) {
         end_with_problem(c, conn, r->code, ptn_str_of(r->message));
         return;
@@ -204,6 +209,10 @@ void http_sse_begin(ptn_ctx *c, struct http_exchange *x) {
         return;
     }
     x->close_after = true;
+    if (x->revoked) {
+        http_respond_status(c, x, 401, "The session was revoked.");
+        return;
+    }
     if (conn->edge->base.draining) {
         struct http_problem p = {.code = PTN_CODE_DRAINING,
                                  .message = PTN_STR("This server is draining; connect again.")};

@@ -21,7 +21,9 @@
 #define HEARTBEAT_TIMEOUT_MS 30000
 #define IPC_PREFIX_BYTES 6u /* ipc:// */
 #define LISTEN_BACKLOG 128
-#define SUBSCRIPTION_BYTES_MAX 4096 /* XPUB input is subscriptions only */
+/* XPUB input is subscriptions only, and a topic has 255 bytes; the handshake carries an identity of
+ * as many.  libzmq keeps each prefix byte by byte, some 30 bytes of memory for one of it. */
+#define SUBSCRIPTION_BYTES_MAX 512
 
 static _Thread_local char why_text[ZMQ_GW_ADDRESS_BYTES + 160];
 
