@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * criterion.h - the part of Criterion's interface that our tests use, for the thread sanitizer only.
+ * criterion.h - the part of Criterion's interface that our tests use, for the thread sanitizer
+ * only.
  *
- * Criterion runs each test in a process that it copies with a shared arena, and that does not start under
- * ThreadSanitizer.  This header stands in its place in the tsan preset: same names, one forked process per
- * test, before any thread exists.  Every other preset uses the real library.
+ * Criterion runs each test in a process that it copies with a shared arena, and that does not start
+ * under ThreadSanitizer.  This header and criterion.c stand in its place in the tsan preset: same
+ * names, one forked process per test, before any thread exists.  Every other preset uses the real
+ * library.
  */
 #ifndef POSTERN_TESTS_SUPPORT_CRITERION_H
 #define POSTERN_TESTS_SUPPORT_CRITERION_H
@@ -15,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 struct cr__options {
@@ -26,6 +27,7 @@ struct cr__options {
     void (*init)(void), (*fini)(void);
 };
 
+/* A test, or with `run` NULL the options of a whole suite. */
 struct cr__test {
     const char *suite, *name;
     void (*run)(void);
@@ -33,32 +35,26 @@ struct cr__test {
     struct cr__test *next;
 };
 
-static struct cr__test *cr__tests;
-static bool cr__failed;
 #define CR__SKIPPED 77
 
+/* Before main() only: puts the entry on the list of things to run. */
+void cr__add(struct cr__test *t);
+
+/* Says what failed and where; ends the test if `fatal`. */
+__attribute__((format(printf, 5, 6))) void cr__report(bool fatal, const char *file, int line,
+                                                      const char *what, const char *fmt, ...);
+
+#define CR__REGISTER(id, suite_, name_, run_, ...)                                                 \
+    __attribute__((constructor)) static void id(void) {                                            \
+        static struct cr__test t = {                                                               \
+            .suite = suite_, .name = name_, .run = run_, .options = {__VA_ARGS__}};                \
+        cr__add(&t);                                                                               \
+    }
 #define Test(suite_, name_, ...)                                                                   \
     static void suite_##_##name_##_impl(void);                                                     \
-    __attribute__((constructor)) static void suite_##_##name_##_add(void) {                        \
-        static struct cr__test t = {                                                               \
-            .suite = #suite_, .name = #name_, .run = suite_##_##name_##_impl, .options = {__VA_ARGS__}}; \
-        t.next = cr__tests;                                                                        \
-        cr__tests = &t;                                                                            \
-    }                                                                                              \
+    CR__REGISTER(suite_##_##name_##_add, #suite_, #name_, suite_##_##name_##_impl, __VA_ARGS__)    \
     static void suite_##_##name_##_impl(void)
-
-__attribute__((format(printf, 5, 6), unused)) static void
-cr__report(bool fatal, const char *file, int line, const char *what, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    fprintf(stderr, "%s:%d: %s: ", file, line, what);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
-    va_end(ap);
-    cr__failed = true;
-    if (fatal)
-        exit(1);
-}
+#define TestSuite(suite_, ...) CR__REGISTER(suite_##_suite_add, #suite_, NULL, NULL, __VA_ARGS__)
 
 #define CR__CHECK(fatal, cond, what, ...)                                                          \
     ((cond) ? (void)0 : cr__report(fatal, __FILE__, __LINE__, what, " " __VA_ARGS__))
@@ -85,12 +81,18 @@ cr__report(bool fatal, const char *file, int line, const char *what, const char 
 #define cr_expect_gt(a, b, ...) CR__COMPARE(false, a, >, b, __VA_ARGS__)
 #define cr_assert_geq(a, b, ...) CR__COMPARE(true, a, >=, b, __VA_ARGS__)
 #define cr_expect_geq(a, b, ...) CR__COMPARE(false, a, >=, b, __VA_ARGS__)
-#define cr_assert_str_eq(a, b, ...) CR__CHECK(true, strcmp(a, b) == 0, #a " equals " #b, __VA_ARGS__)
-#define cr_expect_str_eq(a, b, ...) CR__CHECK(false, strcmp(a, b) == 0, #a " equals " #b, __VA_ARGS__)
-#define cr_assert_str_neq(a, b, ...) CR__CHECK(true, strcmp(a, b) != 0, #a " differs from " #b, __VA_ARGS__)
-#define cr_expect_str_neq(a, b, ...) CR__CHECK(false, strcmp(a, b) != 0, #a " differs from " #b, __VA_ARGS__)
-#define cr_assert_arr_eq(a, b, n, ...) CR__CHECK(true, memcmp(a, b, n) == 0, #a " equals " #b, __VA_ARGS__)
-#define cr_expect_arr_eq(a, b, n, ...) CR__CHECK(false, memcmp(a, b, n) == 0, #a " equals " #b, __VA_ARGS__)
+#define cr_assert_str_eq(a, b, ...)                                                                \
+    CR__CHECK(true, strcmp(a, b) == 0, #a " equals " #b, __VA_ARGS__)
+#define cr_expect_str_eq(a, b, ...)                                                                \
+    CR__CHECK(false, strcmp(a, b) == 0, #a " equals " #b, __VA_ARGS__)
+#define cr_assert_str_neq(a, b, ...)                                                               \
+    CR__CHECK(true, strcmp(a, b) != 0, #a " differs from " #b, __VA_ARGS__)
+#define cr_expect_str_neq(a, b, ...)                                                               \
+    CR__CHECK(false, strcmp(a, b) != 0, #a " differs from " #b, __VA_ARGS__)
+#define cr_assert_arr_eq(a, b, n, ...)                                                             \
+    CR__CHECK(true, memcmp(a, b, n) == 0, #a " equals " #b, __VA_ARGS__)
+#define cr_expect_arr_eq(a, b, n, ...)                                                             \
+    CR__CHECK(false, memcmp(a, b, n) == 0, #a " equals " #b, __VA_ARGS__)
 #define cr_skip_test(...)                                                                          \
     do {                                                                                           \
         fprintf(stderr, "skipped: " __VA_ARGS__);                                                  \
@@ -98,42 +100,5 @@ cr__report(bool fatal, const char *file, int line, const char *what, const char 
         exit(CR__SKIPPED);                                                                         \
     } while (0)
 #define cr_skip(...) cr_skip_test(__VA_ARGS__)
-
-static bool cr__run(const struct cr__test *t) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        if (t->options.timeout > 0)
-            alarm((unsigned)t->options.timeout * 4); /* the sanitizer is slow */
-        if (t->options.init != NULL)
-            t->options.init();
-        t->run();
-        if (t->options.fini != NULL)
-            t->options.fini();
-        exit(cr__failed ? 1 : 0);
-    }
-    int status = 0;
-    waitpid(pid, &status, 0);
-    if (t->options.signal != 0) /* the sanitizer may turn the signal into an exit of its own */
-        return WIFSIGNALED(status) ? WTERMSIG(status) == t->options.signal : WEXITSTATUS(status) != 0;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == CR__SKIPPED)
-        return true;
-    return WIFEXITED(status) && WEXITSTATUS(status) == t->options.exit_code;
-}
-
-int main(void) {
-    unsigned passed = 0, failed = 0;
-    for (const struct cr__test *t = cr__tests; t != NULL; t = t->next) {
-        if (t->options.disabled)
-            continue;
-        bool ok = cr__run(t);
-        passed += ok;
-        failed += !ok;
-        if (!ok)
-            fprintf(stderr, "[FAIL] %s::%s\n", t->suite, t->name);
-    }
-    fprintf(stderr, "%u passed, %u failed\n", passed, failed);
-    return failed > 0;
-}
 
 #endif
