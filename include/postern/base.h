@@ -61,18 +61,22 @@ typedef struct ptn_bytes {
 
 #define PTN_STR(literal) ((ptn_str){"" literal, sizeof(literal) - 1})
 
+/* A view of a C string; NULL gives the empty one. */
 static inline ptn_str ptn_str_of(const char *z) {
     return (ptn_str){z, z == NULL ? 0 : strlen(z)};
 }
 
+/* Same bytes.  Not constant-time: never for secrets. */
 static inline bool ptn_str_eq(ptn_str a, ptn_str b) {
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* The same against a C string. */
 static inline bool ptn_str_eqz(ptn_str a, const char *z) {
     return ptn_str_eq(a, ptn_str_of(z));
 }
 
+/* True for the empty prefix, too. */
 static inline bool ptn_str_starts(ptn_str a, ptn_str prefix) {
     return a.n >= prefix.n && (prefix.n == 0 || memcmp(a.p, prefix.p, prefix.n) == 0);
 }

@@ -38,6 +38,7 @@ ptn_buf *ptn_buf_copy(const void *p, size_t n);
 /* The sealed contents.  b may be NULL: an empty view. */
 ptn_bytes ptn_buf_bytes(const ptn_buf *b);
 
+/* Any thread.  One more reference, one less; the last one frees.  ref returns b, NULL included. */
 ptn_buf *ptn_buf_ref(ptn_buf *b);
 ptn_buf *ptn_buf_refn(ptn_buf *b, uint32_t n); /* one atomic add for a fan-out */
 ptn_buf *ptn_buf_unref(ptn_buf *b);            /* accepts NULL; always returns NULL */

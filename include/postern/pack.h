@@ -25,6 +25,8 @@ typedef struct ptn_pack {
     int err; /* 0, or -PTN_ENOMEM / -PTN_ETOOBIG, sticky */
 } ptn_pack;
 
+/* Start writing into a new buffer of about that size, then append value after value; an error sticks and is
+ * reported at the end. */
 void ptn_pack_init(ptn_pack *w, size_t hint_bytes);
 void ptn_pack_nil(ptn_pack *w);
 void ptn_pack_bool(ptn_pack *w, bool v);
@@ -64,6 +66,7 @@ typedef struct ptn_unpack {
     const uint8_t *p, *end;
 } ptn_unpack;
 
+/* A cursor at the first value of b, which must outlive it. */
 static inline ptn_unpack ptn_unpack_of(ptn_bytes b) {
     return (ptn_unpack){b.p, b.n == 0 ? b.p : b.p + b.n}; /* NULL + 0 is undefined in C */
 }

@@ -86,6 +86,7 @@ int ptn_stream_write(ptn_stream *s, const void *p, size_t n);
 /* Bytes not yet accepted by the kernel. */
 size_t ptn_stream_queued(const ptn_stream *s);
 
+/* Stops and resumes reading: back-pressure for the peer.  No effect once the stream is ending. */
 void ptn_stream_read_enable(ptn_stream *s, bool on);
 /* Close after the queue is flushed (bounded by the stall limit), half-closing first and then draining input
  * for at most 1 s so that the peer can read the last answer (RFC 9112 section 9.6).  on_read is not called
