@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <sodium.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -57,6 +58,28 @@ int keys_prepare_data(const char *data, struct config_error *reterr) {
         return config_fail(reterr, -PTN_EACCESS,
                            "data: %.300s is not ours to write: %s; choose another with --data",
                            data, strerror(errno));
+    return 0;
+}
+
+int keys_lock_data(const char *data, int *ret_fd, struct config_error *reterr) {
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/lock", data);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return config_fail(reterr, -PTN_ETOOBIG, "data: the path is too long");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return config_fail(reterr, -PTN_EIO, "%.300s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        bool taken = errno == EWOULDBLOCK;
+        const char *why = strerror(errno);
+        close(fd);
+        return taken ? config_fail(reterr, -PTN_EEXIST,
+                                   "data: another broker runs on %.300s; stop it, or choose "
+                                   "another directory with --data",
+                                   data)
+                     : config_fail(reterr, -PTN_EIO, "%.300s: %s", path, why);
+    }
+    *ret_fd = fd;
     return 0;
 }
 

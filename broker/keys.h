@@ -16,6 +16,10 @@
  * a directory of ours that others cannot write to.  0 or -PTN_EIO / -PTN_EACCESS. */
 int keys_prepare_data(const char *data, struct config_error *reterr);
 
+/* One broker on a data directory: takes <data>/lock until the process ends, however it ends.
+ * -PTN_EEXIST: another broker has it.  ret_fd is only to be closed. */
+int keys_lock_data(const char *data, int *ret_fd, struct config_error *reterr);
+
 /* Reads <data>/keys/token.key, or makes it with fresh random bytes.  Two processes that start at
  * the same time end up with the same key.  -PTN_EACCESS: others can read it; -PTN_EPROTO: damaged.
  */

@@ -26,6 +26,7 @@
 #include <postern/metrics.h>
 #include <sodium.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define EXIT_FAILED 1
 #define ENDPOINTS_MAX 8
@@ -35,9 +36,11 @@ struct broker {
     const wiring_options *options; /* NULL once the outside has been told */
     unsigned workers;
     ptn_runtime *rt;
+    int lock; /* of the data directory; -1: not taken */
     store *store;
     zmq_gw *zmq;
     uint8_t key[KEYS_TOKEN_BYTES];
+    int lock_fd; /* of the data directory; -1: not taken */
     ptn_endpoint *http[ENDPOINTS_MAX], *admin[ENDPOINTS_MAX];
     size_t n_http, n_admin;
     ptn_hub *hub[PTN_WORKERS_MAX];
@@ -78,6 +81,7 @@ static int open_data(struct broker *b, FILE *tell) {
     struct config_error why;
     store_db *db = NULL;
     if (keys_prepare_data(b->config->data, &why) < 0 ||
+        keys_lock_data(b->config->data, &b->lock_fd, &why) < 0 ||
         keys_load(b->config->data, b->key, &why) < 0 ||
         keys_open_database(b->config->data, &db, &why) < 0)
         goto failed;
@@ -140,7 +144,8 @@ static int open_outside(struct broker *b, FILE *tell) {
             return EXIT_FAILED;
         }
     }
-    /* Ports first: a second broker on one data directory stops here, before it touches anything. */
+    /* Ports first: a second broker with one configuration stops here, before it touches anything.
+     */
     int code = bind_all(b, &b->config->listen.http, b->http, &b->n_http);
     if (code == 0)
         code = bind_all(b, &b->config->listen.admin, b->admin, &b->n_admin);
@@ -229,9 +234,13 @@ static int spawn_edges(struct broker *b, unsigned i) {
     return r;
 }
 
-/* Of the time to drain, connections get the first three quarters and actors the rest. */
+/* Of the time to drain, connections get three quarters and actors most of the rest: what remains is
+ * for taking the broker apart. */
+static ptn_time connections_drain_ns(const struct postern_config *config) {
+    return config->drain_ns - config->drain_ns / 4;
+}
 static ptn_time actors_drain_ns(const struct postern_config *config) {
-    return config->drain_ns / 4;
+    return config->drain_ns / 5;
 }
 
 static int spawn_all(struct broker *b) {
@@ -248,14 +257,13 @@ static int spawn_all(struct broker *b) {
         r = spawn(b, &zmq_gw_actor, b->zmq, first, &d->zmq);
     for (unsigned i = 0; i < b->workers && r == 0; i++)
         r = spawn_edges(b, i);
-    b->control =
-        (struct control_config){.edges = b->edges,
-                                .n_edges = b->n_edges,
-                                .connections_ns = b->config->drain_ns - actors_drain_ns(b->config),
-                                .draining = &b->draining,
-                                .ready = tell,
-                                .ready_arg = b,
-                                .sources = b->options->sources};
+    b->control = (struct control_config){.edges = b->edges,
+                                         .n_edges = b->n_edges,
+                                         .connections_ns = connections_drain_ns(b->config),
+                                         .draining = &b->draining,
+                                         .ready = tell,
+                                         .ready_arg = b,
+                                         .sources = b->options->sources};
     ptn_addr control;
     if (r == 0)
         r = spawn(b, &control_actor, &b->control, first, &control);
@@ -308,6 +316,10 @@ static void take_apart(struct broker *b) {
     for (unsigned i = 0; i < b->workers; i++)
         ptn_hub_free(b->hub[i]);
     ptn_runtime_free(b->rt);
+    if (b->lock_fd >= 0)
+        close(b->lock_fd);
+    if (b->lock >= 0)
+        close(b->lock); /* last: nothing touches the data any more */
     explicit_bzero(b->key, sizeof b->key);
     free(b);
 }
@@ -318,7 +330,9 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
         complain("start", "out of memory");
         return EXIT_FAILED;
     }
+    b->lock_fd = -1;
     b->config = config;
+    b->lock = -1;
     b->options = options;
     b->workers = config_workers(config);
     b->directory.workers = b->workers;
