@@ -414,10 +414,27 @@ class LoopbackZmq(Attack):
     def test_a_prefix_longer_than_any_topic_ends_the_connection(self):
         """libzmq stores each byte of a prefix in a node of its own; 4 KiB of them were accepted once."""
         host, _, port = self.broker.zmq_events.partition("//")[2].rpartition(":")
+        ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 3) + b"SUB"
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as s:
             s.sendall(b"\xff" + b"\0" * 8 + b"\x7f\x03\0NULL" + b"\0" * 16 + b"\0" + b"\0" * 31)
-            ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 3) + b"SUB"
+            heard = b""
+            while len(heard) < 64:
+                heard += s.recv(64 - len(heard))
             s.sendall(bytes((4, len(ready))) + ready)
+            while b"READY" not in heard:
+                heard += s.recv(4096)
+            s.sendall(bytes((0, 4)) + b"\x01raw")
+            s.settimeout(0.1)
+            for _ in range(200):  # the subscription takes a moment: the first events may be missed
+                self.broker.call("POST", "/api/v1/topics/raw.topic", {"x": 1}, token=self.alice["token"])
+                try:
+                    heard += s.recv(4096)
+                except TimeoutError:
+                    continue
+                if b"raw.topic" in heard:
+                    break
+            self.assertIn(b"raw.topic", heard, "a short prefix works")
+            s.settimeout(PATIENCE)
             s.sendall(b"\x02" + struct.pack(">Q", 1001) + b"\x01" + b"x" * 1000)
             heard = b""
             try:
