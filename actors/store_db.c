@@ -48,14 +48,6 @@ static int err_of_sqlite(int rc) {
     }
 }
 
-/* What went wrong last on this handle; 0: nothing.  A quota or a limit on the size of files is a
- * full disk too, which SQLite knows only as a failed write. */
-static int err_of_handle(sqlite3 *sql) {
-    int err = err_of_sqlite(sqlite3_extended_errcode(sql));
-    int e = err == -PTN_EIO ? sqlite3_system_errno(sql) : 0;
-    return e == ENOSPC || e == EDQUOT || e == EFBIG ? -PTN_EFULL : err;
-}
-
 /* ---- open and close ----------------------------------------------------------------------- */
 
 /* Creates the file before SQLite does, readable by its owner only; the log and its index inherit
@@ -255,7 +247,7 @@ ptn_buf *store_db_problem_of(int err) {
 }
 
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
-    int err = err_of_handle(db->sql);
+    int err = err_of_sqlite(sqlite3_extended_errcode(db->sql));
     if (err == 0)
         err = db->doomed != 0 ? db->doomed : -PTN_EIO;
     if (db->in_transaction && db->doomed == 0)
@@ -285,7 +277,7 @@ static bool check_data_version(store_db *db) {
 }
 
 static int last_err(store_db *db) {
-    int err = err_of_handle(db->sql);
+    int err = err_of_sqlite(sqlite3_extended_errcode(db->sql));
     return err != 0 ? err : -PTN_EIO;
 }
 
