@@ -223,25 +223,17 @@ static void grant(ptn_ctx *c, struct auth *s, struct auth_op *op) {
 /* ---- fields of a body -------------------------------------------------------------------------
  */
 
-/* A required text field of 1 to max bytes; answers validation_failed when it is not there. */
-static bool field_text(ptn_ctx *c, ptn_reply_to to, ptn_bytes body, const char *key, size_t max,
-                       ptn_str *ret_s) {
+/* A required text field of 1 to max bytes; notes in f what is wrong with it. */
+static void field_text(ptn_fields *f, ptn_bytes body, const char *key, size_t max, ptn_str *ret_s) {
     ptn_bytes value;
-    const char *reason = NULL;
     if (!ptn_map_get(body, key, &value) || ptn_kind_of(value) == PTN_KIND_NIL)
-        reason = "required";
+        ptn_fields_add(f, key, "required");
     else if (!ptn_map_get_str(body, key, ret_s))
-        reason = "must be a string";
+        ptn_fields_add(f, key, "must be a string");
     else if (ret_s->n == 0)
-        reason = "must not be empty";
+        ptn_fields_add(f, key, "must not be empty");
     else if (ret_s->n > max)
-        reason = "too long";
-    if (reason == NULL)
-        return true;
-    char message[96];
-    (void)snprintf(message, sizeof message, "send a JSON object with the string \"%s\"", key);
-    ptn_problem_send_field(c, to, PTN_CODE_VALIDATION_FAILED, message, key, reason);
-    return false;
+        ptn_fields_add(f, key, "too long");
 }
 
 static bool body_map(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
@@ -367,18 +359,19 @@ static bool login_fields(ptn_ctx *c, ptn_reply_to to, const ptn_request *r, ptn_
                          ptn_str *ret_password) {
     ptn_bytes otp;
     ptn_str code;
-    if (!body_map(c, to, r) ||
-        !field_text(c, to, r->body, "username", JWT_NAME_BYTES_MAX, ret_name) ||
-        !field_text(c, to, r->body, "password", PASSWORD_BYTES_MAX, ret_password))
+    ptn_fields wrong = {.n = 0};
+    if (!body_map(c, to, r))
         return false;
+    field_text(&wrong, r->body, "username", JWT_NAME_BYTES_MAX, ret_name);
+    field_text(&wrong, r->body, "password", PASSWORD_BYTES_MAX, ret_password);
     if (ptn_map_get(r->body, "otp", &otp) && ptn_kind_of(otp) != PTN_KIND_NIL &&
-        (!ptn_map_get_str(r->body, "otp", &code) || code.n > 0)) {
-        ptn_problem_send_field(c, to, PTN_CODE_VALIDATION_FAILED,
-                               "one-time passwords are not supported; leave otp out", "otp",
-                               "not supported");
-        return false;
-    }
-    return true;
+        (!ptn_map_get_str(r->body, "otp", &code) || code.n > 0))
+        ptn_fields_add(&wrong, "otp", "one-time passwords are not supported; leave it out");
+    if (wrong.n == 0)
+        return true;
+    ptn_problem_send_fields(c, to, "send {username, password}; details names what is wrong",
+                            &wrong);
+    return false;
 }
 
 /* Hands the request to the worker that counts this name's failures.  True: it is ours. */
@@ -545,8 +538,14 @@ void auth__refresh(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
     uint8_t old_hash[AUTH_HASH_BYTES], new_hash[AUTH_HASH_BYTES];
     PTN_REQUIRE(c, ptn_request_unpack(ptn_msg_bytes(m), &r));
     ptn_reply_to to = ptn_reply_token(c, m);
-    if (!body_map(c, to, &r) || !field_text(c, to, r.body, "refreshToken", 4096, &token))
+    ptn_fields wrong = {.n = 0};
+    if (!body_map(c, to, &r))
         return;
+    field_text(&wrong, r.body, "refreshToken", 4096, &token);
+    if (wrong.n > 0) {
+        ptn_problem_send_fields(c, to, "send {refreshToken}; details names what is wrong", &wrong);
+        return;
+    }
     struct auth_op *op = op_new(c, s, to, false);
     if (op == NULL)
         return;

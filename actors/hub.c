@@ -152,6 +152,15 @@ static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     return 0;
 }
 
+/* Keeps the gauge true.  Subscriptions change in messages and in answers of owners. */
+static void report_subscriptions(ptn_hub *h) {
+    int64_t n = h->index.n_subs;
+    if (n == h->subs_reported)
+        return;
+    ptn_gauge_add(PTN_G_SUBSCRIPTIONS, n - h->subs_reported);
+    h->subs_reported = n;
+}
+
 /* ---- subscribing -------------------------------------------------------------------------- */
 
 static void refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
@@ -301,6 +310,7 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
     t->pending--;
     attach_end(h, a);
     release_topic(c, h, t);
+    report_subscriptions(h);
 }
 
 static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
@@ -360,6 +370,7 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
     }
     attach_end(h, a);
     unwatch(c, h);
+    report_subscriptions(h);
 }
 
 static void watch_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -613,11 +624,7 @@ static void reclaim(ptn_ctx *c, ptn_hub *h) {
         hub_bury(h);
         unwatch(c, h);
     }
-    int64_t n = h->index.n_subs;
-    if (n != h->subs_reported) {
-        ptn_gauge_add(PTN_G_SUBSCRIPTIONS, n - h->subs_reported);
-        h->subs_reported = n;
-    }
+    report_subscriptions(h);
 }
 
 static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {

@@ -97,8 +97,41 @@ static void add_actor(const ptn_actor_stats *s, void *arg) {
     sum->handled += s->handled;
     sum->refused += s->refused;
     sum->restarts += s->restarts;
-    sum->wait_ns_sum += s->wait_ns_sum;
-    sum->wait_samples += s->wait_samples;
+}
+
+struct waits {
+    struct wait_sum {
+        const char *name;
+        uint64_t bucket[PTN_HISTOGRAM_BUCKETS], sum_ns;
+    } kind[ACTOR_NAMES_MAX];
+    size_t n;
+};
+
+static void add_wait(const char *name, const ptn_histogram_cells *h, void *arg) {
+    struct waits *w = arg;
+    size_t i = 0;
+    while (i < w->n && strcmp(w->kind[i].name, name) != 0)
+        i++;
+    if (i == ACTOR_NAMES_MAX)
+        return;
+    if (i == w->n)
+        w->kind[w->n++] = (struct wait_sum){.name = name};
+    for (unsigned b = 0; b < PTN_HISTOGRAM_BUCKETS; b++)
+        w->kind[i].bucket[b] += atomic_load_explicit(&h->bucket[b], memory_order_relaxed);
+    w->kind[i].sum_ns += atomic_load_explicit(&h->sum_ns, memory_order_relaxed);
+}
+
+static void wait_metrics(ptn_runtime *rt, ptn_out *o) {
+    static _Thread_local struct waits w; /* large: not on the stack */
+    w.n = 0;
+    ptn_waits_visit(rt, add_wait, &w);
+    head(o, "postern_mailbox_wait_seconds", "histogram", "Time in the mailbox (sampled)");
+    for (size_t i = 0; i < w.n; i++) {
+        char labels[64];
+        (void)snprintf(labels, sizeof labels, "actor=\"%.40s\"", w.kind[i].name);
+        struct series s = {"postern_mailbox_wait_seconds", labels, ""};
+        histogram(o, &s, w.kind[i].bucket, w.kind[i].sum_ns);
+    }
 }
 
 static void actor_metrics(ptn_runtime *rt, ptn_out *o) {
@@ -108,13 +141,6 @@ static void actor_metrics(ptn_runtime *rt, ptn_out *o) {
     for (size_t i = 0; i < names.n; i++)
         line(o, "postern_mailbox_depth{actor=\"%s\"} %u\n", names.sum[i].name,
              names.sum[i].mbox_msgs);
-    head(o, "postern_mailbox_wait_seconds", "summary", "Time in the mailbox (sampled)");
-    for (size_t i = 0; i < names.n; i++)
-        line(o,
-             "postern_mailbox_wait_seconds_sum{actor=\"%s\"} %.9g\n"
-             "postern_mailbox_wait_seconds_count{actor=\"%s\"} %llu\n",
-             names.sum[i].name, (double)names.sum[i].wait_ns_sum * 1e-9, names.sum[i].name,
-             (unsigned long long)names.sum[i].wait_samples);
     head(o, "postern_mailbox_refused_total", "counter", "Messages refused by a full mailbox");
     for (size_t i = 0; i < names.n; i++)
         line(o, "postern_mailbox_refused_total{actor=\"%s\"} %llu\n", names.sum[i].name,
@@ -187,6 +213,7 @@ void metrics_render(ptn_runtime *rt, const char *version, const char *revision, 
         histogram(o, &histograms[i], s.bucket[i], s.sum_ns[i]);
     }
     actor_metrics(rt, o);
+    wait_metrics(rt, o);
     worker_metrics(rt, o);
     uint64_t live, pooled;
     ptn_buf_stats(&live, &pooled);

@@ -347,15 +347,6 @@ static ptn_str path_topic(ptn_ctx *c, const ptn_msg *m, const ptn_request *r, bo
     return name;
 }
 
-/* user.<own id> is the caller's; the rest of the reserved names is the broker's. */
-static bool may_publish(ptn_str topic, const ptn_principal *p) {
-    ptn_str prefix = PTN_STR("user.");
-    if (!ptn_topic_is_reserved(topic))
-        return true;
-    return ptn_str_starts(topic, prefix) &&
-           ptn_str_eq((ptn_str){topic.p + prefix.n, topic.n - prefix.n}, p->user);
-}
-
 static int on_post(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
     ptn_request r;
     char buf[PTN_TOPIC_BYTES_MAX];
@@ -365,7 +356,7 @@ static int on_post(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
     if (name.p == NULL)
         return 0;
     ptn_reply_to to = ptn_reply_token(c, m);
-    if (!may_publish(name, &r.principal)) {
+    if (ptn_topic_is_reserved(name)) {
         ptn_problem_send(c, to, PTN_CODE_FORBIDDEN,
                          "conversation.*, user.* and system.* are published by the broker; send a "
                          "message to the conversation, or choose another topic");

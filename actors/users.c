@@ -317,48 +317,64 @@ static void on_list(ptn_ctx *c, struct users *s, struct users_op *op, const ptn_
     ask_store(c, s, op, PTN_MSG_STORE_USER_LIST, &w, list_loaded);
 }
 
-/* Fields of POST /admin/users.  NULL: fine; otherwise the field that is wrong, and *ret_reason. */
-static const char *check_new_user(ptn_bytes body, struct hashing *h, const char **ret_reason) {
+/* An optional text field; NULL or what is wrong with it. */
+static const char *check_text(ptn_bytes value, const char *(*check)(ptn_str), char *out,
+                              uint32_t *ret_bytes) {
+    ptn_unpack u = ptn_unpack_of(value);
     ptn_str s;
-    ptn_bytes value;
-    uint32_t n;
-    *ret_reason = "a text is required";
-    if (!ptn_map_get_str(body, "username", &s))
-        return "username";
-    if ((*ret_reason = username_check(s)) != NULL)
-        return "username";
-    memcpy(h->name, s.p, s.n);
-    h->name_bytes = (uint32_t)s.n;
-    if (ptn_map_get(body, "password", &value) && ptn_kind_of(value) != PTN_KIND_NIL) {
-        *ret_reason = "a text";
-        if (!ptn_map_get_str(body, "password", &s) || (*ret_reason = password_check(s)) != NULL)
-            return "password";
-        memcpy(h->password, s.p, s.n);
-        h->password_bytes = (uint32_t)s.n;
+    if (!ptn_unpack_str(&u, &s))
+        return "must be a text";
+    const char *why = check(s);
+    if (why != NULL)
+        return why;
+    memcpy(out, s.p, s.n);
+    *ret_bytes = (uint32_t)s.n;
+    return NULL;
+}
+
+static const char *check_roles(ptn_bytes value, uint32_t *ret_roles) {
+    static const char why[] = "must be an array of: user, admin, service";
+    ptn_unpack u = ptn_unpack_of(value);
+    ptn_str s;
+    uint32_t n, roles = 0;
+    if (!ptn_unpack_array(&u, &n))
+        return why;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!ptn_unpack_str(&u, &s) || ptn_role_of(s) == 0)
+            return why;
+        roles |= ptn_role_of(s);
     }
+    *ret_roles = roles;
+    return roles == 0 ? why : NULL;
+}
+
+/* Fields of POST /admin/users into h; what is wrong into *wrong.  A password of null is an account
+ * that cannot log in; leaving it out is more likely a mistake, and is refused. */
+static void check_new_user(ptn_bytes body, struct hashing *h, ptn_fields *wrong) {
+    ptn_bytes value;
+    const char *why = "required";
+    if (ptn_map_get(body, "username", &value))
+        why = check_text(value, username_check, h->name, &h->name_bytes);
+    if (why != NULL)
+        ptn_fields_add(wrong, "username", why);
+    why = "required; null makes an account that cannot log in";
+    if (ptn_map_get(body, "password", &value))
+        why = ptn_kind_of(value) == PTN_KIND_NIL
+                  ? NULL
+                  : check_text(value, password_check, h->password, &h->password_bytes);
+    if (why != NULL)
+        ptn_fields_add(wrong, "password", why);
     if (ptn_map_get(body, "household", &value) && ptn_kind_of(value) != PTN_KIND_NIL) {
-        *ret_reason = "a text";
-        if (!ptn_map_get_str(body, "household", &s) || (*ret_reason = household_check(s)) != NULL)
-            return "household";
-        memcpy(h->household, s.p, s.n);
-        h->household_bytes = (uint32_t)s.n;
+        why = check_text(value, household_check, h->household, &h->household_bytes);
+        if (why != NULL)
+            ptn_fields_add(wrong, "household", why);
     }
     h->roles = PTN_ROLE_USER;
     if (ptn_map_get(body, "roles", &value) && ptn_kind_of(value) != PTN_KIND_NIL) {
-        ptn_unpack u = ptn_unpack_of(value);
-        *ret_reason = "an array of: user, admin, service";
-        h->roles = 0;
-        if (!ptn_unpack_array(&u, &n))
-            return "roles";
-        for (uint32_t i = 0; i < n; i++) {
-            if (!ptn_unpack_str(&u, &s) || ptn_role_of(s) == 0)
-                return "roles";
-            h->roles |= ptn_role_of(s);
-        }
-        if (h->roles == 0)
-            return "roles";
+        why = check_roles(value, &h->roles);
+        if (why != NULL)
+            ptn_fields_add(wrong, "roles", why);
     }
-    return NULL;
 }
 
 static void hashing_free(struct hashing *h) {
@@ -415,19 +431,20 @@ static void hashing_done(ptn_ctx *c, void *state, void *job, int err) {
 }
 
 static void on_add(ptn_ctx *c, struct users *s, ptn_reply_to to, const ptn_request *r) {
-    const char *reason = NULL;
+    ptn_fields wrong = {.n = 0};
     struct hashing *h = calloc(1, sizeof *h);
     if (h == NULL) {
         ptn_problem_pass(c, to, -PTN_ENOMEM, NULL);
         return;
     }
     h->to = to;
-    const char *field =
-        ptn_kind_of(r->body) == PTN_KIND_MAP ? check_new_user(r->body, h, &reason) : "body";
-    if (field != NULL) {
-        ptn_problem_send_field(c, to, PTN_CODE_VALIDATION_FAILED,
-                               "the account is not valid; details names the field", field,
-                               reason != NULL ? reason : "an object is required");
+    if (ptn_kind_of(r->body) == PTN_KIND_MAP)
+        check_new_user(r->body, h, &wrong);
+    else
+        ptn_fields_add(&wrong, "body", "an object is required");
+    if (wrong.n > 0) {
+        ptn_problem_send_fields(c, to, "the account is not valid; details names each field",
+                                &wrong);
         hashing_free(h);
         return;
     }

@@ -89,7 +89,7 @@ static void account_name(const struct replay *r, size_t i, char out[32]) {
 static void user_body(struct replay *r, size_t i) {
     char name[32];
     account_name(r, i, name);
-    replay_put_member(&r->text, "{\"username\":", ptn_str_of(name));
+    replay_put_member(&r->text, "{\"password\":null,\"username\":", ptn_str_of(name));
     replay_put(&r->text, "}");
 }
 

@@ -10,34 +10,24 @@
 #include "broker/control.h"
 
 #include <postern/log.h>
-#include <postern/metrics.h>
 #include <signal.h>
-
-#define DRAIN_POLL (20 * PTN_MS)
 
 struct control {
     const struct control_config *config;
-    ptn_timer poll;
-    ptn_time give_up_at;
+    size_t waiting; /* for so many edges to have nobody left */
     bool stopping;
 };
 
-static int64_t connections(void) {
-    static ptn_metrics_snapshot s; /* one control actor: one user */
-    ptn_metrics_sum(&s);
-    return s.gauge[PTN_G_CONNECTIONS_HTTP] + s.gauge[PTN_G_CONNECTIONS_WS] +
-           s.gauge[PTN_G_CONNECTIONS_SSE];
-}
-
-static void drain_poll(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+/* An edge has nobody left, or the time is over. */
+static void drained(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct control *s = state;
-    (void)arg;
-    int64_t left = connections();
-    if (left > 0 && ptn_now(c) < s->give_up_at) {
-        ptn_timer_start(c, t, DRAIN_POLL, drain_poll, NULL);
+    (void)reply, (void)arg;
+    if (err == -PTN_EDEADLINE)
+        PTN_LOG(PTN_LOG_WARN, "drain.cut_short",
+                PTN_F_Z("why", "clients are still connected at the end of `drain`"));
+    if (--s->waiting > 0)
         return;
-    }
-    PTN_LOG(PTN_LOG_INFO, "broker.stopping", PTN_F_INT("connections_cut", left));
+    PTN_LOG(PTN_LOG_INFO, "broker.stopping", PTN_F_INT("reason", err));
     ptn_runtime_stop(ptn_ctx_runtime(c));
 }
 
@@ -49,12 +39,13 @@ static void drain(ptn_ctx *c, struct control *s, int signum) {
     }
     s->stopping = true;
     atomic_store_explicit(s->config->draining, true, memory_order_relaxed);
-    PTN_LOG(PTN_LOG_INFO, "broker.draining", PTN_F_INT("signal", signum),
-            PTN_F_INT("connections", connections()));
+    PTN_LOG(PTN_LOG_INFO, "broker.draining", PTN_F_INT("signal", signum));
+    ptn_time until = ptn_now(c) + s->config->connections_ns;
     for (size_t i = 0; i < s->config->n_edges; i++)
-        (void)ptn_cast(c, s->config->edges[i], PTN_MSG_DRAIN, NULL);
-    s->give_up_at = ptn_now(c) + s->config->connections_ns;
-    ptn_timer_start(c, &s->poll, DRAIN_POLL, drain_poll, NULL);
+        s->waiting +=
+            ptn_ask(c, s->config->edges[i], PTN_MSG_DRAIN, NULL, until, drained, NULL, NULL) == 0;
+    if (s->waiting == 0)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
 }
 
 /* What can change while the broker runs: the log level.  The rest needs a restart, and the log says
@@ -114,7 +105,6 @@ static int control_init(ptn_ctx *c, void *state, void *arg) {
 static int control_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct control *s = state;
     if (m->type == PTN_MSG_STOPPING) {
-        ptn_timer_stop(c, &s->poll);
         ptn_exit(c, 0);
     } else if (m->type == PTN_MSG_SIGNAL && m->corr == SIGHUP) {
         reload(s);

@@ -10,8 +10,9 @@
 #include <postern/messages.h>
 #include <stdatomic.h>
 
-struct control_config {    /* arg of the actor */
-    const ptn_addr *edges; /* every edge actor, of all listeners */
+struct control_config { /* arg of the actor */
+    const ptn_addr
+        *edges; /* who talks to clients; not the admin listener, which stays to the end */
     size_t n_edges;
     ptn_time connections_ns; /* how long a drain waits for them; the rest is cut off */
     _Atomic bool *draining;

@@ -24,6 +24,7 @@
 
 #include <postern/log.h>
 #include <postern/metrics.h>
+#include <signal.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -40,12 +41,11 @@ struct broker {
     store *store;
     zmq_gw *zmq;
     uint8_t key[KEYS_TOKEN_BYTES];
-    int lock_fd; /* of the data directory; -1: not taken */
     ptn_endpoint *http[ENDPOINTS_MAX], *admin[ENDPOINTS_MAX];
     size_t n_http, n_admin;
     ptn_hub *hub[PTN_WORKERS_MAX];
     ptn_directory directory;
-    ptn_addr edges[2 * PTN_WORKERS_MAX];
+    ptn_addr edges[PTN_WORKERS_MAX + 1]; /* who drains: the edges and the ZeroMQ gateway */
     size_t n_edges;
     _Atomic bool draining;
     /* Arguments of actors: they outlive every restart. */
@@ -81,7 +81,7 @@ static int open_data(struct broker *b, FILE *tell) {
     struct config_error why;
     store_db *db = NULL;
     if (keys_prepare_data(b->config->data, &why) < 0 ||
-        keys_lock_data(b->config->data, &b->lock_fd, &why) < 0 ||
+        keys_lock_data(b->config->data, &b->lock, &why) < 0 ||
         keys_load(b->config->data, b->key, &why) < 0 ||
         keys_open_database(b->config->data, &db, &why) < 0)
         goto failed;
@@ -227,10 +227,8 @@ static int spawn_edges(struct broker *b, unsigned i) {
     b->admin_edge[i].admin = true;
     int r = spawn(b, &edge_actor, &b->edge[i], p, &b->directory.edge[i]);
     b->edges[b->n_edges++] = b->directory.edge[i];
-    if (r == 0 && b->n_admin > 0) {
+    if (r == 0 && b->n_admin > 0)
         r = spawn(b, &edge_actor, &b->admin_edge[i], p, &b->directory.admin_edge[i]);
-        b->edges[b->n_edges++] = b->directory.admin_edge[i];
-    }
     return r;
 }
 
@@ -257,6 +255,8 @@ static int spawn_all(struct broker *b) {
         r = spawn(b, &zmq_gw_actor, b->zmq, first, &d->zmq);
     for (unsigned i = 0; i < b->workers && r == 0; i++)
         r = spawn_edges(b, i);
+    if (b->zmq != NULL)
+        b->edges[b->n_edges++] = d->zmq;
     b->control = (struct control_config){.edges = b->edges,
                                          .n_edges = b->n_edges,
                                          .connections_ns = connections_drain_ns(b->config),
@@ -316,12 +316,18 @@ static void take_apart(struct broker *b) {
     for (unsigned i = 0; i < b->workers; i++)
         ptn_hub_free(b->hub[i]);
     ptn_runtime_free(b->rt);
-    if (b->lock_fd >= 0)
-        close(b->lock_fd);
     if (b->lock >= 0)
         close(b->lock); /* last: nothing touches the data any more */
     explicit_bzero(b->key, sizeof b->key);
     free(b);
+}
+
+/* The work is done: a signal that comes now must not turn a good end into a bad one. */
+static void ignore_signals(void) {
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    (void)sigaction(SIGTERM, &ignore, NULL);
+    (void)sigaction(SIGINT, &ignore, NULL);
+    (void)sigaction(SIGHUP, &ignore, NULL);
 }
 
 int wiring_run(const struct postern_config *config, const wiring_options *options) {
@@ -330,7 +336,6 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
         complain("start", "out of memory");
         return EXIT_FAILED;
     }
-    b->lock_fd = -1;
     b->config = config;
     b->lock = -1;
     b->options = options;
@@ -355,6 +360,7 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
             complain("run", "an actor kept failing and its supervisor gave up; the log says which");
             code = EXIT_FAILED;
         }
+        ignore_signals();
         PTN_LOG(PTN_LOG_INFO, "broker.stopped", PTN_F_INT("exit", code));
     }
     take_apart(b);

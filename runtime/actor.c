@@ -246,6 +246,21 @@ int ptn__actor_init(struct ptn__slot *s) {
 
 /* ---- spawn -------------------------------------------------------------------------------- */
 
+/* The histogram of waits for this kind of actor; the last one is everybody's when they run out. */
+static struct ptn__wait *wait_of(struct ptn__worker *w, const char *name) {
+    for (unsigned i = 0;; i++) {
+        struct ptn__wait *wait = &w->waits[i];
+        /* relaxed: only this thread writes */
+        const char *taken = atomic_load_explicit(&wait->name, memory_order_relaxed);
+        if (taken == NULL)
+            /* release: partner is the acquire load in ptn_waits_visit() */
+            atomic_store_explicit(&wait->name, i + 1 < PTN__WAITS_MAX ? name : "other",
+                                  memory_order_release);
+        if (taken == NULL || i + 1 == PTN__WAITS_MAX || strcmp(taken, name) == 0)
+            return wait;
+    }
+}
+
 /* Owner.  A reserved slot becomes an actor without an incarnation. */
 void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spawn *sp) {
     PTN_ASSERT(s->life == PTN__DEAD && s->held_head == NULL);
@@ -261,9 +276,8 @@ void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spaw
     s->end_final = s->exiting = s->ending = false;
     atomic_store_explicit(&s->handled, 0, memory_order_relaxed); /* stats, all of these */
     atomic_store_explicit(&s->restarts, 0, memory_order_relaxed);
-    atomic_store_explicit(&s->wait_ns_sum, 0, memory_order_relaxed);
     atomic_store_explicit(&s->busy_ns_sum, 0, memory_order_relaxed);
-    atomic_store_explicit(&s->wait_samples, 0, memory_order_relaxed);
+    s->wait = wait_of(s->worker, sp->ops->name);
     /* release: partner is the acquire load in ptn_actors_visit() */
     atomic_store_explicit(&s->ops_name, sp->ops->name, memory_order_release);
     live_link(s);

@@ -117,9 +117,8 @@ static void handle(ptn_ctx *c, const struct ptn__env *e) {
         uint32_t wait_us = (uint32_t)(t0 >> 10) - e->enq_us;
         rc = s->ops->handle(c, s->state, &m);
         if (e->kind <= PTN__ENV_REQUEST && wait_us < INT32_MAX) {
-            ptn__count(&s->wait_ns_sum, (uint64_t)wait_us << 10);
+            ptn_histogram_add(&s->wait->cells, (uint64_t)wait_us << 10);
             ptn__count(&s->busy_ns_sum, clock_read(c->w) - t0);
-            ptn__count(&s->wait_samples, 1);
         }
     } else {
         rc = s->ops->handle(c, s->state, &m);

@@ -12,6 +12,7 @@
 #ifndef POSTERN_RUNTIME_INTERNAL_H
 #define POSTERN_RUNTIME_INTERNAL_H
 
+#include <postern/metrics.h>
 #include <postern/runtime.h>
 #include <postern/stream.h>
 
@@ -152,7 +153,8 @@ struct ptn__slot {
     struct ptn__slot *free_next;
     /* stats */
     _Atomic(const char *) ops_name;
-    _Atomic(uint64_t) restarts, wait_ns_sum, busy_ns_sum, wait_samples;
+    struct ptn__wait *wait; /* of its kind of actor, on its worker */
+    _Atomic(uint64_t) restarts, busy_ns_sum;
 };
 _Static_assert(offsetof(struct ptn__slot, mbox_tail) == PTN_CACHELINE, "no false sharing");
 
@@ -212,6 +214,13 @@ struct ptn__queue { /* of slots, by run_next */
     struct ptn__slot *head, *tail;
 };
 
+#define PTN__WAITS_MAX 32u /* kinds of actors with a histogram of their own; the rest share the last */
+
+struct ptn__wait { /* sampled time in the mailbox, of one kind of actor */
+    _Atomic(const char *) name;
+    ptn_histogram_cells cells;
+};
+
 struct ptn__worker {
     _Alignas(PTN_CACHELINE) _Atomic(struct ptn__slot *) ready; /* NULL | PARKED | CLOSED | stack */
     _Atomic(uint64_t) wakes; /* by senders, once per park at most */
@@ -250,6 +259,7 @@ struct ptn__worker {
     /* stats */
     _Atomic(uint64_t) turns, parks, stalls, messages;
     _Atomic(uint64_t) dead_letters, late_replies, deadline_expired, lag_ns_max;
+    struct ptn__wait waits[PTN__WAITS_MAX];
     struct ptn__stream_counts stream_counts;
 };
 

@@ -44,10 +44,13 @@ static void add_own(_Atomic uint64_t *cell, uint64_t n) {
                           memory_order_relaxed);
 }
 
-void ptn_observe_ns(enum ptn_histogram k, uint64_t ns) {
-    ptn_histogram_cells *h = &ptn__metrics()->histogram[k];
+void ptn_histogram_add(ptn_histogram_cells *h, uint64_t ns) {
     add_own(&h->bucket[bucket_of(ns)], 1);
     add_own(&h->sum_ns, ns);
+}
+
+void ptn_observe_ns(enum ptn_histogram k, uint64_t ns) {
+    ptn_histogram_add(&ptn__metrics()->histogram[k], ns);
 }
 
 void ptn_observe_request(unsigned protocol, unsigned status, uint64_t ns) {

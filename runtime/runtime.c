@@ -136,11 +136,22 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
         .handled = relaxed(&s->handled),
         .refused = relaxed(&s->refused),
         .restarts = relaxed(&s->restarts),
-        .wait_ns_sum = relaxed(&s->wait_ns_sum),
         .busy_ns_sum = relaxed(&s->busy_ns_sum),
-        .wait_samples = relaxed(&s->wait_samples),
     };
     return true;
+}
+
+void ptn_waits_visit(ptn_runtime *rt,
+                     void (*visit)(const char *name, const ptn_histogram_cells *h, void *arg),
+                     void *arg) {
+    for (unsigned wi = 0; wi < rt->n_workers; wi++)
+        for (unsigned i = 0; i < PTN__WAITS_MAX; i++) {
+            struct ptn__wait *wait = &rt->workers[wi]->waits[i];
+            /* acquire: partner is the release store in actor.c */
+            const char *name = atomic_load_explicit(&wait->name, memory_order_acquire);
+            if (name != NULL)
+                visit(name, &wait->cells, arg);
+        }
 }
 
 void ptn_actors_visit(ptn_runtime *rt, void (*visit)(const ptn_actor_stats *s, void *arg),

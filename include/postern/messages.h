@@ -247,6 +247,15 @@ void ptn_problem_send(ptn_ctx *c, ptn_reply_to to, int code, const char *message
 /* With details {field: reason}: for validation_failed. */
 void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *message, const char *field,
                             const char *reason);
+/* Wrong fields of one body, collected so that a client hears of all of them at once. */
+#define PTN_FIELDS_MAX 8u
+typedef struct ptn_fields {
+    const char *name[PTN_FIELDS_MAX], *reason[PTN_FIELDS_MAX];
+    uint32_t n;
+} ptn_fields;
+void ptn_fields_add(ptn_fields *f, const char *name, const char *reason); /* past the bound: dropped */
+/* validation_failed with every field in details. */
+void ptn_problem_send_fields(ptn_ctx *c, ptn_reply_to to, const char *message, const ptn_fields *f);
 /* Passes the outcome of an inner ask on: a PROBLEM reply as it is, a runtime error as its code. */
 void ptn_problem_pass(ptn_ctx *c, ptn_reply_to to, int err, const ptn_msg *reply);
 

@@ -113,6 +113,9 @@ static inline void ptn_gauge_add(enum ptn_gauge k, int64_t n) {
     _Atomic int64_t *cell = &ptn__metrics()->gauge[k];
     atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
 }
+/* One value into cells that belong to the calling thread. */
+void ptn_histogram_add(ptn_histogram_cells *h, uint64_t ns);
+/* The calling thread's cells of a histogram of the table. */
 void ptn_observe_ns(enum ptn_histogram k, uint64_t ns);
 /* The outcome class of an HTTP status for the request histograms; protocol as in messages.h. */
 void ptn_observe_request(unsigned protocol, unsigned status, uint64_t ns);

@@ -17,6 +17,7 @@
 
 #include <postern/base.h>
 #include <postern/buf.h>
+#include <postern/metrics.h>
 
 typedef uint64_t ptn_addr; /* worker:8 | slot:24 | generation:32 */
 #define PTN_ADDR_NONE ((ptn_addr)0)
@@ -258,11 +259,15 @@ typedef struct ptn_actor_stats {
     uint32_t mbox_msgs, mbox_msgs_max; /* waiting now, bound */
     uint64_t mbox_bytes;
     uint64_t handled, refused, restarts;
-    uint64_t wait_ns_sum, busy_ns_sum; /* sampled: time in the mailbox, time in handlers */
-    uint64_t wait_samples;
+    uint64_t busy_ns_sum; /* time in handlers, sampled */
 } ptn_actor_stats;
 /* Calls visit for every live actor of every worker; numbers are relaxed reads.  Any worker. */
 void ptn_actors_visit(ptn_runtime *rt, void (*visit)(const ptn_actor_stats *s, void *arg), void *arg);
+
+/* Time in the mailbox, sampled, by kind of actor: visit once per kind and worker.  Any thread. */
+void ptn_waits_visit(ptn_runtime *rt,
+                     void (*visit)(const char *name, const ptn_histogram_cells *h, void *arg),
+                     void *arg);
 
 typedef struct ptn_worker_stats {
     uint64_t turns, parks, wakes, stalls, messages;

@@ -277,6 +277,28 @@ void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *m
     reply_pack(c, to, PTN_MSG_PROBLEM, &w);
 }
 
+void ptn_fields_add(ptn_fields *f, const char *name, const char *reason) {
+    if (f->n == PTN_FIELDS_MAX)
+        return;
+    f->name[f->n] = name;
+    f->reason[f->n++] = reason;
+}
+
+void ptn_problem_send_fields(ptn_ctx *c, ptn_reply_to to, const char *message,
+                             const ptn_fields *f) {
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 3);
+    ptn_pack_int(&w, PTN_CODE_VALIDATION_FAILED);
+    ptn_pack_cstr(&w, message);
+    ptn_pack_map(&w, f->n);
+    for (uint32_t i = 0; i < f->n; i++) {
+        ptn_pack_cstr(&w, f->name[i]);
+        ptn_pack_cstr(&w, f->reason[i]);
+    }
+    reply_pack(c, to, PTN_MSG_PROBLEM, &w);
+}
+
 void ptn_problem_pass(ptn_ctx *c, ptn_reply_to to, int err, const ptn_msg *reply) {
     if (err == 0 && reply != NULL && reply->type == PTN_MSG_PROBLEM && reply->buf != NULL) {
         ptn_buf *b = ptn_buf_ref(reply->buf);

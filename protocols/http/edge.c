@@ -10,6 +10,7 @@
 #include "protocols/ws/ws.h"
 
 #define RECONNECT_AFTER_MS 1000u
+#define DRAIN_CHECK_NS (5 * PTN_MS)
 #define STOP_CHECK_NS (10 * PTN_MS)
 
 /* Memory outside the arena; runs at every end of the actor, after a crash too. */
@@ -48,6 +49,21 @@ static int edge_init(ptn_ctx *c, void *state, void *arg) {
     return 0;
 }
 
+/* WebSockets go as soon as they have their answers; when nobody is left, whoever drains us hears of
+ * it. */
+static void drain_check(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct http_edge *e = state;
+    (void)arg;
+    ws_drain_idle(c, &e->base, RECONNECT_AFTER_MS);
+    if (e->base.n_connections > 0 || e->n_refusing > 0) {
+        ptn_timer_start(c, t, DRAIN_CHECK_NS, drain_check, NULL);
+        return;
+    }
+    if (e->drain_reply.corr != 0)
+        (void)ptn_reply(c, e->drain_reply, PTN_MSG_OK, NULL);
+    e->drain_reply.corr = 0;
+}
+
 /* Stops accepting and says goodbye to everybody, each in its own language. */
 static void drain(ptn_ctx *c, struct http_edge *e) {
     if (e->base.draining)
@@ -61,7 +77,8 @@ static void drain(ptn_ctx *c, struct http_edge *e) {
         next = conn->next;
         http_conn_drain(c, conn);
     }
-    ws_drain_all(c, &e->base, RECONNECT_AFTER_MS);
+    ws_drain_all(&e->base, RECONNECT_AFTER_MS);
+    drain_check(c, e, &e->drain_timer, NULL);
 }
 
 /* Connections of both protocols end on their own; the last one out lets the actor go. */
@@ -91,11 +108,9 @@ static int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct http_edge *e = state;
     switch (m->type) {
     case PTN_MSG_DRAIN:
+        if (m->corr != 0)
+            e->drain_reply = ptn_reply_token(c, m);
         drain(c, e);
-        if (m->corr != 0) {
-            ptn_reply_to to = ptn_reply_token(c, m);
-            ptn_reply(c, to, PTN_MSG_OK, NULL);
-        }
         break;
     case PTN_MSG_STOPPING:
         drain(c, e);

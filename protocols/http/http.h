@@ -234,6 +234,8 @@ struct http_edge {
     int64_t date_second;
     char date[HTTP_DATE_LEN + 1];
     ptn_timer stop_timer;
+    ptn_timer drain_timer;
+    ptn_reply_to drain_reply; /* corr 0: nobody waits for the end of the drain */
     bool stopping;
 };
 _Static_assert(offsetof(struct http_edge, base) == 0, "an edge is the start of an http_edge");

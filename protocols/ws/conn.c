@@ -305,7 +305,7 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     return 0;
 }
 
-void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
+void ws_drain_all(edge *e, uint32_t reconnect_after_ms) {
     ptn_pack pack;
     ptn_pack_init(&pack, 0);
     ptn_pack_map(&pack, 3);
@@ -320,9 +320,14 @@ void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
          w = w->next) { /* none goes before its on_close */
         if (b != NULL)
             ws__send(w, ptn_buf_bytes(b));
-        ws__close(c, w, WS_CLOSE_RESTART, PTN_CODE_DRAINING, reconnect_after_ms);
     }
     ptn_buf_unref(b);
+}
+
+void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
+    for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next)
+        if (w->session.n_pending == 0)
+            ws__close(c, w, WS_CLOSE_RESTART, PTN_CODE_DRAINING, reconnect_after_ms);
 }
 
 void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session) {

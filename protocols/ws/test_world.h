@@ -118,7 +118,8 @@ static inline int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ws_read_on(c, &e->base);
         return 0;
     case MSG_DRAIN_ALL:
-        ws_drain_all(c, &e->base, 1500);
+        ws_drain_all(&e->base, 1500);
+        ws_drain_idle(c, &e->base, 1500);
         return 0;
     case MSG_REVOKE:
         ws_session_revoked(c, &e->base, (ptn_str){(const char *)m->data, m->len});

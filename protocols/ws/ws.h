@@ -31,7 +31,10 @@ void ws_read_on(ptn_ctx *c, edge *e);
 
 /* Every ws connection of this edge: `drain` frame and close 1012 (drain), or 4501 for one session.
  */
-void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
+/* After the `drain` frame a connection closes once its requests are answered: ws_drain_idle() looks
+ * for those. */
+void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
+void ws_drain_all(edge *e, uint32_t reconnect_after_ms);
 void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session);
 
 #endif

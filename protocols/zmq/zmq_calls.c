@@ -176,7 +176,12 @@ void zmq_gw_calls_reap(ptn_ctx *c, zmq_gw_state *st) {
         call->next = st->free;
         st->free = call;
     }
-    if (st->stopping && st->n_in_flight == 0)
+    if (st->n_in_flight > 0)
+        return;
+    if (st->drain_reply.corr != 0)
+        (void)ptn_reply(c, st->drain_reply, PTN_MSG_OK, NULL);
+    st->drain_reply.corr = 0;
+    if (st->stopping)
         ptn_exit(c, 0);
 }
 

@@ -139,6 +139,9 @@ static int gw_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_DRAIN:
         /* New requests hear `draining`; what is in flight is answered. */
         st->draining = true;
+        if (m->corr != 0)
+            st->drain_reply = ptn_reply_token(c, m);
+        zmq_gw_calls_reap(c, st);
         break;
     case PTN_MSG_STOPPING:
         st->draining = true;

@@ -97,6 +97,7 @@ typedef struct zmq_gw_state {
     zmq_gw_call *calls, *free, *answered;
     uint32_t n_in_flight;
     bool turn_end_asked, draining, stopping;
+    ptn_reply_to drain_reply; /* corr 0: nobody waits for the last answer */
     ptn_watch *watches[1 + ZMQ_GW_SIDES];
     ptn_timer retry; /* of the hub subscription */
     uint32_t quotas[ZMQ_GW_QUOTAS];
