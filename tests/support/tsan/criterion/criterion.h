@@ -93,6 +93,14 @@ __attribute__((format(printf, 5, 6))) void cr__report(bool fatal, const char *fi
     CR__CHECK(true, memcmp(a, b, n) == 0, #a " equals " #b, __VA_ARGS__)
 #define cr_expect_arr_eq(a, b, n, ...)                                                             \
     CR__CHECK(false, memcmp(a, b, n) == 0, #a " equals " #b, __VA_ARGS__)
+#define cr_log_info(...) CR__LOG("info", __VA_ARGS__)
+#define cr_log_warn(...) CR__LOG("warning", __VA_ARGS__)
+#define cr_log_error(...) CR__LOG("error", __VA_ARGS__)
+#define CR__LOG(level, ...)                                                                        \
+    do {                                                                                           \
+        fprintf(stderr, level ": " __VA_ARGS__);                                                   \
+        fputc('\n', stderr);                                                                       \
+    } while (0)
 #define cr_skip_test(...)                                                                          \
     do {                                                                                           \
         fprintf(stderr, "skipped: " __VA_ARGS__);                                                  \
