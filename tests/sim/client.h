@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * client.h - the clients of a simulated broker: people with a WebSocket, scripts with HTTP.
+ *
+ * A client knows the protocol and nothing of the broker's inside.  It remembers across connections
+ * (and lives of the broker) what a real one would: its unacknowledged messages and its positions.
+ */
+#ifndef POSTERN_TESTS_SIM_CLIENT_H
+#define POSTERN_TESTS_SIM_CLIENT_H
+
+#include "world.h"
+
+#include <postern/codec.h>
+#include <postern/messages.h>
+
+#define CALLS_MAX 256u
+
+enum call_kind { CALL_NONE, CALL_MESSAGE, CALL_PUBLISH, CALL_SUBSCRIBE, CALL_REQUEST, CALL_OTHER };
+
+struct call { /* a question without an answer */
+    enum call_kind kind;
+    uint32_t id;  /* WebSocket: the frame's */
+    uint32_t ref; /* message index, subject, or number of the event */
+    uint32_t subject;
+};
+
+enum sub_state { SUB_NONE, SUB_ASKED, SUB_ON, SUB_LEAVING };
+
+struct subscription {
+    enum sub_state state;
+    bool left;             /* and came back, or not: older events may still be on their way */
+    struct position since; /* as asked for */
+    char epoch[EPOCH_MAX];
+    uint64_t at; /* offset of the last event, or where it began */
+};
+
+enum client_state {
+    CLIENT_DOWN,
+    CLIENT_CONNECTING,
+    CLIENT_UPGRADING,
+    CLIENT_WELCOMING,
+    CLIENT_LIVE
+};
+
+struct client {
+    ptn_env *env;
+    ptn_sim_rng rng;
+    unsigned index, user;
+    bool http, msgpack, pattern;
+    bool settling; /* no faults any more: come back, finish, be quiet */
+    bool gone;     /* never again */
+    enum client_state state;
+    ptn_sim_peer *peer;
+    ptn_sim_timer timer;
+    bool vanished;
+    uint32_t session; /* number of this connection */
+    uint32_t next_id, n_published[TOPICS], acked_n[TOPICS];
+    struct position acked_at[TOPICS];
+    struct call calls[CALLS_MAX]; /* HTTP: a queue; WebSocket: a set */
+    uint32_t n_calls;
+    struct subscription subs[SUBJECTS];
+    enum sub_state pattern_state;
+    struct position seen[TOPICS]; /* through the pattern */
+    char refusal[80];             /* the last one, for the report of a failure */
+    uint32_t last_words;          /* messages still to send while settling */
+    ptn_json_parser *json;
+    ptn_out out;
+    uint8_t *in;
+    size_t in_len, in_cap;
+};
+
+void client_start(struct client *c, ptn_env *env, unsigned index);
+void client_settle(struct client *c); /* faults are over */
+void client_quit(struct client *c);   /* does nothing by itself any more; answers a close */
+void client_done(struct client *c);
+/* NULL: nothing is open; otherwise what it waits for. */
+const char *client_waits_for(const struct client *c);
+uint32_t client_n_unacknowledged(const struct client *c);
+
+/* ---- between client.c, client_ws.c, client_http.c -------------------------------------------- */
+
+extern const char sim_address[];
+extern char sim_tokens[USERS][512];
+
+uint32_t client_below(struct client *c, uint32_t n);
+bool client_chance(struct client *c, uint32_t ppm);
+void client_hang_up(struct client *c, bool reset); /* and comes back later */
+struct call *client_call(struct client *c, enum call_kind kind, uint32_t ref, uint32_t subject);
+void client_call_end(struct client *c, struct call *call); /* keeps the others' order */
+/* A message of this client: a new one, or one that is still unacknowledged.  -1: the ledger is
+ * full, or the client may not write. */
+int client_message(struct client *c, bool again);
+void client_pack_message(struct client *c, ptn_pack *w, uint32_t index);
+void client_send(struct client *c, const void *p, size_t n);
+/* JSON or msgpack of one packed value in c->out; consumes w. */
+void client_encode(struct client *c, ptn_pack *w);
+
+void ws_opened(struct client *c);
+void ws_input(struct client *c);
+void ws_act(struct client *c);
+void ws_hang_up(struct client *c); /* says goodbye first */
+void http_opened(struct client *c);
+void http_input(struct client *c);
+void http_act(struct client *c);
+
+#endif

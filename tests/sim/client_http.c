@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * client_http.c - a simulated HTTP client that keeps its connection and pipelines.
+ *
+ * Oracles: every answer belongs to the request whose turn it is (the answers of POST name their
+ * message), there are never more answers than requests, and no request stays without one.
+ */
+#include "client.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* What a call asks for, besides CALL_MESSAGE: its `ref`. */
+enum { ASK_HEALTH, ASK_LIST, ASK_PUBLISH };
+
+#define PIPELINE_MAX 6u
+
+void http_opened(struct client *c) {
+    c->state = CLIENT_LIVE;
+    c->msgpack = false;
+}
+
+/* Consumes w; NULL: no body. */
+static void send_request(struct client *c, const char *method, const char *path, ptn_pack *w) {
+    char head[1024];
+    ptn_out_clear(&c->out);
+    if (w != NULL)
+        client_encode(c, w);
+    int n =
+        snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer %s\r\n",
+                 method, path, sim_tokens[c->user]);
+    client_send(c, head, (size_t)n);
+    n = 0;
+    if (w != NULL)
+        n = snprintf(head, sizeof head, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
+                     c->out.len);
+    client_send(c, head, (size_t)n);
+    client_send(c, "\r\n", 2);
+    if (c->out.len > 0)
+        client_send(c, c->out.p, c->out.len);
+}
+
+static void send_message(struct client *c, bool again) {
+    ptn_pack w;
+    char path[96];
+    int index = client_message(c, again);
+    if (index < 0)
+        return;
+    (void)client_call(c, CALL_MESSAGE, (uint32_t)index, 0);
+    (void)snprintf(path, sizeof path, "/api/v1/conversations/%s/messages",
+                   conversation_id(world->sent[index].conversation));
+    ptn_pack_init(&w, 256);
+    client_pack_message(c, &w, (uint32_t)index);
+    send_request(c, "POST", path, &w);
+}
+
+static void send_publish(struct client *c) {
+    ptn_pack w;
+    char path[64];
+    unsigned k = client_below(c, TOPICS);
+    struct call *call = client_call(c, CALL_REQUEST, ASK_PUBLISH, k);
+    call->id = ++c->n_published[k];
+    (void)snprintf(path, sizeof path, "/api/v1/topics/%s", subject_name(CONVERSATIONS + k));
+    ptn_pack_init(&w, 64);
+    ptn_pack_map(&w, 2);
+    ptn_pack_key(&w, "session");
+    ptn_pack_uint(&w, c->session);
+    ptn_pack_key(&w, "n");
+    ptn_pack_uint(&w, call->id);
+    send_request(c, "POST", path, &w);
+}
+
+static void send_get(struct client *c, bool health) {
+    char path[96] = "/api/v1/health";
+    (void)client_call(c, CALL_REQUEST, health ? ASK_HEALTH : ASK_LIST, 0);
+    if (!health)
+        (void)snprintf(path, sizeof path, "/api/v1/conversations/%s/messages?limit=%u",
+                       conversation_id(0), 1 + client_below(c, 60));
+    send_request(c, "GET", path, NULL);
+}
+
+void http_act(struct client *c) {
+    uint32_t n = 1 + client_below(c, 3);
+    if (c->settling) {
+        bool again = c->last_words == 0;
+        if (!again)
+            c->last_words--;
+        do
+            send_message(c, again);
+        while (again && ++n < PIPELINE_MAX && c->n_calls < PIPELINE_MAX);
+        return;
+    }
+    while (n-- > 0 && c->n_calls < PIPELINE_MAX) {
+        switch (client_below(c, 8)) {
+        case 0:
+            send_get(c, true);
+            break;
+        case 1:
+            send_get(c, false);
+            break;
+        case 2:
+            send_publish(c);
+            break;
+        case 3:
+            send_message(c, true);
+            break;
+        default:
+            send_message(c, false);
+            break;
+        }
+    }
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+static void on_list(ptn_bytes data) {
+    ptn_unpack u = ptn_unpack_of(data);
+    uint32_t n;
+    uint64_t seq, last = 0;
+    ptn_bytes message;
+    ORACLE(ptn_unpack_array(&u, &n), "wire: a list of messages that is none");
+    for (uint32_t i = 0; i < n; i++) {
+        ORACLE(ptn_unpack_any(&u, &message) && ptn_map_get_uint(message, "seq", &seq) &&
+                   (last == 0 || seq == last + 1),
+               "order: a page of messages with a hole");
+        (void)saw_message(0, seq, message);
+        last = seq;
+    }
+}
+
+static void on_data(struct client *c, const struct call *call, ptn_bytes data) {
+    ptn_str epoch;
+    uint64_t offset;
+    char text[EPOCH_MAX];
+    if (call->kind == CALL_MESSAGE) {
+        saw_ack(world->sent[call->ref].conversation, data, call->ref, 0);
+    } else if (call->ref == ASK_LIST) {
+        on_list(data);
+    } else if (call->ref == ASK_PUBLISH) {
+        ORACLE(ptn_map_get_str(data, "epoch", &epoch) && epoch.n < EPOCH_MAX &&
+                   ptn_map_get_uint(data, "offset", &offset),
+               "wire: a publication without position");
+        (void)snprintf(text, sizeof text, "%.*s", (int)epoch.n, epoch.p);
+        saw_place(call->subject, text, offset, c->session, call->id);
+        world->tally.publishes++;
+    }
+}
+
+static void on_response(struct client *c, unsigned long status, ptn_str body) {
+    ptn_pack w;
+    ptn_codec_error why = {0};
+    ptn_bytes data;
+    ORACLE(c->n_calls > 0 || status == 408 || status == 503,
+           "one answer: client %u gets HTTP %lu and has asked nothing", c->index, status);
+    if (c->n_calls == 0)
+        return;
+    struct call call = c->calls[0];
+    client_call_end(c, &c->calls[0]);
+    ptn_pack_init(&w, body.n + 64);
+    ORACLE(ptn_json_to_msgpack(c->json, body, NULL, &w, &why) == 0, "wire: bad JSON: %s", why.what);
+    ptn_buf *b = ptn_pack_finish(&w);
+    PTN_ASSERT(b != NULL);
+    if (status >= 200 && status < 300) {
+        ORACLE(ptn_map_get(ptn_buf_bytes(b), "data", &data), "wire: success without data");
+        on_data(c, &call, data);
+    } else {
+        ORACLE(status == 408 || status >= 500, "wire: a good request is answered %lu: %.*s", status,
+               (int)(body.n < 200 ? body.n : 200), body.p);
+        ORACLE(status != 500 || world->plan.crash_ppm > 0, "wire: 500: %.*s",
+               (int)(body.n < 200 ? body.n : 200), body.p);
+        world->tally.refusals++;
+        (void)snprintf(c->refusal, sizeof c->refusal, "HTTP %lu", status);
+    }
+    ptn_buf_unref(b);
+}
+
+static size_t content_length(const uint8_t *head, size_t n) {
+    static const char name[] = "content-length:";
+    for (size_t i = 0; i + sizeof name - 1 < n; i++)
+        if (strncasecmp((const char *)head + i, name, sizeof name - 1) == 0)
+            return (size_t)strtoul((const char *)head + i + sizeof name - 1, NULL, 10);
+    oracle_failed("wire: an answer without Content-Length");
+}
+
+static bool head_has(const uint8_t *head, size_t n, const char *text) {
+    size_t len = strlen(text);
+    for (size_t i = 0; i + len <= n; i++)
+        if (strncasecmp((const char *)head + i, text, len) == 0)
+            return true;
+    return false;
+}
+
+static bool take_response(struct client *c) {
+    const uint8_t *end = memmem(c->in, c->in_len, "\r\n\r\n", 4);
+    if (end == NULL)
+        return false;
+    size_t head = (size_t)(end - c->in) + 4, n = content_length(c->in, head);
+    if (c->in_len - head < n)
+        return false;
+    ORACLE(head > 16 && memcmp(c->in, "HTTP/1.1 ", 9) == 0, "wire: no HTTP answer");
+    char digits[4] = {(char)c->in[9], (char)c->in[10], (char)c->in[11], '\0'};
+    bool last = head_has(c->in, head, "connection: close");
+    on_response(c, strtoul(digits, NULL, 10), (ptn_str){(const char *)c->in + head, n});
+    c->in_len -= head + n;
+    memmove(c->in, c->in + head + n, c->in_len);
+    if (last)
+        client_hang_up(c, false);
+    return !last;
+}
+
+void http_input(struct client *c) {
+    while (c->state == CLIENT_LIVE && take_response(c))
+        continue;
+}

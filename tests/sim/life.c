@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * life.c - assembles a broker for the simulation, as broker/wiring.c does for production, and
+ * watches over it.
+ *
+ * Left out are what the simulation cannot hold: libzmq, which owns threads, and password hashing,
+ * which nobody asks for because the clients carry tokens.  Between the runtime and an actor stands
+ * a wrapper that makes the actor fail now and then, before or after it has handled a message.
+ */
+#include "life.h"
+
+#include "actors/auth.h"
+#include "actors/conversation.h"
+#include "actors/health.h"
+#include "actors/jwt.h"
+#include "actors/router.h"
+#include "actors/store.h"
+#include "actors/topics.h"
+#include "actors/users.h"
+#include "broker/control.h"
+#include "client.h"
+#include "protocols/edge.h"
+#include "runtime/stream_stats.h"
+
+#include <postern/log.h>
+#include <postern/metrics.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define SETTLE_NS_MAX (60 * PTN_SEC)
+#define STOP_NS_MAX (30 * PTN_SEC)
+#define CHECK_NS (250 * PTN_MS)
+#define CHECK_EVERY_STEPS 16u
+#define CRASHES_MAX 6u
+#define CRASH_PAUSE_NS PTN_SEC
+#define FRAME_SLACK (256u << 10) /* what one turn may add to a queue before it is judged */
+
+static struct broker {
+    ptn_env *env;
+    ptn_runtime *rt;
+    store *store;
+    ptn_endpoint *endpoint;
+    ptn_hub *hub[2];
+    ptn_directory d;
+    ptn_addr edges[2];
+    _Atomic bool draining;
+    uint8_t key[32];
+    struct router_config router[2];
+    auth_config auth[2];
+    struct health_config health[2];
+    struct topics_config topics[2];
+    conversation_config conversation[2];
+    users_config users;
+    edge_config edge[2];
+    struct control_config control;
+    struct client clients[CLIENTS_MAX];
+    ptn_sim_timer timer;
+    ptn_time settle_until, stop_until;
+    bool settling, stopping, trace;
+    ptn_sim_rng crash_rng;
+    unsigned crashes;
+    ptn_time next_crash;
+    bool crash_wanted;
+    uint64_t live_bytes_before;
+} B;
+
+/* ---- actors that fail ------------------------------------------------------------------------ */
+
+static bool crash_now(ptn_ctx *c) {
+    if (B.settling || B.crashes >= CRASHES_MAX || ptn_now(c) < B.next_crash ||
+        !ptn_sim_rng_chance(&B.crash_rng, world->plan.crash_ppm))
+        return false;
+    B.crashes++;
+    B.next_crash = ptn_now(c) + CRASH_PAUSE_NS;
+    B.crash_wanted = true;
+    world->tally.crashes++;
+    return true;
+}
+
+static int fragile(const ptn_actor_ops *real, ptn_ctx *c, void *state, const ptn_msg *m) {
+    bool crash = m->type >= PTN_MSG_USER && crash_now(c);
+    if (crash && ptn_sim_rng_below(&B.crash_rng, 2) == 0)
+        return -PTN_ECANCELED;
+    int r = real->handle(c, state, m);
+    return crash && r == 0 ? -PTN_ECANCELED : r;
+}
+
+#define FRAGILE(name, real)                                                                        \
+    static int name##_fragile(ptn_ctx *c, void *state, const ptn_msg *m) {                         \
+        return fragile(&(real), c, state, m);                                                      \
+    }
+FRAGILE(hub, ptn_hub_actor)
+FRAGILE(topics, topics_actor)
+FRAGILE(conversation, conversation_actor)
+FRAGILE(auth, auth_actor)
+FRAGILE(router, router_actor)
+FRAGILE(edge, edge_actor)
+
+static ptn_actor_ops with(const ptn_actor_ops *real,
+                          int (*handle)(ptn_ctx *c, void *state, const ptn_msg *m)) {
+    ptn_actor_ops ops = *real;
+    ops.handle = handle;
+    return ops;
+}
+
+static void on_trace(const ptn_trace_event *e, void *arg) {
+    (void)arg;
+    if (e->kind == PTN_TRACE_GAVE_UP)
+        oracle_failed("crash: a supervisor gave up: %s", e->text != NULL ? e->text : "");
+    if (e->kind != PTN_TRACE_CRASH)
+        return;
+    ORACLE(B.crash_wanted && e->reason == PTN_ECANCELED, "crash: %s failed at %s: %s", e->actor,
+           ptn_msg_type_name(e->msg_type), e->text != NULL ? e->text : "");
+    B.crash_wanted = false;
+}
+
+/* ---- assembly -------------------------------------------------------------------------------- */
+
+/* mailbox: in messages; 0: as in production. */
+static ptn_addr spawn(const ptn_actor_ops *ops, void *arg, unsigned worker, uint32_t mailbox) {
+    ptn_addr a = PTN_ADDR_NONE;
+    ptn_actor_opts o = {.worker = (int)worker,
+                        .mbox_msgs_max = mailbox != 0 ? mailbox : 16384,
+                        .mbox_bytes_max = 32u << 20};
+    int err = ptn_runtime_spawn(B.rt, ops, &o, arg, PTN_PERMANENT, &a);
+    PTN_ASSERT(err == 0);
+    return a;
+}
+
+static void spawn_worker_actors(unsigned i) {
+    static ptn_actor_ops hub, topics, conversation, auth, router;
+    const struct plan *p = &world->plan;
+    hub = with(&ptn_hub_actor, hub_fragile);
+    topics = with(&topics_actor, topics_fragile);
+    conversation = with(&conversation_actor, conversation_fragile);
+    auth = with(&auth_actor, auth_fragile);
+    router = with(&router_actor, router_fragile);
+    B.router[i] = (struct router_config){.directory = &B.d, .worker = i};
+    B.auth[i] =
+        (auth_config){.directory = &B.d, .worker = i, .key = B.key, .key_bytes = sizeof B.key};
+    B.health[i] = (struct health_config){.directory = &B.d,
+                                         .worker = i,
+                                         .version = "sim",
+                                         .revision = "sim",
+                                         .draining = &B.draining};
+    B.topics[i] = (struct topics_config){.directory = &B.d,
+                                         .shard = i,
+                                         .topics_max = p->topics_max,
+                                         .history_events_max = p->history_max};
+    B.conversation[i] = (conversation_config){.directory = &B.d, .shard = i};
+    B.d.hub[i] = spawn(&hub, B.hub[i], i, p->hub_mailbox);
+    B.d.topics[i] = spawn(&topics, &B.topics[i], i, p->owner_mailbox);
+    B.d.conversation[i] = spawn(&conversation, &B.conversation[i], i, p->owner_mailbox);
+    B.d.auth[i] = spawn(&auth, &B.auth[i], i, 0);
+    B.d.health[i] = spawn(&health_actor, &B.health[i], i, 0);
+    B.d.router[i] = spawn(&router, &B.router[i], i, p->router_mailbox);
+}
+
+static void spawn_all(void) {
+    static ptn_actor_ops fragile_edge;
+    const struct plan *p = &world->plan;
+    fragile_edge = with(&edge_actor, edge_fragile);
+    B.d.store = spawn(&store_actor, B.store, 0, 0);
+    B.users = (users_config){.directory = &B.d};
+    B.d.users = spawn(&users_actor, &B.users, 0, 0);
+    for (unsigned i = 0; i < p->workers; i++)
+        spawn_worker_actors(i);
+    for (unsigned i = 0; i < p->workers; i++) {
+        B.edge[i] = (edge_config){.directory = &B.d,
+                                  .hub = B.hub[i],
+                                  .endpoints = &B.endpoint,
+                                  .n_endpoints = 1,
+                                  .limits = {.out_bytes_max = p->out_bytes_max,
+                                             .ws_requests_max = p->requests_max,
+                                             .pipeline_max = p->pipeline_max}};
+        B.d.edge[i] = B.edges[i] = spawn(&fragile_edge, &B.edge[i], i, 0);
+    }
+    B.control = (struct control_config){.edges = B.edges,
+                                        .n_edges = p->workers,
+                                        .connections_ns = 5 * PTN_SEC,
+                                        .draining = &B.draining};
+    (void)spawn(&control_actor, &B.control, 0, 0);
+}
+
+static void make_tokens(void) {
+    int64_t base_ms = INT64_C(1750000000000), hour_ms = INT64_C(3600000);
+    memset(B.key, 0x5a, sizeof B.key);
+    for (unsigned u = 0; u < USERS; u++) {
+        ptn_principal p = {.user = ptn_str_of(user_id(u)),
+                           .name = ptn_str_of(user_name(u)),
+                           .session = u % 2 == 0 ? PTN_STR("") : PTN_STR("session-of-a-user"),
+                           .roles = PTN_ROLE_USER,
+                           .expires_ms = base_ms + 12 * hour_ms};
+        int n = jwt_sign(B.key, sizeof B.key, &p, PTN_STR(""), base_ms - 6 * hour_ms, p.expires_ms,
+                         sim_tokens[u], sizeof sim_tokens[u]);
+        PTN_ASSERT(n > 0);
+    }
+}
+
+/* ---- accounts and conversations -------------------------------------------------------------- */
+
+static void execute(store_db *db, uint32_t type, ptn_pack *w) {
+    uint32_t reply_type;
+    ptn_buf *b = ptn_pack_finish(w);
+    ptn_buf *r = store_db_execute(db, type, ptn_buf_bytes(b), &reply_type);
+    PTN_ASSERT(r != NULL && reply_type != PTN_MSG_PROBLEM);
+    ptn_buf_unref(b);
+    ptn_buf_unref(r);
+}
+
+static void add_user(store_db *db, unsigned u) {
+    ptn_pack w;
+    ptn_pack_init(&w, 128);
+    ptn_pack_array(&w, 6);
+    ptn_pack_cstr(&w, user_id(u));
+    ptn_pack_cstr(&w, user_name(u));
+    ptn_pack_cstr(&w, "");
+    ptn_pack_uint(&w, PTN_ROLE_USER);
+    ptn_pack_nil(&w);
+    ptn_pack_int(&w, INT64_C(1750000000000));
+    execute(db, PTN_MSG_STORE_USER_ADD, &w);
+}
+
+static void add_conversation(store_db *db, unsigned k) {
+    ptn_pack w;
+    uint32_t n = 0;
+    for (unsigned u = 0; u < USERS; u++)
+        n += is_member(k, u);
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 6);
+    ptn_pack_cstr(&w, conversation_id(k));
+    ptn_pack_nil(&w);
+    ptn_pack_cstr(&w, user_id(0));
+    ptn_pack_int(&w, INT64_C(1750000000000));
+    ptn_pack_cstr(&w, "0123456789abcdef");
+    ptn_pack_array(&w, n);
+    for (unsigned u = 0; u < USERS; u++)
+        if (is_member(k, u))
+            ptn_pack_cstr(&w, user_id(u));
+    execute(db, PTN_MSG_STORE_CONV_ADD, &w);
+}
+
+static void database_path(char *out, size_t out_bytes) {
+    (void)snprintf(out, out_bytes, "%s/postern.db", world->dir);
+}
+
+void life_prepare(void) {
+    char path[96];
+    store_db *db;
+    const char *why = "";
+    database_path(path, sizeof path);
+    ORACLE(store_db_open(path, &(store_db_opts){0}, &db, &why) == 0, "prepare: %s", why);
+    int err = store_db_begin(db);
+    for (unsigned u = 0; u < USERS; u++)
+        add_user(db, u);
+    for (unsigned k = 0; k < CONVERSATIONS; k++)
+        add_conversation(db, k);
+    if (err == 0)
+        err = store_db_commit(db);
+    ORACLE(err == 0, "prepare: %s", ptn_err_text(err));
+    store_db_close(db);
+}
+
+/* ---- watching -------------------------------------------------------------------------------- */
+
+static void check_mailbox(const ptn_actor_stats *a, void *arg) {
+    (void)arg;
+    ORACLE(a->mbox_msgs <= a->mbox_msgs_max + world->plan.workers + 1,
+           "bounds: %s holds %u messages, its bound is %u", a->name, a->mbox_msgs,
+           a->mbox_msgs_max);
+}
+
+static void check_bounds(void) {
+    uint32_t per_stream = world->plan.out_bytes_max != 0 ? world->plan.out_bytes_max : 1u << 20;
+    ptn_sim_stats st;
+    ptn_sim_stats_read(B.env, &st);
+    uint64_t queued = ptn__streams_queued_bytes(B.rt);
+    ORACLE(queued <= (uint64_t)(st.transports_open + 1) * (per_stream + FRAME_SLACK),
+           "bounds: %llu bytes wait in %u streams", (unsigned long long)queued, st.transports_open);
+    ptn_actors_visit(B.rt, check_mailbox, NULL);
+}
+
+static void on_event(void *arg, const ptn_sim_event *e) {
+    (void)arg;
+    world->hash = (world->hash ^ e->hash) * UINT64_C(0x9e3779b97f4a7c15);
+    world->steps++;
+    if (B.trace)
+        fprintf(stderr, "%llu %llu.%09llu %s %llu %016llx\n", (unsigned long long)e->step,
+                (unsigned long long)(e->now / PTN_SEC), (unsigned long long)(e->now % PTN_SEC),
+                e->kind, (unsigned long long)e->id, (unsigned long long)e->hash);
+    if (world->life == 0 && e->step == world->plan.kill_step) {
+        world->tally.kills++;
+        _exit(EXIT_KILLED); /* as SIGKILL: nothing is flushed, nobody is told */
+    }
+    if (e->step % CHECK_EVERY_STEPS == 0)
+        check_bounds();
+}
+
+static void on_stuck(void *arg, const char *why) {
+    (void)arg;
+    oracle_failed("liveness: %s", why);
+}
+
+static void look(void *arg);
+
+static void look_again(void) {
+    ptn_sim_timer_start(B.env, &B.timer, CHECK_NS, look, NULL);
+}
+
+/* Who is not done yet, and with what. */
+static const char *waiting(unsigned *ret_client) {
+    for (unsigned i = 0; i < world->plan.clients; i++) {
+        const char *why = client_waits_for(&B.clients[i]);
+        *ret_client = i;
+        if (why != NULL)
+            return why;
+    }
+    return NULL;
+}
+
+static void stop(void) {
+    B.stopping = true;
+    B.stop_until = ptn_sim_now(B.env) + STOP_NS_MAX;
+    for (unsigned i = 0; i < world->plan.clients; i++)
+        client_quit(&B.clients[i]);
+    ptn_sim_signal(B.env, SIGTERM);
+}
+
+/* Busy, then settling, then stopping; each has an end. */
+static void look(void *arg) {
+    unsigned who = 0;
+    (void)arg;
+    if (B.stopping) {
+        ORACLE(ptn_sim_now(B.env) < B.stop_until, "liveness: the broker does not stop");
+    } else if (B.settling) {
+        const char *why = waiting(&who);
+        ORACLE(why == NULL || ptn_sim_now(B.env) < B.settle_until,
+               "liveness: a minute after the last fault client %u still waits for %s (%u messages, "
+               "%u calls open; last refused: %s)",
+               who, why, client_n_unacknowledged(&B.clients[who]), B.clients[who].n_calls,
+               B.clients[who].refusal);
+        if (why == NULL)
+            stop();
+    } else {
+        ptn_sim_faults calm;
+        ptn_sim_faults_none(&calm);
+        ptn_sim_faults_set(B.env, &calm);
+        B.settling = true;
+        B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
+        for (unsigned i = 0; i < world->plan.clients; i++)
+            client_settle(&B.clients[i]);
+    }
+    look_again();
+}
+
+/* ---- a life ---------------------------------------------------------------------------------- */
+
+static void build(void) {
+    char path[96];
+    const char *why = "";
+    ptn_sim_opts opts = {.seed = world->seed * 2 + world->life,
+                         .faults = world->plan.faults,
+                         .on_event = on_event,
+                         .on_stuck = on_stuck};
+    B.env = ptn_env_sim_new(&opts);
+    PTN_ASSERT(B.env != NULL);
+    ptn_sim_rng_seed(&B.crash_rng, opts.seed ^ UINT64_C(0xc0ffee));
+    ptn_runtime_opts o = {.workers = world->plan.workers, .env = B.env, .drain_ns = 5 * PTN_SEC};
+    int err = ptn_runtime_new(&o, &B.rt);
+    PTN_ASSERT(err == 0);
+    ptn_runtime_on_trace(B.rt, on_trace, NULL);
+    B.d.workers = world->plan.workers;
+    for (unsigned i = 0; i < world->plan.workers; i++) {
+        B.hub[i] = ptn_hub_new(NULL, &B.d, i);
+        PTN_ASSERT(B.hub[i] != NULL);
+    }
+    err = ptn_endpoint_bind(B.rt, sim_address, &B.endpoint, &why);
+    PTN_ASSERT(err == 0);
+    database_path(path, sizeof path);
+    err = store_open(&(store_config){.path = path, .rt = B.rt}, &B.store, &why);
+    ORACLE(err == 0, "durability: the store does not open again: %s", why);
+    spawn_all();
+}
+
+static void take_apart(void) {
+    uint64_t live, pooled;
+    ptn_sim_stats st;
+    for (unsigned i = 0; i < world->plan.clients; i++)
+        client_done(&B.clients[i]);
+    ptn_sim_stats_read(B.env, &st);
+    ORACLE(st.transports_open == 0, "balance: %u transports are still open", st.transports_open);
+    ORACLE(ptn__streams_queued_bytes(B.rt) == 0, "balance: bytes wait in streams that are gone");
+    store_close(B.store);
+    ptn_endpoint_free(B.endpoint);
+    for (unsigned i = 0; i < world->plan.workers; i++)
+        ptn_hub_free(B.hub[i]);
+    ptn_runtime_free(B.rt);
+    B.env->ops->free(B.env);
+    ptn_buf_stats(&live, &pooled);
+    ORACLE(live == B.live_bytes_before, "balance: %llu bytes of payloads are not released",
+           (unsigned long long)(live - B.live_bytes_before));
+}
+
+void life_run(bool trace) {
+    uint64_t pooled;
+    B.trace = trace;
+    ptn_log_set_level(PTN_LOG_ERROR);
+    ptn_buf_stats(&B.live_bytes_before, &pooled);
+    make_tokens();
+    build();
+    for (unsigned i = 0; i < world->plan.clients; i++)
+        client_start(&B.clients[i], B.env, i);
+    ptn_sim_timer_start(B.env, &B.timer, world->plan.busy_ns, look, NULL);
+    int err = ptn_runtime_run(B.rt);
+    ORACLE(err == 0, "crash: the runtime ended with %s", ptn_err_name(err));
+    take_apart();
+    check_store();
+    exit(0);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * main.c - postern-sim: runs seeds, each twice, and says how to replay the one that failed.
+ *
+ *     postern-sim [--seeds N] [--seed S] [--file F] [--trace] [--verbose]
+ *
+ * Each life of a broker is a child process.  The second run of a seed starts with another heap, so
+ * that a decision made by an address shows as a different course.
+ */
+#include "life.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LIVES_MAX 2u
+#define LIFE_SECONDS_MAX 120u /* of real time: a loop inside one step */
+#define SEEDS_MAX 1024u
+
+struct options {
+    uint64_t first, count;
+    const char *file;
+    bool trace, verbose;
+};
+
+static struct tally total;
+
+static _Noreturn void die(const char *what) {
+    fprintf(stderr, "postern-sim: %s: %s\n", what, strerror(errno));
+    exit(2);
+}
+
+/* ---- a directory for the store --------------------------------------------------------------- */
+
+static void dir_make(void) {
+    struct stat st;
+    bool memory = stat("/dev/shm", &st) == 0 && access("/dev/shm", W_OK) == 0;
+    (void)snprintf(world->dir, sizeof world->dir, "%s/postern-sim-XXXXXX",
+                   memory ? "/dev/shm" : "/tmp");
+    if (mkdtemp(world->dir) == NULL)
+        die("a temporary directory");
+}
+
+static void dir_remove(void) {
+    DIR *d = opendir(world->dir);
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        char path[400];
+        (void)snprintf(path, sizeof path, "%s/%s", world->dir, e->d_name);
+        if (e->d_name[0] != '.')
+            (void)unlink(path);
+    }
+    if (d != NULL)
+        (void)closedir(d);
+    (void)rmdir(world->dir);
+}
+
+/* ---- one seed -------------------------------------------------------------------------------- */
+
+/* Moves everything that will be allocated. */
+static void stir_heap(void) {
+    static void *kept[256];
+    for (size_t i = 0; i < PTN_ARRAY_LEN(kept); i++)
+        kept[i] = malloc(16 + i * 37 % 2000);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(kept); i += 3) {
+        free(kept[i]);
+        kept[i] = NULL;
+    }
+}
+
+/* The wait status of one life. */
+static int live(const struct options *o, bool stirred) {
+    int status;
+    (void)fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0)
+        die("fork");
+    if (pid == 0) {
+        (void)alarm(LIFE_SECONDS_MAX);
+        if (stirred)
+            stir_heap();
+        if (world->life == 0)
+            life_prepare();
+        life_run(o->trace);
+    }
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            die("waitpid");
+    return status;
+}
+
+/* All lives of one run.  False: world->failure says why. */
+static bool run(const struct options *o, uint64_t seed, bool stirred) {
+    memset(world, 0, sizeof *world);
+    world->seed = seed;
+    world_plan(seed);
+    dir_make();
+    int status = 0;
+    for (world->life = 0; world->life < LIVES_MAX; world->life++) {
+        status = live(o, stirred);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_KILLED)
+            break;
+    }
+    dir_remove();
+    if (WIFSIGNALED(status))
+        (void)snprintf(world->failure, sizeof world->failure, "%s: life %u ended by signal %d",
+                       WTERMSIG(status) == SIGALRM ? "liveness" : "crash", world->life,
+                       WTERMSIG(status));
+    else if (WEXITSTATUS(status) != 0 && world->failure[0] == '\0')
+        (void)snprintf(world->failure, sizeof world->failure, "crash: life %u ended with status %d",
+                       world->life, WEXITSTATUS(status));
+    return world->failure[0] == '\0';
+}
+
+static void add_tally(void) {
+    const uint64_t *from = (const uint64_t *)&world->tally;
+    uint64_t *to = (uint64_t *)&total;
+    for (size_t i = 0; i < sizeof total / sizeof *to; i++)
+        to[i] += from[i];
+}
+
+static bool run_seed(const struct options *o, uint64_t seed) {
+    bool ok = run(o, seed, false);
+    uint64_t hash = world->hash, steps = world->steps;
+    if (o->verbose)
+        printf("seed %llu: %llu steps, hash %016llx, %s%s\n", (unsigned long long)seed,
+               (unsigned long long)steps, (unsigned long long)hash, ok ? "ok" : "FAILED ",
+               world->failure);
+    add_tally();
+    if (ok && !o->trace) {
+        ok = run(o, seed, true);
+        if (ok && world->hash != hash) {
+            (void)snprintf(world->failure, sizeof world->failure,
+                           "determinism: hash %016llx after %llu steps, then %016llx after %llu",
+                           (unsigned long long)hash, (unsigned long long)steps,
+                           (unsigned long long)world->hash, (unsigned long long)world->steps);
+            ok = false;
+        }
+    }
+    if (!ok)
+        printf("FAILED seed %llu: %s\n  replay: ./dev sim --seed %llu\n", (unsigned long long)seed,
+               world->failure, (unsigned long long)seed);
+    (void)fflush(stdout);
+    return ok;
+}
+
+/* ---- command line ---------------------------------------------------------------------------- */
+
+/* One number a line; `#` begins a comment. */
+static size_t read_seeds(const char *path, uint64_t seeds[SEEDS_MAX]) {
+    size_t n = 0;
+    char line[256];
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        die(path);
+    while (n < SEEDS_MAX && fgets(line, sizeof line, f) != NULL) {
+        char *end;
+        uint64_t seed = strtoull(line, &end, 10);
+        if (end != line)
+            seeds[n++] = seed;
+    }
+    (void)fclose(f);
+    return n;
+}
+
+static uint64_t number(const char *text) {
+    char *end;
+    errno = 0;
+    uint64_t n = strtoull(text != NULL ? text : "", &end, 10);
+    if (text == NULL || end == text || *end != '\0' || errno != 0) {
+        fprintf(stderr, "postern-sim: \"%s\" is not a number\n", text != NULL ? text : "");
+        exit(2);
+    }
+    return n;
+}
+
+static struct options read_options(int argc, char **argv) {
+    struct options o = {.first = 1, .count = 100};
+    bool one = false, many = false;
+    for (int i = 1; i < argc; i++) {
+        const char *next = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(argv[i], "--seeds") == 0) {
+            o.count = number(next);
+            many = true;
+            i++;
+        } else if (strcmp(argv[i], "--seed") == 0) {
+            o.first = number(next);
+            one = true;
+            i++;
+        } else if (strcmp(argv[i], "--file") == 0 && next != NULL) {
+            o.file = next;
+            i++;
+        } else if (strcmp(argv[i], "--trace") == 0) {
+            o.trace = true;
+        } else if (strcmp(argv[i], "--verbose") == 0) {
+            o.verbose = true;
+        } else {
+            fprintf(stderr,
+                    "usage: postern-sim [--seeds N] [--seed S] [--file F] [--trace] [--verbose]\n");
+            exit(2);
+        }
+    }
+    if (one && !many) { /* a replay */
+        o.count = 1;
+        o.file = NULL;
+    }
+    return o;
+}
+
+static void print_tally(uint64_t seeds, uint64_t failed) {
+    printf(
+        "%llu seeds, %llu failed; %llu sessions, %llu lost, %llu vanished, %llu kills, %llu actor "
+        "crashes; %llu answers, %llu refusals, %llu messages and %llu events acknowledged, "
+        "%llu events heard, %llu positions recovered, %llu not\n",
+        (unsigned long long)seeds, (unsigned long long)failed, (unsigned long long)total.sessions,
+        (unsigned long long)total.closed, (unsigned long long)total.vanished,
+        (unsigned long long)total.kills, (unsigned long long)total.crashes,
+        (unsigned long long)total.answers, (unsigned long long)total.refusals,
+        (unsigned long long)total.acks, (unsigned long long)total.publishes,
+        (unsigned long long)total.events, (unsigned long long)total.resumed,
+        (unsigned long long)total.not_recovered);
+}
+
+int main(int argc, char **argv) {
+    static uint64_t known[SEEDS_MAX];
+    struct options o = read_options(argc, argv);
+    uint64_t failed = 0, seeds = 0;
+    world = mmap(NULL, sizeof *world, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (world == MAP_FAILED)
+        die("memory");
+    size_t n_known = o.file != NULL ? read_seeds(o.file, known) : 0;
+    for (size_t i = 0; i < n_known; i++, seeds++)
+        failed += !run_seed(&o, known[i]);
+    for (uint64_t i = 0; i < o.count; i++, seeds++)
+        failed += !run_seed(&o, o.first + i);
+    print_tally(seeds, failed);
+    return failed == 0 ? 0 : 1;
+}

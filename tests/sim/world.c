@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * world.c - the plan of a run, and the oracles over everything that anybody ever saw.
+ */
+#include "world.h"
+
+#include "actors/store_db.h"
+
+#include <postern/messages.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct world *world;
+
+void oracle_failed(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(world->failure, sizeof world->failure, fmt, ap);
+    va_end(ap);
+    _exit(EXIT_ORACLE);
+}
+
+/* ---- the plan -------------------------------------------------------------------------------- */
+
+static uint32_t pick(ptn_sim_rng *r, uint32_t odds_of_any, uint32_t min, uint32_t max) {
+    if (ptn_sim_rng_below(r, odds_of_any) != 0)
+        return 0;
+    return min + (uint32_t)ptn_sim_rng_below(r, max - min + 1);
+}
+
+void world_plan(uint64_t seed) {
+    ptn_sim_rng rng, *r = &rng;
+    struct plan *p = &world->plan;
+    ptn_sim_rng_seed(r, seed);
+    *p = (struct plan){
+        .workers = 1 + (unsigned)ptn_sim_rng_below(r, 2),
+        .clients = 2 + (unsigned)ptn_sim_rng_below(r, CLIENTS_MAX - 1),
+        .busy_ns = (3 + ptn_sim_rng_below(r, 12)) * PTN_SEC,
+        .kill_step = ptn_sim_rng_below(r, 3) == 0 ? 200 + ptn_sim_rng_below(r, 10000) : 0,
+        .crash_ppm = pick(r, 4, 50, 2000),
+        .hub_mailbox = pick(r, 3, 2, 16),
+        .owner_mailbox = pick(r, 4, 4, 64),
+        .router_mailbox = pick(r, 6, 4, 64),
+        .out_bytes_max = pick(r, 2, 8192, 65536),
+        .topics_max = pick(r, 4, TOPICS, 2 * TOPICS),
+        .history_max = pick(r, 3, 1, 32),
+        .requests_max = pick(r, 3, 1, 8),
+        .pipeline_max = pick(r, 3, 1, 4),
+        .pause_mean_ms = 5 + (uint32_t)ptn_sim_rng_below(r, 120),
+        .long_message_ppm = pick(r, 2, 1000, 200000),
+        .burst_ppm = pick(r, 3, 1000, 60000),
+        .leave_ppm = pick(r, 2, 1000, 80000),
+        .vanish_ppm = pick(r, 3, 500, 20000),
+    };
+    ptn_sim_faults_draw(r, &p->faults);
+}
+
+/* ---- who is who ------------------------------------------------------------------------------ */
+
+const char *user_id(unsigned user) {
+    static const char *const ids[USERS] = {
+        "01J00000000000000000000001", "01J00000000000000000000002", "01J00000000000000000000003",
+        "01J00000000000000000000004"};
+    return ids[user];
+}
+
+const char *user_name(unsigned user) {
+    static const char *const names[USERS] = {"ada", "ben", "cleo", "dan"};
+    return names[user];
+}
+
+const char *conversation_id(unsigned conversation) {
+    static const char *const ids[CONVERSATIONS] = {
+        "01J0000000000000000000000A", "01J0000000000000000000000B", "01J0000000000000000000000C"};
+    return ids[conversation];
+}
+
+bool is_member(unsigned conversation, unsigned user) {
+    static const unsigned members[CONVERSATIONS] = {0xf, 0x3, 0xd};
+    return members[conversation] >> user & 1;
+}
+
+const char *subject_name(unsigned subject) {
+    static const char *const names[SUBJECTS] = {"conversation.01J0000000000000000000000A",
+                                                "conversation.01J0000000000000000000000B",
+                                                "conversation.01J0000000000000000000000C",
+                                                "t.0",
+                                                "t.1",
+                                                "t.2",
+                                                "t.3"};
+    return names[subject];
+}
+
+unsigned subject_of(ptn_str topic) {
+    for (unsigned i = 0; i < SUBJECTS; i++)
+        if (ptn_str_eqz(topic, subject_name(i)))
+            return i;
+    return SUBJECTS;
+}
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+/* "m<index> xxxx": which of ours it is, and whether all of it came back. */
+static uint32_t index_of(ptn_bytes message) {
+    ptn_str content, id;
+    char digits[12] = {0};
+    ORACLE(ptn_map_get_str(message, "content", &content) && ptn_map_get_str(message, "id", &id),
+           "content: a message without content or id");
+    for (size_t i = 1; i < content.n && i < sizeof digits && content.p[i] != ' '; i++)
+        digits[i - 1] = content.p[i];
+    uint32_t index = (uint32_t)strtoul(digits, NULL, 10);
+    ORACLE(content.n > 1 && content.p[0] == 'm' && index < world->n_sent,
+           "content: a message that nobody has sent: %.*s", (int)(content.n < 40 ? content.n : 40),
+           content.p);
+    const struct sent *s = &world->sent[index];
+    ORACLE(ptn_str_eqz(id, s->id) && content.n == s->bytes,
+           "content: message %u came back changed (%zu of %u bytes)", index, content.n, s->bytes);
+    return index;
+}
+
+uint32_t saw_message(unsigned conversation, uint64_t seq, ptn_bytes message) {
+    uint32_t index = index_of(message);
+    struct sent *s = &world->sent[index];
+    ORACLE(s->conversation == conversation, "content: message %u is in the wrong conversation",
+           index);
+    ORACLE(seq > 0 && seq <= SENT_MAX, "order: seq %llu of message %u cannot be",
+           (unsigned long long)seq, index);
+    uint32_t *at = &world->order[conversation][seq];
+    ORACLE(*at == 0 || *at == index + 1,
+           "order: seq %llu of conversation %u is message %u here and %u there",
+           (unsigned long long)seq, conversation, index, *at - 1);
+    ORACLE(s->seq == 0 || s->seq == seq, "exactly once: message %u has seq %llu and %llu", index,
+           (unsigned long long)s->seq, (unsigned long long)seq);
+    *at = index + 1;
+    s->seq = seq;
+    if (seq > world->last_seq[conversation])
+        world->last_seq[conversation] = seq;
+    return index;
+}
+
+void saw_ack(unsigned conversation, ptn_bytes message, uint32_t expected, uint32_t session) {
+    uint64_t seq;
+    ORACLE(ptn_map_get_uint(message, "seq", &seq), "ack: a message without seq");
+    uint32_t index = saw_message(conversation, seq, message);
+    ORACLE(index == expected, "ack: message %u is acknowledged with %u", expected, index);
+    struct sent *s = &world->sent[index];
+    s->acked = true;
+    world->tally.acks++;
+    if (session == 0 || s->attempts != 1 || s->session != session)
+        return;
+    for (uint32_t i = 0; i < world->n_sent; i++) {
+        const struct sent *o = &world->sent[i];
+        if (o->session != session || o->conversation != conversation || o->attempts != 1 ||
+            !o->acked || i == index)
+            continue;
+        ORACLE((i < index) == (o->seq < seq),
+               "fifo: session %u sent %u before %u, and they have seq %llu and %llu", session,
+               i < index ? i : index, i < index ? index : i,
+               (unsigned long long)(i < index ? o->seq : seq),
+               (unsigned long long)(i < index ? seq : o->seq));
+    }
+}
+
+void saw_place(unsigned topic, const char *epoch, uint64_t offset, uint32_t session, uint32_t n) {
+    uint64_t key = UINT64_C(14695981039346656037) ^ topic;
+    for (const char *p = epoch; *p != '\0'; p++)
+        key = (key ^ (uint8_t)*p) * UINT64_C(1099511628211);
+    key = (key ^ offset) * UINT64_C(1099511628211);
+    key |= 1;
+    for (uint64_t i = key >> 20, tried = 0; tried < PLACES_MAX; i++, tried++) {
+        struct place *p = &world->places[i & (PLACES_MAX - 1)];
+        if (p->key == 0)
+            *p = (struct place){.key = key, .session = session, .n = n};
+        if (p->key != key)
+            continue;
+        ORACLE(p->session == session && p->n == n,
+               "order: t.%u offset %llu is event %u of session %u here and %u of %u there", topic,
+               (unsigned long long)offset, n, session, p->n, p->session);
+        return;
+    }
+}
+
+/* ---- the store, afterwards ------------------------------------------------------------------- */
+
+static uint64_t check_page(store_db *db, unsigned conversation, uint64_t after,
+                           uint64_t *ret_last) {
+    ptn_pack w;
+    uint32_t n = 0, pair, type;
+    uint64_t seq;
+    ptn_bytes message;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 4);
+    ptn_pack_cstr(&w, conversation_id(conversation));
+    ptn_pack_uint(&w, after);
+    ptn_pack_nil(&w);
+    ptn_pack_uint(&w, 200);
+    ptn_buf *ask = ptn_pack_finish(&w);
+    ptn_buf *reply = store_db_execute(db, PTN_MSG_STORE_MSG_RANGE, ptn_buf_bytes(ask), &type);
+    ORACLE(reply != NULL && type == PTN_MSG_STORE_MSGS, "store: conversation %u cannot be read",
+           conversation);
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(reply));
+    ORACLE(ptn_unpack_array(&u, &n) && ptn_unpack_uint(&u, ret_last) && ptn_unpack_array(&u, &n),
+           "store: a bad page");
+    for (uint32_t i = 0; i < n; i++) {
+        ORACLE(ptn_unpack_array(&u, &pair) && ptn_unpack_uint(&u, &seq) &&
+                   ptn_unpack_any(&u, &message),
+               "store: a bad row");
+        after++;
+        ORACLE(seq == after, "store: conversation %u goes from seq %llu to %llu", conversation,
+               (unsigned long long)after - 1, (unsigned long long)seq);
+        (void)saw_message(conversation, seq, message);
+    }
+    ptn_buf_unref(ask);
+    ptn_buf_unref(reply);
+    return after;
+}
+
+void check_store(void) {
+    char path[96];
+    const char *why = "";
+    store_db *db;
+    (void)snprintf(path, sizeof path, "%s/postern.db", world->dir);
+    ORACLE(store_db_open(path, &(store_db_opts){0}, &db, &why) == 0, "store: cannot open: %s", why);
+    for (unsigned k = 0; k < CONVERSATIONS; k++) {
+        uint64_t at = 0, last = 0, before;
+        do {
+            before = at;
+            at = check_page(db, k, at, &last);
+        } while (at > before);
+        ORACLE(at == last, "store: conversation %u ends at %llu instead of %llu", k,
+               (unsigned long long)at, (unsigned long long)last);
+        ORACLE(at >= world->last_seq[k],
+               "durability: seq %llu of conversation %u was seen, not kept",
+               (unsigned long long)world->last_seq[k], k);
+    }
+    for (uint32_t i = 0; i < world->n_sent; i++) {
+        const struct sent *s = &world->sent[i];
+        ORACLE(!s->acked || (s->seq != 0 && world->order[s->conversation][s->seq] == i + 1),
+               "durability: message %u was acknowledged and is not in the store", i);
+    }
+    store_db_close(db);
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * world.h - what outlives the broker: the plan of a run, what clients remember, and the ledger of
+ * the oracles.
+ *
+ * A life of the broker is a process of its own, so that a kill is a real one.  The world is memory
+ * that all lives of a run share; a killed broker loses everything else.  Fixed size, no pointers.
+ */
+#ifndef POSTERN_TESTS_SIM_WORLD_H
+#define POSTERN_TESTS_SIM_WORLD_H
+
+#include "runtime/env/env_sim.h"
+
+#define USERS 4u
+#define CONVERSATIONS 3u
+#define TOPICS 4u
+#define SUBJECTS (CONVERSATIONS + TOPICS) /* what a client may listen to */
+#define CLIENTS_MAX 8u
+#define SENT_MAX 4096u
+#define SESSIONS_MAX 1024u
+#define PLACES_MAX 32768u /* a power of two; topic events seen at all */
+#define EPOCH_MAX 48u
+
+#define EXIT_ORACLE 3 /* an oracle has spoken: world.failure says what */
+#define EXIT_KILLED 4 /* the plan killed the broker */
+
+struct sent { /* a chat message of ours */
+    char id[27];
+    uint8_t conversation, client;
+    bool acked;
+    uint32_t attempts, session, bytes;
+    uint64_t seq; /* 0: not known yet */
+};
+
+struct position {
+    char epoch[EPOCH_MAX]; /* empty: none */
+    uint64_t offset;
+};
+
+struct place { /* one topic event, as the first who saw it saw it */
+    uint64_t key;
+    uint32_t session, n;
+};
+
+struct tally { /* how much a run has tested; never part of a verdict */
+    uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
+        crashes, kills, vanished, reread, wakes;
+};
+
+struct plan { /* drawn from the seed */
+    unsigned workers, clients;
+    ptn_time busy_ns;   /* with faults; then everything must settle */
+    uint64_t kill_step; /* of the first life; 0: never */
+    uint32_t crash_ppm; /* per message: the actor fails before or after it */
+    uint32_t hub_mailbox, owner_mailbox, router_mailbox; /* messages; 0: as in production */
+    uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
+    uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
+    ptn_sim_faults faults;
+};
+
+struct world {
+    uint64_t seed;
+    unsigned life;
+    struct plan plan;
+    char dir[64];
+    char failure[512];
+    uint64_t hash, steps;
+    uint32_t n_sent, n_sessions;
+    struct sent sent[SENT_MAX];
+    uint32_t order[CONVERSATIONS][SENT_MAX + 1]; /* by seq: index into sent, plus one */
+    uint64_t last_seq[CONVERSATIONS];
+    struct place places[PLACES_MAX];
+    uint32_t heard[CLIENTS_MAX][TOPICS][SESSIONS_MAX]; /* last n of each publishing session */
+    struct position remembered[CLIENTS_MAX][SUBJECTS];
+    struct position published[TOPICS]; /* the last acknowledged event */
+    struct tally tally;
+};
+
+extern struct world *world;
+
+/* Ends this life with a verdict.  The first words name the oracle. */
+_Noreturn void oracle_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+#define ORACLE(e, ...) ((e) ? (void)0 : oracle_failed(__VA_ARGS__))
+
+void world_plan(uint64_t seed);
+
+/* Who is who: the same in every run. */
+const char *user_id(unsigned user);
+const char *user_name(unsigned user);
+const char *conversation_id(unsigned conversation);
+bool is_member(unsigned conversation, unsigned user);
+/* "conversation.<id>" or "t.<n>"; and back: SUBJECTS when it is neither. */
+const char *subject_name(unsigned subject);
+unsigned subject_of(ptn_str topic);
+
+/* ---- oracles --------------------------------------------------------------------------------- */
+
+/* A stored message was seen, wherever: one order for everybody, each message once.  Map as on the
+ * wire.  Returns its index in world->sent. */
+uint32_t saw_message(unsigned conversation, uint64_t seq, ptn_bytes message);
+/* The same, acknowledged to its sender: FIFO within the session that sent it. */
+void saw_ack(unsigned conversation, ptn_bytes message, uint32_t expected, uint32_t session);
+/* A topic event at its place: everybody sees the same there. */
+void saw_place(unsigned topic, const char *epoch, uint64_t offset, uint32_t session, uint32_t n);
+
+/* After the last life: the store has what was acknowledged, once, in the order that was seen. */
+void check_store(void);
+
+#endif
