@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * edge.h - what the http and ws machines of one worker share: the edge actor, its limits, its scratch memory.
+ * edge.h - what the http and ws machines of one worker share: the edge actor, its limits, its
+ * scratch memory.
  *
- * One edge actor per worker and listener group owns the listeners and all their connections (http, SSE, ws).
- * A connection that is upgraded changes its machine (ptn_stream_open again), never its actor.
+ * One edge actor per worker and listener group owns the listeners and all their connections (http,
+ * SSE, ws). A connection that is upgraded changes its machine (ptn_stream_open again), never its
+ * actor.
  */
 #ifndef POSTERN_PROTOCOLS_EDGE_H
 #define POSTERN_PROTOCOLS_EDGE_H
@@ -17,7 +19,7 @@ struct http_conn;
 struct ws_conn;
 struct ws_backlog;
 
-typedef struct edge_limits { /* 0: the default in the comment */
+typedef struct edge_limits {         /* 0: the default in the comment */
     uint32_t connections_max;        /* per worker, all protocols: 10,000 */
     uint32_t request_line_bytes_max; /* 8 KiB */
     uint32_t header_bytes_max;       /* all headers: 16 KiB */
@@ -59,17 +61,18 @@ typedef struct edge { /* state of the edge actor */
     bool draining;
     struct http_conn *http_conns; /* all of them, doubly linked by their files */
     struct ws_conn *ws_conns;
-    bool ws_deferred; /* ws has registered what frees its connections after a crash */
-    ptn_addr self;    /* set with it */
+    bool ws_deferred;            /* ws has registered what frees its connections after a crash */
+    ptn_addr self;               /* set with it */
     struct ws_backlog *ws_ready; /* connections that may read on */
     bool ws_read_on_sent;        /* and the edge's message to itself that says so is on its way */
 } edge;
 
 extern const ptn_actor_ops edge_actor; /* protocols/http/edge.c; arg: edge_config */
 
-/* The REST envelope around a response or a problem, as JSON or msgpack, appended to o.  trace: 32 hex. */
+/* The REST envelope around a response or a problem, as JSON or msgpack, appended to o.  trace: 32
+ * hex. */
 void edge_encode_success(ptn_out *o, const ptn_response *r, bool msgpack);
-void edge_encode_problem(ptn_out *o, int code, ptn_str message, ptn_bytes details, const char *trace,
-                         bool msgpack);
+void edge_encode_problem(ptn_out *o, int code, ptn_str message, ptn_bytes details,
+                         const char *trace, bool msgpack);
 
 #endif

@@ -214,7 +214,8 @@ struct ptn__queue { /* of slots, by run_next */
     struct ptn__slot *head, *tail;
 };
 
-#define PTN__WAITS_MAX 32u /* kinds of actors with a histogram of their own; the rest share the last */
+/* Kinds of actors with a histogram of their own; the rest share the last. */
+#define PTN__WAITS_MAX 32u
 
 struct ptn__wait { /* sampled time in the mailbox, of one kind of actor */
     _Atomic(const char *) name;

@@ -21,7 +21,7 @@ struct ptn__streams { /* worker->streams */
     ptn_time dirty_since; /* when the first of them became so */
     /* Closed; on_close and the memory are still due; FIFO, by close_next. */
     ptn_stream *closed_head, **closed_tail;
-    uint64_t queued; /* bytes in out-queues; published at the end of the turn */
+    uint64_t queued;                /* bytes in out-queues; published at the end of the turn */
     void *rings[PTN__RING_CLASSES]; /* free rings, linked through their first entry */
     size_t ring_bytes;              /* in those lists */
 };

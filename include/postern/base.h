@@ -3,8 +3,8 @@
  * base.h - words that every other header needs: byte views, time, errors, assertions.
  *
  * Errors: int functions return 0 or a negative code, -PTN_Exxx.  Out-parameters are named ret_* and
- * are written only on success.  Ownership: a parameter named take_* is consumed on success and still
- * belongs to the caller on failure; everything else is borrowed for the duration of the call.
+ * are written only on success.  Ownership: a parameter named take_* is consumed on success and
+ * still belongs to the caller on failure; everything else is borrowed for the duration of the call.
  */
 #ifndef POSTERN_BASE_H
 #define POSTERN_BASE_H
@@ -86,8 +86,8 @@ typedef uint64_t ptn_time; /* nanoseconds on the environment's monotonic clock *
 #define PTN_MS UINT64_C(1000000)
 #define PTN_SEC UINT64_C(1000000000)
 
-/* Three kinds of check (docs/principles.md): PTN_ASSERT is on in every build and aborts the process,
- * PTN_DEBUG_ASSERT is for expensive checks, PTN_REQUIRE (runtime.h) fails one actor. */
+/* Three kinds of check (docs/principles.md): PTN_ASSERT is on in every build and aborts the
+ * process, PTN_DEBUG_ASSERT is for expensive checks, PTN_REQUIRE (runtime.h) fails one actor. */
 _Noreturn void ptn__assert_failed(const char *expr, const char *file, int line);
 #define PTN_ASSERT(e) ((e) ? (void)0 : ptn__assert_failed(#e, __FILE__, __LINE__))
 #ifdef PTN_DEBUG

@@ -2,9 +2,9 @@
  *
  * buf.h - sealed, reference-counted payloads: what messages carry between actors.
  *
- * A buffer is written by its creator, sealed, and from then on immutable and shared by any number of
- * threads.  Memory comes from thread-local size-class free lists with a global depot behind them, so
- * that the steady path neither allocates nor locks.  All functions: any thread.
+ * A buffer is written by its creator, sealed, and from then on immutable and shared by any number
+ * of threads.  Memory comes from thread-local size-class free lists with a global depot behind
+ * them, so that the steady path neither allocates nor locks.  All functions: any thread.
  */
 #ifndef POSTERN_BUF_H
 #define POSTERN_BUF_H
@@ -19,14 +19,14 @@ typedef struct ptn_buf ptn_buf;
 
 #define PTN_BUF_BYTES_MAX (64u << 20) /* no single message is larger */
 
-/* New, writable buffer of at least cap bytes, one reference.  NULL: out of memory or cap too big. */
+/* New, writable buffer of at least cap bytes, one reference.  NULL: no memory, or cap too big. */
 ptn_buf *ptn_buf_new(size_t cap);
 
 /* Writable bytes; only before the seal and only by the creator. */
 uint8_t *ptn_buf_data(ptn_buf *b, size_t *ret_cap);
 
-/* Grows an unsealed buffer (contents kept).  May move it: use the returned pointer.  NULL on failure,
- * and then the old buffer still belongs to the caller. */
+/* Grows an unsealed buffer (contents kept).  May move it: use the returned pointer.  NULL on
+ * failure, and then the old buffer still belongs to the caller. */
 ptn_buf *ptn_buf_grow(ptn_buf *take_b, size_t cap);
 
 /* Sets the length; immutable from here on. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hub.h - how a connection receives events.  One hub per worker; a connection is a sink of its worker's hub.
+ * hub.h - how a connection receives events.  One hub per worker; a connection is a sink of its
+ * worker's hub.
  *
- * A sink asks the hub by message (ptn_hub_subscribe packs and casts it) and the hub answers by direct calls
- * on the same worker, so that `subscribed`, replayed events and live events keep their order and an event
- * costs no envelope per subscriber.  Sink calls run in the hub's context: they may link frames and close
- * their stream, and must not ask.
+ * A sink asks the hub by message (ptn_hub_subscribe packs and casts it) and the hub answers by
+ * direct calls on the same worker, so that `subscribed`, replayed events and live events keep their
+ * order and an event costs no envelope per subscriber.  Sink calls run in the hub's context: they
+ * may link frames and close their stream, and must not ask.
  */
 #ifndef POSTERN_HUB_H
 #define POSTERN_HUB_H
@@ -13,7 +14,8 @@
 #include <postern/messages.h>
 #include <postern/stream.h>
 
-typedef struct ptn_hub ptn_hub; /* made by wiring, one per worker; survives a restart of the hub actor */
+/* Made by wiring, one per worker; survives a restart of the hub actor. */
+typedef struct ptn_hub ptn_hub;
 
 /* An encoded form of one event, made by the first sink that needs it and shared by the others. */
 enum ptn_form { PTN_FORM_WS_JSON, PTN_FORM_WS_MSGPACK, PTN_FORM_SSE, PTN_FORM_ZMQ, PTN_FORM_COUNT };
@@ -22,12 +24,13 @@ typedef struct ptn_event {
     ptn_str topic;
     ptn_str epoch;
     uint64_t offset;
-    ptn_bytes data;                     /* msgpack value */
-    ptn_frame *forms[PTN_FORM_COUNT];   /* NULL until made; released by the hub after the fan-out */
+    ptn_bytes data;                   /* msgpack value */
+    ptn_frame *forms[PTN_FORM_COUNT]; /* NULL until made; released by the hub after the fan-out */
 } ptn_event;
 
 typedef struct ptn_subscribed {
-    uint64_t tag; /* the caller's, from ptn_hub_subscribe(); 0 with a code: a granted one has ended */
+    /* the caller's, from ptn_hub_subscribe(); 0 with a code: a granted one has ended */
+    uint64_t tag;
     ptn_str topic;
     int code; /* -1: subscribed; otherwise a ptn_code with message */
     const char *message;
@@ -37,11 +40,11 @@ typedef struct ptn_subscribed {
 } ptn_subscribed;
 
 typedef struct ptn_sink_ops {
-    /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before; and once more,
-     * with the code forbidden, when the user is no longer entitled to what was granted. */
+    /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before; and
+     * once more, with the code forbidden, when the user may no longer have what was granted. */
     void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
     void (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
-    /* The hub lost its state: subscriptions are gone, tell the client to come back (WebSocket 1012). */
+    /* The hub lost its state: subscriptions are gone, the client must come back (ws: 1012). */
     void (*reset)(ptn_ctx *c, void *self);
 } ptn_sink_ops;
 
@@ -58,12 +61,12 @@ typedef struct ptn_position {
     uint64_t offset;
 } ptn_position;
 
-/* topic: a topic or a pattern.  The hub checks it and what p may see.  -PTN_EOVERLOAD: the hub's mailbox is
- * full.  Subscribing twice to one topic moves the subscription (no duplicates). */
+/* topic: a topic or a pattern.  The hub checks it and what p may see.  -PTN_EOVERLOAD: the hub's
+ * mailbox is full.  Subscribing twice to one topic moves the subscription (no duplicates). */
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
                       ptn_position since, const ptn_principal *p);
-/* Everything, reserved topics too: for gateways with an authorization of their own (ZeroMQ on ipc).  With
- * reserved == false: only public topics. */
+/* Everything, reserved topics too: for gateways with an authorization of their own (ZeroMQ on ipc).
+ * With reserved == false: only public topics. */
 int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved);
 int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic);
 

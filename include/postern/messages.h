@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * messages.h - the message catalogue: every kind of message that actors and adapters exchange, its payload
- * and its answer.  The only thing that actors/ and protocols/ have in common.
+ * messages.h - the message catalogue: every kind of message that actors and adapters exchange, its
+ * payload and its answer.  The only thing that actors/ and protocols/ have in common.
  *
- * Payloads are msgpack arrays in the order given here (pack.h); `?` may be nil.  Any ask may be answered by
- * PROBLEM instead of the kind named after the arrow; helpers at the end build and read the common ones.
+ * Payloads are msgpack arrays in the order given here (pack.h); `?` may be nil.  Any ask may be
+ * answered by PROBLEM instead of the kind named after the arrow; helpers at the end build and read
+ * the common ones.
  */
 #ifndef POSTERN_MESSAGES_H
 #define POSTERN_MESSAGES_H
@@ -185,7 +186,16 @@ bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p);
 
 /* ---- requests and responses ---------------------------------------------------------------- */
 
-enum ptn_method { PTN_GET, PTN_HEAD, PTN_POST, PTN_PUT, PTN_PATCH, PTN_DELETE, PTN_OPTIONS, PTN_METHOD_OTHER };
+enum ptn_method {
+    PTN_GET,
+    PTN_HEAD,
+    PTN_POST,
+    PTN_PUT,
+    PTN_PATCH,
+    PTN_DELETE,
+    PTN_OPTIONS,
+    PTN_METHOD_OTHER
+};
 /* By the name on the wire, upper case; PTN_METHOD_OTHER for any other. */
 enum ptn_method ptn_method_of(ptn_str name);
 const char *ptn_method_name(enum ptn_method m);
@@ -195,8 +205,8 @@ enum ptn_protocol { PTN_PROTO_HTTP, PTN_PROTO_WS, PTN_PROTO_ZMQ, PTN_PROTO_SSE, 
 
 typedef struct ptn_request { /* a view into a message */
     enum ptn_method method;
-    ptn_str path;  /* as sent, percent-encoding kept, begins with '/', no query */
-    ptn_str query; /* without '?' */
+    ptn_str path;      /* as sent, percent-encoding kept, begins with '/', no query */
+    ptn_str query;     /* without '?' */
     ptn_bytes headers; /* map of the forwarded ones (below), or n == 0 */
     ptn_principal principal;
     ptn_bytes trace_id;    /* 16 bytes */
@@ -214,8 +224,8 @@ typedef struct ptn_request { /* a view into a message */
 void ptn_request_begin(ptn_pack *w, const ptn_request *r);
 bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r);
 
-/* Segment i (from 0, below /api/v1 when that prefix is there), percent-decoded into buf when it has to be.
- * False: no such segment, bad encoding, NUL, '/' or invalid UTF-8 in it, or longer than buf. */
+/* Segment i (from 0, below /api/v1 when that prefix is there), percent-decoded into buf when it has
+ * to be. False: no such segment, bad encoding, NUL, '/' or invalid UTF-8, or longer than buf. */
 bool ptn_path_segment(ptn_str path, unsigned i, char *buf, size_t buf_bytes, ptn_str *ret_s);
 /* Query parameter, percent- and plus-decoded into buf.  False: absent or malformed. */
 bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, ptn_str *ret_s);
@@ -224,10 +234,11 @@ int ptn_query_int(ptn_str query, const char *key, int64_t min, int64_t max, int6
 
 typedef struct ptn_response { /* a view */
     unsigned status;
-    ptn_str content_type; /* n == 0: data is a value, the adapter adds the envelope and encodes it */
-    ptn_bytes headers;    /* map of extra headers, or n == 0 */
-    ptn_bytes page;       /* map, or n == 0 */
-    ptn_bytes data;       /* one value; with a content type: str or bin, sent as it is */
+    /* n == 0: data is a value, the adapter adds the envelope and encodes it */
+    ptn_str content_type;
+    ptn_bytes headers; /* map of extra headers, or n == 0 */
+    ptn_bytes page;    /* map, or n == 0 */
+    ptn_bytes data;    /* one value; with a content type: str or bin, sent as it is */
 } ptn_response;
 bool ptn_response_unpack(ptn_bytes b, ptn_response *ret_r);
 
@@ -245,15 +256,16 @@ typedef struct ptn_problem {
 bool ptn_problem_unpack(ptn_bytes b, ptn_problem *ret_p);
 void ptn_problem_send(ptn_ctx *c, ptn_reply_to to, int code, const char *message);
 /* With details {field: reason}: for validation_failed. */
-void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *message, const char *field,
-                            const char *reason);
+void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *message,
+                            const char *field, const char *reason);
 /* Wrong fields of one body, collected so that a client hears of all of them at once. */
 #define PTN_FIELDS_MAX 8u
 typedef struct ptn_fields {
     const char *name[PTN_FIELDS_MAX], *reason[PTN_FIELDS_MAX];
     uint32_t n;
 } ptn_fields;
-void ptn_fields_add(ptn_fields *f, const char *name, const char *reason); /* past the bound: dropped */
+/* Past the bound: dropped. */
+void ptn_fields_add(ptn_fields *f, const char *name, const char *reason);
 /* validation_failed with every field in details. */
 void ptn_problem_send_fields(ptn_ctx *c, ptn_reply_to to, const char *message, const ptn_fields *f);
 /* Passes the outcome of an inner ask on: a PROBLEM reply as it is, a runtime error as its code. */
@@ -278,18 +290,20 @@ typedef struct ptn_directory {
 } ptn_directory;
 /* Stable for a given number of shards. */
 unsigned ptn_shard(ptn_str key, unsigned shards);
-/* The actor that owns a topic: a conversation shard for conversation.<id>, otherwise a topics shard. */
+/* The actor that owns a topic: a conversation shard for conversation.<id>, otherwise a topics
+ * shard. */
 ptn_addr ptn_topic_owner(const ptn_directory *d, ptn_str topic);
 
 /* ---- topics -------------------------------------------------------------------------------- */
 
 #define PTN_TOPIC_BYTES_MAX 255
-/* Dot-separated non-empty segments of UTF-8 without control characters or blanks, 1 to 255 bytes, no '*'. */
+/* Dot-separated non-empty segments of UTF-8 without control characters or blanks, 1 to 255 bytes,
+ * no '*'. */
 bool ptn_topic_is_valid(ptn_str topic);
 /* The same with `*` for one segment and `**` as last segment for the rest. */
 bool ptn_pattern_is_valid(ptn_str pattern);
 bool ptn_pattern_has_wildcard(ptn_str pattern);
-/* conversation.*, user.*, system.*: only their owners publish, only entitled subscribers see them. */
+/* conversation.*, user.*, system.*: only owners publish, only entitled subscribers see them. */
 bool ptn_topic_is_reserved(ptn_str topic);
 /* Wildcards in the first segment never match reserved topics. */
 bool ptn_pattern_matches(ptn_str pattern, ptn_str topic);

@@ -2,9 +2,9 @@
  *
  * metrics.h - counters, gauges and histograms, one table for the whole program.
  *
- * Each thread writes only its own cells (a plain load and store, relaxed), readers sum over threads: no
- * locked instruction on the steady path.  Names and labels follow wire.md section 4; never a user, a topic or
- * an id as a label.  Any thread.
+ * Each thread writes only its own cells (a plain load and store, relaxed), readers sum over
+ * threads: no locked instruction on the steady path.  Names and labels follow wire.md section 4;
+ * never a user, a topic or an id as a label.  Any thread.
  */
 #ifndef POSTERN_METRICS_H
 #define POSTERN_METRICS_H
@@ -107,11 +107,13 @@ static inline ptn_metrics_cells *ptn__metrics(void) {
 /* Relaxed, one writer per cell; the readers' partner is ptn_metrics_sum(). */
 static inline void ptn_count(enum ptn_counter k, uint64_t n) {
     _Atomic uint64_t *cell = &ptn__metrics()->counter[k];
-    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n,
+                          memory_order_relaxed);
 }
 static inline void ptn_gauge_add(enum ptn_gauge k, int64_t n) {
     _Atomic int64_t *cell = &ptn__metrics()->gauge[k];
-    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n,
+                          memory_order_relaxed);
 }
 /* One value into cells that belong to the calling thread. */
 void ptn_histogram_add(ptn_histogram_cells *h, uint64_t ns);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pack.h - reading and writing msgpack (https://github.com/msgpack/msgpack/blob/master/spec.md), the form
- * of every message between actors.
+ * pack.h - reading and writing msgpack (https://github.com/msgpack/msgpack/blob/master/spec.md),
+ * the form of every message between actors.
  *
- * The writer fills a ptn_buf; the reader is a cursor over bytes that were validated when they entered the
- * process (ptn_msgpack_validate), yet it never reads past its end whatever it is given.  Pure functions, any
- * thread.  Errors are sticky, so callers check once, at the end.
+ * The writer fills a ptn_buf; the reader is a cursor over bytes that were validated when they
+ * entered the process (ptn_msgpack_validate), yet it never reads past its end whatever it is given.
+ * Pure functions, any thread.  Errors are sticky, so callers check once, at the end.
  */
 #ifndef POSTERN_PACK_H
 #define POSTERN_PACK_H
@@ -25,8 +25,8 @@ typedef struct ptn_pack {
     int err; /* 0, or -PTN_ENOMEM / -PTN_ETOOBIG, sticky */
 } ptn_pack;
 
-/* Start writing into a new buffer of about that size, then append value after value; an error sticks and is
- * reported at the end. */
+/* Start writing into a new buffer of about that size, then append value after value; an error
+ * sticks and is reported at the end. */
 void ptn_pack_init(ptn_pack *w, size_t hint_bytes);
 void ptn_pack_nil(ptn_pack *w);
 void ptn_pack_bool(ptn_pack *w, bool v);
@@ -34,11 +34,11 @@ void ptn_pack_int(ptn_pack *w, int64_t v); /* shortest form */
 void ptn_pack_uint(ptn_pack *w, uint64_t v);
 void ptn_pack_double(ptn_pack *w, double v);
 void ptn_pack_str(ptn_pack *w, ptn_str s);
-void ptn_pack_cstr(ptn_pack *w, const char *z);      /* NULL writes nil */
-void ptn_pack_str_or_nil(ptn_pack *w, ptn_str s);    /* n == 0 writes nil */
+void ptn_pack_cstr(ptn_pack *w, const char *z);   /* NULL writes nil */
+void ptn_pack_str_or_nil(ptn_pack *w, ptn_str s); /* n == 0 writes nil */
 void ptn_pack_bin(ptn_pack *w, ptn_bytes b);
-void ptn_pack_array(ptn_pack *w, uint32_t n); /* header; n values follow */
-void ptn_pack_map(ptn_pack *w, uint32_t n);   /* header; n key-value pairs follow */
+void ptn_pack_array(ptn_pack *w, uint32_t n);      /* header; n values follow */
+void ptn_pack_map(ptn_pack *w, uint32_t n);        /* header; n key-value pairs follow */
 void ptn_pack_raw(ptn_pack *w, ptn_bytes encoded); /* an already encoded value */
 void ptn_pack_key(ptn_pack *w, const char *z);     /* same as cstr; reads well in maps */
 size_t ptn_pack_len(const ptn_pack *w);
@@ -71,7 +71,8 @@ static inline ptn_unpack ptn_unpack_of(ptn_bytes b) {
     return (ptn_unpack){b.p, b.n == 0 ? b.p : b.p + b.n}; /* NULL + 0 is undefined in C */
 }
 enum ptn_kind ptn_unpack_peek(const ptn_unpack *u);
-/* Each returns true and advances, or false and leaves the cursor and ret_* untouched (wrong kind or end). */
+/* Each returns true and advances, or false and leaves the cursor and ret_* untouched (wrong kind or
+ * end). */
 bool ptn_unpack_nil(ptn_unpack *u);
 bool ptn_unpack_bool(ptn_unpack *u, bool *ret_v);
 bool ptn_unpack_int(ptn_unpack *u, int64_t *ret_v);   /* any integer that fits */
@@ -85,7 +86,8 @@ bool ptn_unpack_map(ptn_unpack *u, uint32_t *ret_n);
 /* One whole value of any kind; ret_raw (may be NULL) is its encoding. */
 bool ptn_unpack_any(ptn_unpack *u, ptn_bytes *ret_raw);
 
-/* Looks a string key up in an encoded map (first match); linear.  False: not a map, or no such key. */
+/* Looks a string key up in an encoded map (first match); linear.  False: not a map, or no such key.
+ */
 bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value);
 bool ptn_map_get_str(ptn_bytes map, const char *key, ptn_str *ret_s);
 bool ptn_map_get_int(ptn_bytes map, const char *key, int64_t *ret_v);

@@ -6,9 +6,9 @@
  * ptn_ctx run on the worker that owns the current actor.  Any other thread may use only ptn_port_*,
  * ptn_runtime_stop(), ptn_whereis() and ptn_err_*().
  *
- * Delivery: at most once, FIFO per (sender, receiver) pair, across workers too.  Mailboxes are bounded
- * in messages and bytes; a full one refuses with -PTN_EOVERLOAD and the sender keeps the payload.
- * Replies are never refused: ptn_ask() reserves their room.
+ * Delivery: at most once, FIFO per (sender, receiver) pair, across workers too.  Mailboxes are
+ * bounded in messages and bytes; a full one refuses with -PTN_EOVERLOAD and the sender keeps the
+ * payload. Replies are never refused: ptn_ask() reserves their room.
  *
  * Design: docs/memory-model.md (proof), docs/runtime.md (guide).
  */
@@ -32,9 +32,9 @@ typedef struct ptn_env ptn_env;   /* the outside world: runtime/env/env.h */
 /* Message types below this value belong to the runtime; the catalogue starts here. */
 #define PTN_MSG_USER 64
 enum ptn_runtime_msg {
-    PTN_MSG_DOWN = 1,     /* a monitored actor is gone: from = the actor, corr = monitor reference */
-    PTN_MSG_SIGNAL = 2,   /* corr = signal number (ptn_signal_watch) */
-    PTN_MSG_STOPPING = 3, /* the runtime drains: finish and ptn_exit(); killed at the drain deadline */
+    PTN_MSG_DOWN = 1,   /* a monitored actor is gone: from = the actor, corr = monitor reference */
+    PTN_MSG_SIGNAL = 2, /* corr = signal number (ptn_signal_watch) */
+    PTN_MSG_STOPPING = 3, /* the runtime drains: finish and ptn_exit() before its deadline */
 };
 
 typedef struct ptn_msg { /* what a handler sees; valid for the call */
@@ -55,10 +55,10 @@ static inline ptn_bytes ptn_msg_bytes(const ptn_msg *m) {
 /* ---- runtime ------------------------------------------------------------------------------ */
 
 typedef struct ptn_runtime_opts {
-    unsigned workers;       /* 0: 1 */
-    ptn_env *env;           /* NULL: libuv */
-    uint64_t spin_ns;       /* busy-wait before parking; 0: none */
-    ptn_time drain_ns;      /* how long actors may take to stop; 0: 5 s */
+    unsigned workers;  /* 0: 1 */
+    ptn_env *env;      /* NULL: libuv */
+    uint64_t spin_ns;  /* busy-wait before parking; 0: none */
+    ptn_time drain_ns; /* how long actors may take to stop; 0: 5 s */
 } ptn_runtime_opts;
 
 /* Makes a runtime that does not run yet.  0, -PTN_EINVAL or -PTN_ENOMEM. */
@@ -101,19 +101,20 @@ typedef struct ptn_actor_opts {
 
 enum ptn_restart { PTN_PERMANENT, PTN_TRANSIENT, PTN_TEMPORARY };
 
-/* Spawns an unsupervised actor on the current worker, or on opts->worker.  On another worker init runs
- * there later; a failing init then shows as DOWN to monitors. */
+/* Spawns an unsupervised actor on the current worker, or on opts->worker.  On another worker init
+ * runs there later; a failing init then shows as DOWN to monitors. */
 int ptn_spawn(ptn_ctx *c, const ptn_actor_ops *ops, const ptn_actor_opts *opts, void *arg,
               ptn_addr *ret_addr);
 
-/* Before ptn_runtime_run(): a top-level actor under the root supervisor (one_for_one).  The address is
- * valid at once, so that actors can be wired to each other before any of them runs. */
-int ptn_runtime_spawn(ptn_runtime *rt, const ptn_actor_ops *ops, const ptn_actor_opts *opts, void *arg,
-                      enum ptn_restart restart, ptn_addr *ret_addr);
+/* Before ptn_runtime_run(): a top-level actor under the root supervisor (one_for_one).  The address
+ * is valid at once, so that actors can be wired to each other before any of them runs. */
+int ptn_runtime_spawn(ptn_runtime *rt, const ptn_actor_ops *ops, const ptn_actor_opts *opts,
+                      void *arg, enum ptn_restart restart, ptn_addr *ret_addr);
 
 void ptn_exit(ptn_ctx *c, int reason); /* after this message */
 
-/* Fails the current actor: reason is a positive PTN_E* or a domain number; fmt goes to the crash log. */
+/* Fails the current actor: reason is a positive PTN_E* or a domain number; fmt goes to the crash
+ * log. */
 _Noreturn void ptn_fail(ptn_ctx *c, int reason, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 #define PTN_REQUIRE(c, e) ((e) ? (void)0 : ptn_fail((c), PTN_EINVAL, "required: %s", #e))
@@ -121,19 +122,19 @@ _Noreturn void ptn_fail(ptn_ctx *c, int reason, const char *fmt, ...)
 /* What an actor knows of itself and its surroundings.  Only inside its own callbacks. */
 ptn_addr ptn_self(const ptn_ctx *c);
 void *ptn_self_state(const ptn_ctx *c);
-ptn_time ptn_now(const ptn_ctx *c);     /* constant within a turn */
-ptn_time ptn_clock(const ptn_ctx *c);   /* reads the clock anew: for measuring, about 20 ns */
-int64_t ptn_wall_ms(const ptn_ctx *c);  /* Unix time, milliseconds */
+ptn_time ptn_now(const ptn_ctx *c);    /* constant within a turn */
+ptn_time ptn_clock(const ptn_ctx *c);  /* reads the clock anew: for measuring, about 20 ns */
+int64_t ptn_wall_ms(const ptn_ctx *c); /* Unix time, milliseconds */
 void ptn_random(ptn_ctx *c, void *p, size_t n);
-void *ptn_alloc(ptn_ctx *c, size_t n);   /* zeroed, actor arena, freed at its end; NULL: no memory */
+void *ptn_alloc(ptn_ctx *c, size_t n); /* zeroed, actor arena, freed at its end; NULL: no memory */
 void *ptn_scratch(ptn_ctx *c, size_t n); /* freed at the end of the turn; NULL: no memory */
 /* fn(arg) runs at the actor's end, crash included, newest first. */
 int ptn_defer(ptn_ctx *c, void (*fn)(void *arg), void *arg);
 
 /* ---- messages ----------------------------------------------------------------------------- */
 
-/* Sends without expecting an answer.  Consumes the payload only on success.  -PTN_EOVERLOAD: the mailbox is
- * full; -PTN_ENOACTOR: nobody lives at that address. */
+/* Sends without expecting an answer.  Consumes the payload only on success.  -PTN_EOVERLOAD: the
+ * mailbox is full; -PTN_ENOACTOR: nobody lives at that address. */
 int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload);
 
 /* The same payload to n actors, one push per receiver.  Consumes the payload always; refusals are
@@ -142,15 +143,16 @@ int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf
                 size_t *ret_refused);
 
 /* Exactly one call of cb ends an ask: reply (err 0), -PTN_EDEADLINE, -PTN_ECRASHED, -PTN_ENOACTOR,
- * -PTN_ESTOPPING, or the error given to ptn_reply_err().  deadline is absolute; the earlier of it and the
- * deadline of the message being handled counts.  There is no infinite ask: PTN_NEVER means 30 s. */
+ * -PTN_ESTOPPING, or the error given to ptn_reply_err().  deadline is absolute; the earlier of it
+ * and the deadline of the message being handled counts.  There is no infinite ask: PTN_NEVER means
+ * 30 s. */
 typedef void (*ptn_reply_cb)(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg);
 int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
             ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
-/* The same for news: the asker stops waiting at the deadline, but the message is not dropped in a queue when
- * that passes.  The receiver sees no deadline. */
-int ptn_ask_lasting(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
-                    ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
+/* The same for news: the asker stops waiting at the deadline, but the message is not dropped in a
+ * queue when that passes.  The receiver sees no deadline. */
+int ptn_ask_lasting(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload,
+                    ptn_time deadline, ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
 int ptn_ask_cancel(ptn_ctx *c, uint64_t corr); /* cb is not called after this returns */
 
 typedef struct ptn_reply_to { /* copyable: answer now or later */
@@ -167,8 +169,9 @@ int ptn_forward(ptn_ctx *c, const ptn_msg *m, ptn_addr to, uint32_t type);
 
 /* ---- time, watching, names ---------------------------------------------------------------- */
 
-/* Caller-owned, intrusive, zero-initialised.  Resolution 1 ms, never early.  cb runs in the context of
- * the actor that started it, never inside one of its handlers.  All timers of an actor stop at its end. */
+/* Caller-owned, intrusive, zero-initialised.  Resolution 1 ms, never early.  cb runs in the context
+ * of the actor that started it, never inside one of its handlers.  All timers of an actor stop at
+ * its end. */
 typedef struct ptn_timer ptn_timer;
 typedef void (*ptn_timer_cb)(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 struct ptn_timer {
@@ -185,21 +188,22 @@ static inline bool ptn_timer_is_armed(const ptn_timer *t) {
     return t->pprev != NULL;
 }
 
-int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref); /* PTN_MSG_DOWN later, exactly once */
+/* PTN_MSG_DOWN later, exactly once. */
+int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref);
 int ptn_demonitor(ptn_ctx *c, uint64_t ref);
 int ptn_whereis(ptn_runtime *rt, const char *name, ptn_addr *ret_addr);
 int ptn_signal_watch(ptn_ctx *c, int signum); /* PTN_MSG_SIGNAL to the current actor */
 
 /* ---- work outside the worker -------------------------------------------------------------- */
 
-/* Runs work(job) on a pool thread (password hashing, name resolution), then done on the actor.  When the
- * actor is gone by then, done runs with c and state NULL so that it can free the job. */
+/* Runs work(job) on a pool thread (password hashing, name resolution), then done on the actor. When
+ * the actor is gone by then, done runs with c and state NULL so that it can free the job. */
 typedef void (*ptn_work_done_cb)(ptn_ctx *c, void *state, void *job, int err);
 int ptn_work(ptn_ctx *c, void (*work)(void *job), void *job, ptn_work_done_cb done);
 
-/* A lane is one serial executor with a thread of its own (in the simulator: a schedulable step).  run()
- * gets everything that is waiting, oldest first, up to batch_max jobs, and must answer every job that has
- * a reply address through ptn_lane_reply(). */
+/* A lane is one serial executor with a thread of its own (in the simulator: a schedulable step).
+ * run() gets everything that is waiting, oldest first, up to batch_max jobs, and must answer every
+ * job that has a reply address through ptn_lane_reply(). */
 typedef struct ptn_lane ptn_lane;
 typedef struct ptn_lane_job {
     struct ptn_lane_job *next; /* the lane's */
@@ -232,7 +236,8 @@ int ptn_port_open(ptn_runtime *rt, ptn_port **ret_port);
 int ptn_port_send(ptn_port *p, ptn_addr to, uint32_t type, ptn_buf *take_payload);
 int ptn_port_reply(ptn_port *p, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
 int ptn_port_reply_err(ptn_port *p, ptn_reply_to r, int err);
-/* Shutdown waits for calls in progress; later ones return -PTN_ESTOPPING.  Close before ptn_runtime_free(). */
+/* Shutdown waits for calls in progress; later ones return -PTN_ESTOPPING.  Close before
+ * ptn_runtime_free(). */
 void ptn_port_close(ptn_port *p);
 
 /* ---- supervision -------------------------------------------------------------------------- */
@@ -249,7 +254,8 @@ typedef struct ptn_sup_opts {
     uint32_t restarts_max; /* per window, then the supervisor fails upward; 0: 10 */
     ptn_time window_ns;    /* 0: 5 s */
 } ptn_sup_opts;
-int ptn_supervise(ptn_ctx *c, const ptn_sup_opts *o, const ptn_child *kids, size_t n, ptn_addr *ret_sup);
+int ptn_supervise(ptn_ctx *c, const ptn_sup_opts *o, const ptn_child *kids, size_t n,
+                  ptn_addr *ret_sup);
 
 /* ---- looking inside (metrics, admin) ------------------------------------------------------ */
 
@@ -262,7 +268,8 @@ typedef struct ptn_actor_stats {
     uint64_t busy_ns_sum; /* time in handlers, sampled */
 } ptn_actor_stats;
 /* Calls visit for every live actor of every worker; numbers are relaxed reads.  Any worker. */
-void ptn_actors_visit(ptn_runtime *rt, void (*visit)(const ptn_actor_stats *s, void *arg), void *arg);
+void ptn_actors_visit(ptn_runtime *rt, void (*visit)(const ptn_actor_stats *s, void *arg),
+                      void *arg);
 
 /* Time in the mailbox, sampled, by kind of actor: visit once per kind and worker.  Any thread. */
 void ptn_waits_visit(ptn_runtime *rt,
@@ -276,8 +283,8 @@ typedef struct ptn_worker_stats {
 } ptn_worker_stats;
 void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *ret_stats);
 
-/* Called on a worker or lane thread for crashes and the first dead letters; the program logs.  Set before
- * ptn_runtime_run(). */
+/* Called on a worker or lane thread for crashes and the first dead letters; the program logs.  Set
+ * before ptn_runtime_run(). */
 typedef struct ptn_trace_event {
     enum { PTN_TRACE_CRASH, PTN_TRACE_RESTART, PTN_TRACE_DEAD_LETTER, PTN_TRACE_GAVE_UP } kind;
     const char *actor;
@@ -286,6 +293,7 @@ typedef struct ptn_trace_event {
     int reason;
     const char *text;
 } ptn_trace_event;
-void ptn_runtime_on_trace(ptn_runtime *rt, void (*fn)(const ptn_trace_event *e, void *arg), void *arg);
+void ptn_runtime_on_trace(ptn_runtime *rt, void (*fn)(const ptn_trace_event *e, void *arg),
+                          void *arg);
 
 #endif

@@ -52,7 +52,7 @@ void world_plan(uint64_t seed) {
         .long_message_ppm = pick(r, 2, 1000, 200000),
         .burst_ppm = pick(r, 3, 1000, 60000),
         .leave_ppm = pick(r, 2, 1000, 80000),
-        .vanish_ppm = pick(r, 3, 500, 20000),
+        .vanish_ppm = pick(r, 2, 50000, 600000),
     };
     ptn_sim_faults_draw(r, &p->faults);
 }
