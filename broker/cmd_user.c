@@ -34,10 +34,11 @@ static int read_line(const char *prompt, char *buf, size_t buf_bytes) {
     struct termios before, quiet;
     bool terminal = isatty(STDIN_FILENO) != 0 && tcgetattr(STDIN_FILENO, &before) == 0;
     if (terminal) {
-        fputs(prompt, stderr);
         quiet = before;
         quiet.c_lflag &= ~(tcflag_t)ECHO;
+        /* Echo goes before the prompt comes: whoever answers at once is not shown, nor flushed away. */
         (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
+        fputs(prompt, stderr);
     }
     size_t n = 0;
     char c = 0;
@@ -47,7 +48,7 @@ static int read_line(const char *prompt, char *buf, size_t buf_bytes) {
     while ((got = read(STDIN_FILENO, &c, 1)) == 1 && c != '\n' && n < buf_bytes)
         buf[n++] = c;
     if (terminal) {
-        (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &before);
+        (void)tcsetattr(STDIN_FILENO, TCSADRAIN, &before);
         fputc('\n', stderr);
     }
     if (got < 0 || (n == buf_bytes && c != '\n'))
