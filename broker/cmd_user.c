@@ -36,7 +36,8 @@ static int read_line(const char *prompt, char *buf, size_t buf_bytes) {
     if (terminal) {
         quiet = before;
         quiet.c_lflag &= ~(tcflag_t)ECHO;
-        /* Echo goes before the prompt comes: whoever answers at once is not shown, nor flushed away. */
+        /* Echo goes before the prompt comes: whoever answers at once is not shown, nor flushed
+         * away. */
         (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
         fputs(prompt, stderr);
     }
