@@ -2,10 +2,11 @@
  *
  * main.c - postern-sim: runs seeds, each twice, and says how to replay the one that failed.
  *
- *     postern-sim [--seeds N] [--seed S] [--file F] [--trace] [--verbose]
+ *     postern-sim [--seeds N] [--seed S] [--file F] [--jobs J] [--trace] [--verbose]
  *
- * Each life of a broker is a child process.  The second run of a seed starts with another heap, so
- * that a decision made by an address shows as a different course.
+ * A seed is a process, and so is each life of its broker; as many seeds run at a time as there are
+ * processors.  The second run of a seed starts with another heap, so that a decision made by an
+ * address shows as a different course.
  */
 #include "life.h"
 
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,14 +24,16 @@
 #define LIVES_MAX 2u
 #define LIFE_SECONDS_MAX 120u /* of real time: a loop inside one step */
 #define SEEDS_MAX 1024u
+#define JOBS_MAX 64u
 
 struct options {
     uint64_t first, count;
+    uint64_t jobs;
     const char *file;
     bool trace, verbose;
 };
 
-static struct tally total;
+static struct tally *total; /* of all processes */
 
 static _Noreturn void die(const char *what) {
     fprintf(stderr, "postern-sim: %s: %s\n", what, strerror(errno));
@@ -119,9 +123,9 @@ static bool run(const struct options *o, uint64_t seed, bool stirred) {
 
 static void add_tally(void) {
     const uint64_t *from = (const uint64_t *)&world->tally;
-    uint64_t *to = (uint64_t *)&total;
-    for (size_t i = 0; i < sizeof total / sizeof *to; i++)
-        to[i] += from[i];
+    uint64_t *to = (uint64_t *)total;
+    for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
+        (void)__atomic_fetch_add(&to[i], from[i], __ATOMIC_RELAXED);
 }
 
 static bool run_seed(const struct options *o, uint64_t seed) {
@@ -147,6 +151,43 @@ static bool run_seed(const struct options *o, uint64_t seed) {
                world->failure, (unsigned long long)seed);
     (void)fflush(stdout);
     return ok;
+}
+
+/* ---- many seeds ------------------------------------------------------------------------------ */
+
+static void *shared_memory(size_t n) {
+    void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        die("memory");
+    return p;
+}
+
+/* 1: a seed has failed. */
+static unsigned reap(void) {
+    int status;
+    while (wait(&status) < 0)
+        if (errno != EINTR)
+            die("wait");
+    return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+/* Starts the process of one seed, when there is room for one more.  Returns how many have failed
+ * meanwhile. */
+static unsigned start(const struct options *o, uint64_t seed, uint64_t *running) {
+    unsigned failed = *running == o->jobs ? reap() : 0;
+    if (*running < o->jobs)
+        ++*running;
+    (void)fflush(NULL);
+    pid_t parent = getpid(), pid = fork();
+    if (pid < 0)
+        die("fork");
+    if (pid > 0)
+        return failed;
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* who interrupts the run means all of it */
+    if (getppid() != parent)
+        _exit(2);
+    world = shared_memory(sizeof *world);
+    exit(run_seed(o, seed) ? 0 : 1);
 }
 
 /* ---- command line ---------------------------------------------------------------------------- */
@@ -180,7 +221,9 @@ static uint64_t number(const char *text) {
 }
 
 static struct options read_options(int argc, char **argv) {
-    struct options o = {.first = 1, .count = 100};
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    struct options o = {
+        .first = 1, .count = 100, .jobs = processors > 0 ? (uint64_t)processors : 1};
     bool one = false, many = false;
     for (int i = 1; i < argc; i++) {
         const char *next = i + 1 < argc ? argv[i + 1] : NULL;
@@ -192,6 +235,9 @@ static struct options read_options(int argc, char **argv) {
             o.first = number(next);
             one = true;
             i++;
+        } else if (strcmp(argv[i], "--jobs") == 0) {
+            o.jobs = number(next);
+            i++;
         } else if (strcmp(argv[i], "--file") == 0 && next != NULL) {
             o.file = next;
             i++;
@@ -200,8 +246,8 @@ static struct options read_options(int argc, char **argv) {
         } else if (strcmp(argv[i], "--verbose") == 0) {
             o.verbose = true;
         } else {
-            fprintf(stderr,
-                    "usage: postern-sim [--seeds N] [--seed S] [--file F] [--trace] [--verbose]\n");
+            fprintf(stderr, "usage: postern-sim [--seeds N] [--seed S] [--file F] [--jobs J] "
+                            "[--trace] [--verbose]\n");
             exit(2);
         }
     }
@@ -209,6 +255,7 @@ static struct options read_options(int argc, char **argv) {
         o.count = 1;
         o.file = NULL;
     }
+    o.jobs = o.jobs == 0 ? 1 : o.jobs > JOBS_MAX ? JOBS_MAX : o.jobs;
     return o;
 }
 
@@ -217,27 +264,27 @@ static void print_tally(uint64_t seeds, uint64_t failed) {
         "%llu seeds, %llu failed; %llu sessions, %llu lost, %llu vanished, %llu kills, %llu actor "
         "crashes; %llu answers, %llu refusals, %llu messages and %llu events acknowledged, "
         "%llu events heard, %llu positions recovered, %llu not\n",
-        (unsigned long long)seeds, (unsigned long long)failed, (unsigned long long)total.sessions,
-        (unsigned long long)total.closed, (unsigned long long)total.vanished,
-        (unsigned long long)total.kills, (unsigned long long)total.crashes,
-        (unsigned long long)total.answers, (unsigned long long)total.refusals,
-        (unsigned long long)total.acks, (unsigned long long)total.publishes,
-        (unsigned long long)total.events, (unsigned long long)total.resumed,
-        (unsigned long long)total.not_recovered);
+        (unsigned long long)seeds, (unsigned long long)failed, (unsigned long long)total->sessions,
+        (unsigned long long)total->closed, (unsigned long long)total->vanished,
+        (unsigned long long)total->kills, (unsigned long long)total->crashes,
+        (unsigned long long)total->answers, (unsigned long long)total->refusals,
+        (unsigned long long)total->acks, (unsigned long long)total->publishes,
+        (unsigned long long)total->events, (unsigned long long)total->resumed,
+        (unsigned long long)total->not_recovered);
 }
 
 int main(int argc, char **argv) {
     static uint64_t known[SEEDS_MAX];
     struct options o = read_options(argc, argv);
-    uint64_t failed = 0, seeds = 0;
-    world = mmap(NULL, sizeof *world, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (world == MAP_FAILED)
-        die("memory");
+    uint64_t failed = 0, running = 0;
+    total = shared_memory(sizeof *total);
     size_t n_known = o.file != NULL ? read_seeds(o.file, known) : 0;
-    for (size_t i = 0; i < n_known; i++, seeds++)
-        failed += !run_seed(&o, known[i]);
-    for (uint64_t i = 0; i < o.count; i++, seeds++)
-        failed += !run_seed(&o, o.first + i);
-    print_tally(seeds, failed);
+    for (size_t i = 0; i < n_known; i++)
+        failed += start(&o, known[i], &running);
+    for (uint64_t i = 0; i < o.count; i++)
+        failed += start(&o, o.first + i, &running);
+    while (running-- > 0)
+        failed += reap();
+    print_tally(n_known + o.count, failed);
     return failed == 0 ? 0 : 1;
 }
