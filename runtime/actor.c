@@ -105,36 +105,35 @@ static void actor_gone(struct ptn__slot *s) {
      * A message, because only a push may schedule a slot that is marked EMPTY. */
     ptn__send_control(w, s->self, s->self, 0, 0, 0);
     atomic_store_explicit(&s->gen, gen + 1, memory_order_relaxed);
-    if (s->name != NULL)
-        ptn__registry_remove(&w->rt->registry, s->name, s->self);
-    free(s->name);
-    s->name = NULL;
+    struct ptn__cold *k = s->cold;
+    if (k->name != NULL)
+        ptn__registry_remove(&w->rt->registry, k->name, s->self);
     ptn__monitors_fire(s);
     atomic_store_explicit(&s->ops_name, NULL, memory_order_relaxed); /* stats */
     s->life = PTN__DEAD;
     s->self = PTN_ADDR_NONE;
-    s->sup = PTN_ADDR_NONE;
     live_unlink(s);
-    while (s->held_head != NULL) {
-        struct ptn__env *e = s->held_head;
-        s->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private list */
+    while (k->held_head != NULL) {
+        struct ptn__env *e = k->held_head;
+        k->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private list */
         if (e->kind <= PTN__ENV_REQUEST) /* relaxed: partner is load_add() in send.c */
             atomic_fetch_sub_explicit(&s->mbox_load, PTN__LOAD_ONE + ptn_buf_bytes(e->buf).n,
                                       memory_order_relaxed);
         ptn__stray(s, e, e->buf);
         ptn__env_put(w->rt, &w->mag, e);
     }
-    s->held_tail = NULL;
-    if (s->top)
+    if (k->top)
         atomic_fetch_sub_explicit(&w->rt->top_live, 1, memory_order_acq_rel); /* partner: turn() */
+    ptn__cold_drop(s);
 }
 
 /* After an incarnation's end: the supervisor decides, or that was all. */
 static void actor_fate(struct ptn__slot *s, int reason, uint32_t report) {
     struct ptn__worker *w = s->worker;
-    if (s->sup != PTN_ADDR_NONE && !s->end_final && !w->kill_seen &&
-        ptn__slot_find(w->rt, s->sup) != NULL)
-        ptn__send_control(w, s->sup, s->self, report, s->sup_index, reason);
+    const struct ptn__cold *k = s->cold;
+    if (k->sup != PTN_ADDR_NONE && !s->end_final && !w->kill_seen &&
+        ptn__slot_find(w->rt, k->sup) != NULL)
+        ptn__send_control(w, k->sup, s->self, report, k->sup_index, reason);
     else
         actor_gone(s);
 }
@@ -213,8 +212,9 @@ int ptn__actor_init(struct ptn__slot *s) {
     PTN_ASSERT(s->life == PTN__HELD && s->state == NULL);
     s->life = PTN__RUNNING;
     s->exiting = false;
-    if (s->incarnation++ > 0)
-        ptn__count(&s->restarts, 1);
+    /* relaxed: statistics; only this thread writes */
+    uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
+    atomic_store_explicit(&s->incarnation, inits + 1, memory_order_relaxed);
     ptn_ctx c;
     ptn__ctx_init(&c, w, s);
     ptn_addr self = s->self;
@@ -222,7 +222,7 @@ int ptn__actor_init(struct ptn__slot *s) {
     s->in_call = true;
     volatile int err = 0;
     if (_setjmp(c.jmp) == 0) {
-        s->state = ptn_alloc(&c, s->ops->state_size);
+        s->state = ptn__arena_first(&s->arena, s->ops->state_size);
         if (s->state == NULL)
             ptn_fail(&c, PTN_ENOMEM, "no memory for the state");
         int rc = s->ops->init != NULL ? s->ops->init(&c, s->state, s->spawn_arg) : 0;
@@ -237,8 +237,8 @@ int ptn__actor_init(struct ptn__slot *s) {
         ptn__actor_crash(&c, c.fail_reason);
         return err;
     }
-    if (s->sup != PTN_ADDR_NONE)
-        ptn__send_control(w, s->sup, self, PTN__CTL_CHILD_UP, s->sup_index, 0);
+    if (s->cold->sup != PTN_ADDR_NONE)
+        ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index, 0);
     if (s->exiting)
         ptn__actor_exit(s);
     return 0;
@@ -247,8 +247,8 @@ int ptn__actor_init(struct ptn__slot *s) {
 /* ---- spawn -------------------------------------------------------------------------------- */
 
 /* The histogram of waits for this kind of actor; the last one is everybody's when they run out. */
-static struct ptn__wait *wait_of(struct ptn__worker *w, const char *name) {
-    for (unsigned i = 0;; i++) {
+static uint8_t wait_of(struct ptn__worker *w, const char *name) {
+    for (uint8_t i = 0;; i++) {
         struct ptn__wait *wait = &w->waits[i];
         /* relaxed: only this thread writes */
         const char *taken = atomic_load_explicit(&wait->name, memory_order_relaxed);
@@ -257,46 +257,68 @@ static struct ptn__wait *wait_of(struct ptn__worker *w, const char *name) {
             atomic_store_explicit(&wait->name, i + 1 < PTN__WAITS_MAX ? name : "other",
                                   memory_order_release);
         if (taken == NULL || i + 1 == PTN__WAITS_MAX || strcmp(taken, name) == 0)
-            return wait;
+            return i;
     }
 }
 
 /* Owner.  A reserved slot becomes an actor without an incarnation. */
 void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spawn *sp) {
-    PTN_ASSERT(s->life == PTN__DEAD && s->held_head == NULL);
+    PTN_ASSERT(s->life == PTN__DEAD && s->cold == &ptn__cold_none);
     s->self = self;
     s->ops = sp->ops;
     s->spawn_arg = sp->arg;
-    s->sup = sp->sup;
-    s->sup_index = sp->sup_index;
-    s->top = sp->top;
-    s->name = sp->name;
+    if (sp->cold != NULL)
+        s->cold = sp->cold;
     s->life = PTN__HELD;
-    s->incarnation = 0;
     s->end_final = s->exiting = s->ending = false;
     atomic_store_explicit(&s->handled, 0, memory_order_relaxed); /* stats, all of these */
-    atomic_store_explicit(&s->restarts, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->incarnation, 0, memory_order_relaxed);
     atomic_store_explicit(&s->busy_ns_sum, 0, memory_order_relaxed);
-    s->wait = wait_of(s->worker, sp->ops->name);
+    s->wait_index = wait_of(s->worker, sp->ops->name);
     /* release: partner is the acquire load in ptn_actors_visit() */
     atomic_store_explicit(&s->ops_name, sp->ops->name, memory_order_release);
     live_link(s);
 }
 
+/* *ret_cold: NULL when the actor has neither a supervisor nor a name. */
+static int cold_reserve(const struct ptn__spawn_req *req, struct ptn__cold **ret_cold) {
+    const char *name = req->opts != NULL ? req->opts->register_as : NULL;
+    *ret_cold = NULL;
+    if (name == NULL && req->sup == PTN_ADDR_NONE)
+        return 0;
+    struct ptn__cold *k = ptn__cold_new();
+    if (k == NULL)
+        return -PTN_ENOMEM;
+    k->sup = req->sup;
+    k->sup_index = req->sup_index;
+    k->top = req->top;
+    if (name != NULL && (k->name = strdup(name)) == NULL) {
+        free(k);
+        return -PTN_ENOMEM;
+    }
+    *ret_cold = k;
+    return 0;
+}
+
+static void cold_unreserve(struct ptn__cold *k) {
+    if (k != NULL)
+        free(k->name);
+    free(k);
+}
+
 /* Reserves the slot, its bounds and its name.  The caller has it adopted. */
 static int actor_reserve(ptn_runtime *rt, const struct ptn__spawn_req *req,
-                         struct ptn__slot **ret_s, ptn_addr *ret_addr, char **ret_name) {
+                         struct ptn__slot **ret_s, ptn_addr *ret_addr,
+                         struct ptn__cold **ret_cold) {
     const ptn_actor_opts *o = req->opts;
-    char *name = NULL;
-    if (o != NULL && o->register_as != NULL) {
-        name = strdup(o->register_as);
-        if (name == NULL)
-            return -PTN_ENOMEM;
-    }
+    struct ptn__cold *k;
+    int err = cold_reserve(req, &k);
+    if (err < 0)
+        return err;
     ptn_addr addr;
     struct ptn__slot *s = ptn__slot_alloc(rt->workers[req->worker], &addr);
     if (s == NULL) {
-        free(name);
+        cold_unreserve(k);
         return -PTN_ENOMEM;
     }
     uint32_t msgs = o != NULL && o->mbox_msgs_max != 0 ? o->mbox_msgs_max : 1024;
@@ -305,16 +327,17 @@ static int actor_reserve(ptn_runtime *rt, const struct ptn__spawn_req *req,
     atomic_store_explicit(&s->msgs_max, msgs < 1u << 23 ? msgs : 1u << 23, memory_order_relaxed);
     atomic_store_explicit(&s->bytes_max, bytes, memory_order_relaxed);
     atomic_store_explicit(&s->refused, 0, memory_order_relaxed);
-    int err = name != NULL ? ptn__registry_add(&rt->registry, name, addr) : 0;
+    if (k != NULL && k->name != NULL)
+        err = ptn__registry_add(&rt->registry, k->name, addr);
     if (err < 0) {
-        free(name);
+        cold_unreserve(k);
         atomic_store_explicit(&s->gen, (uint32_t)addr + 1, memory_order_relaxed);
         ptn__slot_release(s);
         return err;
     }
     *ret_s = s;
     *ret_addr = addr;
-    *ret_name = name;
+    *ret_cold = k;
     return 0;
 }
 
@@ -323,7 +346,7 @@ int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__s
                      ptn_addr *ret_addr) {
     struct ptn__slot *s;
     ptn_addr addr;
-    char *name;
+    struct ptn__cold *cold;
     if (req->ops == NULL || req->ops->handle == NULL || req->ops->name == NULL)
         return -PTN_EINVAL;
     if (w != NULL && w->kill_seen)
@@ -334,20 +357,14 @@ int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__s
     struct ptn__spawn *sp = local ? NULL : malloc(sizeof(*sp));
     if (!local && sp == NULL)
         return -PTN_ENOMEM;
-    int err = actor_reserve(rt, req, &s, &addr, &name);
+    int err = actor_reserve(rt, req, &s, &addr, &cold);
     if (err < 0) {
         free(sp);
         return err;
     }
     if (req->top)
         atomic_fetch_add_explicit(&rt->top_live, 1, memory_order_relaxed); /* before run() */
-    struct ptn__spawn spawn = {.ops = req->ops,
-                               .arg = req->arg,
-                               .sup = req->sup,
-                               .sup_index = req->sup_index,
-                               .start = req->start,
-                               .top = req->top,
-                               .name = name};
+    struct ptn__spawn spawn = {.ops = req->ops, .arg = req->arg, .cold = cold, .start = req->start};
     if (local) {
         ptn__actor_adopt(s, addr, &spawn);
         if (req->start && w == NULL)
@@ -390,23 +407,21 @@ void ptn__slot_drain_quiet(struct ptn__slot *s) {
     while ((e = ptn__mbox_pop(s, &old)) != NULL) {
         if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT) {
             struct ptn__spawn *sp = (struct ptn__spawn *)(uintptr_t)e->corr;
-            free(sp->name);
+            cold_unreserve(sp->cold);
             free(sp);
         }
         e->buf = ptn_buf_unref(e->buf);
         ptn__env_put(w->rt, &w->mag, old);
     }
-    while (s->held_head != NULL) {
-        e = s->held_head;
-        s->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private list */
+    while (s->cold->held_head != NULL) {
+        e = s->cold->held_head;
+        s->cold->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private */
         ptn_buf_unref(e->buf);
         ptn__env_put(w->rt, &w->mag, e);
     }
     ptn__tokens_answer(s, 0);
-    ptn__map_done(&s->watches);
     ptn__monitors_free(s);
-    free(s->name);
-    s->name = NULL;
+    ptn__cold_drop(s);
     ptn__env_put(w->rt, &w->mag, s->mbox_tail);
     s->mbox_tail = NULL;
 }

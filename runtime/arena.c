@@ -2,8 +2,9 @@
  *
  * arena.c - chunked bump allocation with one free for all of it: actor memory and turn scratch.
  *
- * Chunks double from 512 B to 64 KiB, so a small actor stays small and a big one asks the allocator
- * rarely. An allocation larger than half a chunk gets a chunk of its own behind the current one.
+ * The first chunk of an actor is its state and nothing else.  Later ones double from 512 B to 64
+ * KiB, so a small actor stays small and a big one asks the allocator rarely. An allocation larger
+ * than half a chunk gets a chunk of its own behind the current one.
  */
 #include "runtime/internal.h"
 
@@ -29,14 +30,30 @@ static struct ptn__arena_chunk *chunk_new(size_t cap) {
     return k;
 }
 
+static size_t rounded(size_t n) {
+    return n == 0 ? ARENA_ALIGN : (n + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
+}
+
+void *ptn__arena_first(struct ptn__arena_chunk **a, size_t n) {
+    PTN_ASSERT(*a == NULL);
+    if (n > PTN_BUF_BYTES_MAX)
+        return NULL;
+    struct ptn__arena_chunk *k = chunk_new(rounded(n));
+    if (k == NULL)
+        return NULL;
+    k->used = k->cap;
+    *a = k;
+    return memset(k->data, 0, k->cap);
+}
+
 /* Zeroed; NULL: out of memory or more than one message may ever hold. */
 void *ptn__arena_alloc(struct ptn__arena_chunk **a, size_t n) {
     if (n > PTN_BUF_BYTES_MAX)
         return NULL;
-    n = n == 0 ? ARENA_ALIGN : (n + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
+    n = rounded(n);
     struct ptn__arena_chunk *k = *a;
     if (k == NULL || k->cap - k->used < n) {
-        size_t cap = k == NULL ? ARENA_CHUNK_MIN : k->cap * 2;
+        size_t cap = k == NULL || k->cap < ARENA_CHUNK_MIN ? ARENA_CHUNK_MIN : k->cap * 2;
         cap = cap > ARENA_CHUNK_MAX ? ARENA_CHUNK_MAX : cap;
         bool own = n > cap / 2;
         struct ptn__arena_chunk *fresh = chunk_new(own ? n : cap);

@@ -59,7 +59,7 @@ void ptn__ask_pool_done(struct ptn__worker *w) {
 
 /* Takes the entry out; the caller then owns it. */
 static struct ptn__ask *ask_take(struct ptn__slot *s, uint64_t corr) {
-    struct ptn__ask *a = ptn__map_take(&s->asks, corr);
+    struct ptn__ask *a = ptn__map_take(&s->cold->asks, corr);
     if (a != NULL && a->timer.pprev != NULL)
         ptn__wheel_remove(&s->worker->wheel, &a->timer);
     return a;
@@ -91,16 +91,17 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
         return -PTN_EINVAL;
     if (s->ending)
         return -PTN_ESTOPPING;
-    if (s->asks.n >= atomic_load_explicit(&s->msgs_max, memory_order_relaxed))
+    if (s->cold->asks.n >= atomic_load_explicit(&s->msgs_max, memory_order_relaxed))
         return -PTN_EOVERLOAD; /* no room for one more reply */
     if (deadline == PTN_NEVER)
         deadline = w->now + ASK_DEFAULT_NS;
     deadline = c->deadline < deadline ? c->deadline : deadline;
-    struct ptn__ask *a = ask_get(w);
+    struct ptn__cold *k = ptn__cold_own(s);
+    struct ptn__ask *a = k != NULL ? ask_get(w) : NULL;
     if (a == NULL)
         return -PTN_ENOMEM;
     uint64_t corr = (uint64_t)(w->index + 1) << 56 | ++w->corr_next;
-    int err = ptn__map_put(&s->asks, corr, a);
+    int err = ptn__map_put(&k->asks, corr, a);
     if (err == 0) {
         struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
         struct ptn__env e = {.to = to,
@@ -112,7 +113,7 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
                              .kind = PTN__ENV_REQUEST};
         err = ptn__send(&sender, &e, take_payload);
         if (err < 0)
-            (void)ptn__map_take(&s->asks, corr);
+            (void)ptn__map_take(&k->asks, corr);
     }
     if (err < 0) {
         ask_put(w, a);
@@ -162,9 +163,10 @@ void ptn__ask_reply(ptn_ctx *c, const struct ptn__env *e, ptn_buf *buf) {
 }
 
 static struct ptn__ask *ask_any(const struct ptn__slot *s) {
-    for (uint32_t i = 0; i < s->asks.cap; i++) {
-        if (s->asks.keys[i] != 0)
-            return s->asks.vals[i];
+    const struct ptn__map *asks = &s->cold->asks;
+    for (uint32_t i = 0; i < asks->cap; i++) {
+        if (asks->keys[i] != 0)
+            return asks->vals[i];
     }
     return NULL;
 }
@@ -176,65 +178,74 @@ void ptn__asks_end(ptn_ctx *c) {
 }
 
 void ptn__asks_cancel(struct ptn__slot *s) {
-    for (uint32_t i = 0; i < s->asks.cap; i++) {
-        if (s->asks.keys[i] == 0)
+    struct ptn__map *asks = &s->cold->asks;
+    if (asks->cap == 0)
+        return;
+    for (uint32_t i = 0; i < asks->cap; i++) {
+        if (asks->keys[i] == 0)
             continue;
-        struct ptn__ask *a = s->asks.vals[i];
+        struct ptn__ask *a = asks->vals[i];
         if (a->timer.pprev != NULL)
             ptn__wheel_remove(&s->worker->wheel, &a->timer);
         ask_put(s->worker, a);
     }
-    ptn__map_done(&s->asks);
+    ptn__map_done(asks);
 }
 
 /* ---- tokens ------------------------------------------------------------------------------- */
 
 /* Drops the tokens whose asker has stopped waiting. */
-static void tokens_sweep(struct ptn__slot *s) {
+static void tokens_sweep(struct ptn__cold *k, ptn_time now) {
     struct ptn__map keep = {0};
-    for (uint32_t i = 0; i < s->tokens.cap; i++) {
-        if (s->tokens.keys[i] == 0)
+    for (uint32_t i = 0; i < k->tokens.cap; i++) {
+        if (k->tokens.keys[i] == 0)
             continue;
-        struct ptn__token *t = s->tokens.vals[i];
-        if (t->deadline < s->worker->now || ptn__map_put(&keep, s->tokens.keys[i], t) < 0)
+        struct ptn__token *t = k->tokens.vals[i];
+        if (t->deadline < now || ptn__map_put(&keep, k->tokens.keys[i], t) < 0)
             free(t);
     }
-    ptn__map_done(&s->tokens);
-    s->tokens = keep;
-    s->tokens_sweep_at = keep.n * 2 < 64 ? 64 : keep.n * 2;
+    ptn__map_done(&k->tokens);
+    k->tokens = keep;
+    k->tokens_sweep_at = keep.n * 2 < 64 ? 64 : keep.n * 2;
 }
 
 ptn_reply_to ptn_reply_token(ptn_ctx *c, const ptn_msg *req) {
     struct ptn__slot *s = c->slot;
     ptn_reply_to r = {.to = req->from, .corr = req->corr, .deadline = req->deadline};
     if (req->corr == 0 || req->type < PTN_MSG_USER || s->ending ||
-        ptn__map_get(&s->tokens, req->corr) != NULL)
+        ptn__map_get(&s->cold->tokens, req->corr) != NULL)
         return r;
-    if (s->tokens.n >= s->tokens_sweep_at)
-        tokens_sweep(s);
-    struct ptn__token *t = s->tokens.n < TOKENS_MAX ? malloc(sizeof(*t)) : NULL;
+    struct ptn__cold *k = ptn__cold_own(s);
+    if (k == NULL)
+        return r;
+    if (k->tokens.n >= k->tokens_sweep_at)
+        tokens_sweep(k, c->w->now);
+    struct ptn__token *t = k->tokens.n < TOKENS_MAX ? malloc(sizeof(*t)) : NULL;
     if (t != NULL) {
         *t = (struct ptn__token){.to = req->from, .deadline = req->deadline};
-        if (ptn__map_put(&s->tokens, req->corr, t) < 0)
+        if (ptn__map_put(&k->tokens, req->corr, t) < 0)
             free(t);
     }
     return r;
 }
 
 void ptn__token_remove(struct ptn__slot *s, uint64_t corr) {
-    if (s->tokens.n > 0)
-        free(ptn__map_take(&s->tokens, corr));
+    if (s->cold->tokens.n > 0)
+        free(ptn__map_take(&s->cold->tokens, corr));
 }
 
 void ptn__tokens_answer(struct ptn__slot *s, int err) {
-    for (uint32_t i = 0; i < s->tokens.cap; i++) {
-        if (s->tokens.keys[i] == 0)
+    struct ptn__cold *k = s->cold;
+    if (k->tokens.cap == 0)
+        return;
+    for (uint32_t i = 0; i < k->tokens.cap; i++) {
+        if (k->tokens.keys[i] == 0)
             continue;
-        struct ptn__token *t = s->tokens.vals[i];
+        struct ptn__token *t = k->tokens.vals[i];
         if (err != 0 && t->deadline > s->worker->now) /* else its asker has stopped waiting */
-            ptn__answer_err(s->worker, s->self, t->to, s->tokens.keys[i], err);
+            ptn__answer_err(s->worker, s->self, t->to, k->tokens.keys[i], err);
         free(t);
     }
-    ptn__map_done(&s->tokens);
-    s->tokens_sweep_at = 0;
+    ptn__map_done(&k->tokens);
+    k->tokens_sweep_at = 0;
 }

@@ -61,18 +61,19 @@ void *ptn_scratch(ptn_ctx *c, size_t n) {
 int ptn_defer(ptn_ctx *c, void (*fn)(void *arg), void *arg) {
     if (fn == NULL)
         return -PTN_EINVAL;
-    struct ptn__defer *d = ptn__arena_alloc(&c->slot->arena, sizeof(*d));
+    struct ptn__cold *k = ptn__cold_own(c->slot);
+    struct ptn__defer *d = k != NULL ? ptn__arena_alloc(&c->slot->arena, sizeof(*d)) : NULL;
     if (d == NULL)
         return -PTN_ENOMEM;
-    *d = (struct ptn__defer){.next = c->slot->defers, .fn = fn, .arg = arg};
-    c->slot->defers = d;
+    *d = (struct ptn__defer){.next = k->defers, .fn = fn, .arg = arg};
+    k->defers = d;
     return 0;
 }
 
 void ptn__defers_run(struct ptn__slot *s) {
-    while (s->defers != NULL) {
-        struct ptn__defer *d = s->defers;
-        s->defers = d->next;
+    while (s->cold->defers != NULL) {
+        struct ptn__defer *d = s->cold->defers;
+        s->cold->defers = d->next;
         d->fn(d->arg);
     }
 }

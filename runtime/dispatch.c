@@ -51,7 +51,8 @@ static void env_copy(struct ptn__env *to, const struct ptn__env *from) {
  * buf. */
 static void hold(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
     struct ptn__worker *w = s->worker;
-    struct ptn__env *copy = ptn__env_get(w->rt, &w->mag);
+    struct ptn__cold *k = ptn__cold_own(s);
+    struct ptn__env *copy = k != NULL ? ptn__env_get(w->rt, &w->mag) : NULL;
     if (copy == NULL) {
         ptn__dead_letter(w, e, ptn_buf_bytes(buf).n, PTN_ENOMEM, s->ops->name);
         if (e->kind == PTN__ENV_REQUEST)
@@ -65,22 +66,22 @@ static void hold(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
     env_copy(copy, e);
     copy->buf = buf;
     atomic_init(&copy->next, NULL);
-    if (s->held_tail != NULL)
-        atomic_store_explicit(&s->held_tail->next, copy, memory_order_relaxed); /* private list */
+    if (k->held_tail != NULL)
+        atomic_store_explicit(&k->held_tail->next, copy, memory_order_relaxed); /* private list */
     else
-        s->held_head = copy;
-    s->held_tail = copy;
+        k->held_head = copy;
+    k->held_tail = copy;
 }
 
 /* Held messages first, then the mailbox.  NULL: nothing is reachable. */
 static struct ptn__env *take(ptn_ctx *c) {
     struct ptn__slot *s = c->slot;
     struct ptn__worker *w = c->w;
-    if (PTN_UNLIKELY(s->held_head != NULL) && s->life == PTN__RUNNING) {
-        struct ptn__env *h = s->held_head;
-        s->held_head = atomic_load_explicit(&h->next, memory_order_relaxed); /* private list */
-        if (s->held_head == NULL)
-            s->held_tail = NULL;
+    if (PTN_UNLIKELY(s->cold->held_head != NULL) && s->life == PTN__RUNNING) {
+        struct ptn__env *h = s->cold->held_head;
+        s->cold->held_head = atomic_load_explicit(&h->next, memory_order_relaxed); /* private */
+        if (s->cold->held_head == NULL)
+            s->cold->held_tail = NULL;
         env_copy(&c->copy, h);
         ptn__env_put(w->rt, &w->mag, h);
         return &c->copy;
@@ -117,7 +118,7 @@ static void handle(ptn_ctx *c, const struct ptn__env *e) {
         uint32_t wait_us = (uint32_t)(t0 >> 10) - e->enq_us;
         rc = s->ops->handle(c, s->state, &m);
         if (e->kind <= PTN__ENV_REQUEST && wait_us < INT32_MAX) {
-            ptn_histogram_add(&s->wait->cells, (uint64_t)wait_us << 10);
+            ptn_histogram_add(&c->w->waits[s->wait_index].cells, (uint64_t)wait_us << 10);
             ptn__count(&s->busy_ns_sum, clock_read(c->w) - t0);
         }
     } else {
@@ -190,7 +191,7 @@ static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
         return;
     }
     if (e->kind == PTN__ENV_SYSTEM && e->type == PTN_MSG_DOWN &&
-        ptn__map_take(&s->watches, e->corr) == NULL)
+        ptn__map_take(&s->cold->watches, e->corr) == NULL)
         return; /* ptn_demonitor() came first */
     c->cur_buf = buf;
     c->answered = false;
@@ -242,7 +243,7 @@ static void run_batch(ptn_ctx *c, unsigned msgs_max) {
 
 unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msgs_max,
                         bool *ret_stalled) {
-    PTN_DEBUG_ASSERT(s->magic == PTN__SLOT_MAGIC && s->worker == w);
+    PTN_DEBUG_ASSERT(s->worker == w);
     ptn_ctx c;
     ptn__ctx_init(&c, w, s);
     w->call_depth++;

@@ -95,7 +95,6 @@ enum ptn__life {
     PTN__RUNNING,
 };
 
-#define PTN__SLOT_MAGIC 0x50534c54u
 #define PTN__LOAD_ONE ((uint64_t)1 << 40) /* mbox_load is msgs:24 | bytes:40 */
 
 struct ptn__arena_chunk;
@@ -111,52 +110,70 @@ struct ptn__slot {
     _Atomic(uint64_t) refused;
     _Atomic(uint32_t) gen; /* odd: live */
     _Atomic(uint32_t) msgs_max, bytes_max;
-    uint32_t index; /* constant */
+    uint32_t index;                 /* constant */
+    _Atomic(const char *) ops_name; /* stats; NULL: no actor */
 
-    /* line 1: owner, hot */
+    /* line 1: owner, for every message */
     _Alignas(PTN_CACHELINE) struct ptn__env *mbox_tail;
     struct ptn__slot *run_next; /* run queue or linger list */
     ptn_addr self;              /* 0: dead */
     const ptn_actor_ops *ops;
     void *state;
+    struct ptn__cold *cold;    /* never NULL; to write into it: ptn__cold_own() */
     _Atomic(uint64_t) handled; /* stats */
-    uint32_t magic;
-    uint32_t incarnation; /* grows with every init */
-    uint8_t life;         /* enum ptn__life */
-    uint8_t queued;       /* on the run queue or the linger list */
+    uint8_t life;              /* enum ptn__life */
+    uint8_t queued;            /* on the run queue or the linger list */
     uint8_t linger_scans;
-    bool in_call;   /* the actor's code is on the stack */
-    bool exiting;   /* ptn_exit() was called */
-    bool end_final; /* ends for good, whatever its supervisor would say */
-    bool ending;    /* inside the end sequence: no new asks, timers, resources */
-    bool top;       /* child of the root supervisor */
-    bool in_free;   /* guarded by the slot table's lock */
+    uint8_t wait_index; /* of its kind of actor, in its worker's waits */
+    bool in_call;       /* the actor's code is on the stack */
+    bool exiting;       /* ptn_exit() was called */
+    bool end_final : 1; /* ends for good, whatever its supervisor would say */
+    bool ending : 1;    /* inside the end sequence: no new asks, timers, resources */
+    bool in_free;       /* guarded by the slot table's lock */
 
-    /* owner, cold */
-    int exit_reason;
-    uint32_t sup_index;
-    ptn_addr sup; /* supervisor; 0: unsupervised */
-    void *spawn_arg;
-    struct ptn__env *held_head, *held_tail; /* messages that wait for an incarnation */
-    struct ptn__slot *live_next, **live_pprev;
-    struct ptn__arena_chunk *arena;
-    struct ptn__defer *defers;
+    /* line 2: owner, at birth and death */
+    _Alignas(PTN_CACHELINE) struct ptn__arena_chunk *arena;
+    union {
+        struct ptn__slot *live_next; /* alive */
+        struct ptn__slot *free_next; /* on the free list */
+    };
+    struct ptn__slot **live_pprev;
     struct ptn__resource *resources;
     ptn_timer *timers;
+    void *spawn_arg;
+    _Atomic(uint64_t) busy_ns_sum; /* stats */
+    _Atomic(uint32_t) incarnation; /* grows with every init; stats */
+    int exit_reason;
+};
+_Static_assert(offsetof(struct ptn__slot, mbox_tail) == PTN_CACHELINE, "no false sharing");
+/* An idle actor is a slot, a stub, and the head of an arena chunk that fits its state. */
+_Static_assert(sizeof(struct ptn__slot) == 3 * (size_t)PTN_CACHELINE, "an idle actor stays small");
+
+/* What most actors do not have most of the time.  Allocated by ptn__cold_own() at the first use,
+ * or at the spawn of an actor with a supervisor or a name; freed when the actor has ended for good,
+ * crashes and restarts included.  An actor without one reads the all-zero ptn__cold_none, so a
+ * reader needs no case for that.  A new member goes here, with 0 for "nothing", and whatever it
+ * owns is given up in incarnation_end() (ends with the incarnation) or ptn__cold_drop(). */
+struct ptn__cold {
+    ptn_addr sup; /* supervisor; 0: unsupervised */
+    uint32_t sup_index;
+    bool top;                               /* child of the root supervisor */
+    char *name;                             /* registered; owned */
+    struct ptn__env *held_head, *held_tail; /* messages that wait for an incarnation */
+    struct ptn__defer *defers;
     struct ptn__map asks; /* corr -> struct ptn__ask */
     uint32_t tokens_sweep_at;
     struct ptn__map tokens;  /* corr -> struct ptn__token: requests taken, not answered yet */
     struct ptn__map watches; /* monitor reference -> target address */
     struct ptn__monitor *monitors;
     uint32_t n_monitors;
-    char *name; /* registered; owned */
-    struct ptn__slot *free_next;
-    /* stats */
-    _Atomic(const char *) ops_name;
-    struct ptn__wait *wait; /* of its kind of actor, on its worker */
-    _Atomic(uint64_t) restarts, busy_ns_sum;
 };
-_Static_assert(offsetof(struct ptn__slot, mbox_tail) == PTN_CACHELINE, "no false sharing");
+extern const struct ptn__cold ptn__cold_none;
+struct ptn__cold *ptn__cold_new(void); /* NULL: no memory */
+/* Owner.  The actor's own, writable cold part.  NULL: no memory. */
+struct ptn__cold *ptn__cold_own(struct ptn__slot *s);
+/* Owner.  Whatever the members hold has been given up. */
+void ptn__cold_drop(struct ptn__slot *s);
 
 #define PTN__CHUNK_SLOTS 1024u
 #define PTN__CHUNKS_MAX 16384u /* 2^24 slots per worker */
@@ -215,7 +232,7 @@ struct ptn__queue { /* of slots, by run_next */
 };
 
 /* Kinds of actors with a histogram of their own; the rest share the last. */
-#define PTN__WAITS_MAX 32u
+#define PTN__WAITS_MAX 32
 
 struct ptn__wait { /* sampled time in the mailbox, of one kind of actor */
     _Atomic(const char *) name;
@@ -459,10 +476,8 @@ enum ptn__control {
 struct ptn__spawn {
     const ptn_actor_ops *ops;
     void *arg;
-    ptn_addr sup;
-    uint32_t sup_index;
-    bool start, top;
-    char *name; /* already registered; owned */
+    struct ptn__cold *cold; /* supervisor and name, already registered; owned.  NULL: neither */
+    bool start;
 };
 
 struct ptn__spawn_req {
@@ -551,6 +566,8 @@ void ptn__sup_control(ptn_ctx *c, const struct ptn__env *e);
 /* The runtime as a whole begins to stop because the root supervisor gave up. */
 void ptn__runtime_gave_up(ptn_runtime *rt);
 
+/* Zeroed, in a chunk that fits exactly; the arena is empty.  NULL: as ptn__arena_alloc(). */
+void *ptn__arena_first(struct ptn__arena_chunk **a, size_t n);
 void *ptn__arena_alloc(struct ptn__arena_chunk **a, size_t n);
 void *ptn__arena_free(struct ptn__arena_chunk *a);
 void ptn__arena_reset(struct ptn__arena_chunk **a); /* keeps one chunk */

@@ -127,6 +127,7 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
     if ((gen & 1) == 0 || name == NULL)
         return false;
     uint64_t load = relaxed(&s->mbox_load);
+    uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
     *st = (ptn_actor_stats){
         .name = name,
         .addr = (ptn_addr)worker << 56 | (ptn_addr)s->index << 32 | gen,
@@ -135,7 +136,7 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
         .mbox_bytes = load & (PTN__LOAD_ONE - 1),
         .handled = relaxed(&s->handled),
         .refused = relaxed(&s->refused),
-        .restarts = relaxed(&s->restarts),
+        .restarts = inits > 0 ? inits - 1 : 0,
         .busy_ns_sum = relaxed(&s->busy_ns_sum),
     };
     return true;

@@ -13,6 +13,31 @@
 
 #include <stdlib.h>
 
+const struct ptn__cold ptn__cold_none;
+
+struct ptn__cold *ptn__cold_new(void) {
+    return calloc(1, sizeof(struct ptn__cold));
+}
+
+struct ptn__cold *ptn__cold_own(struct ptn__slot *s) {
+    if (s->cold != &ptn__cold_none)
+        return s->cold;
+    struct ptn__cold *k = ptn__cold_new();
+    if (k != NULL)
+        s->cold = k;
+    return k;
+}
+
+void ptn__cold_drop(struct ptn__slot *s) {
+    if (s->cold == &ptn__cold_none)
+        return;
+    PTN_DEBUG_ASSERT(s->cold->held_head == NULL && s->cold->monitors == NULL);
+    ptn__map_done(&s->cold->watches);
+    free(s->cold->name);
+    free(s->cold);
+    s->cold = (struct ptn__cold *)(uintptr_t)&ptn__cold_none;
+}
+
 int ptn__slots_init(struct ptn__worker *w) {
     struct ptn__slot_table *t = &w->slots;
     t->chunks = calloc(PTN__CHUNKS_MAX, sizeof(*t->chunks));
@@ -77,10 +102,10 @@ static struct ptn__slot *slot_carve(struct ptn__worker *w) {
     struct ptn__slot *chunk =
         atomic_load_explicit(&t->chunks[t->n_slots / PTN__CHUNK_SLOTS], memory_order_relaxed);
     struct ptn__slot *s = &chunk[t->n_slots % PTN__CHUNK_SLOTS];
-    s->magic = PTN__SLOT_MAGIC;
     s->worker = w;
     s->index = t->n_slots++;
     s->life = PTN__DEAD;
+    s->cold = (struct ptn__cold *)(uintptr_t)&ptn__cold_none;
     s->mbox_tail = stub;
     /* relaxed: others learn of the slot by its address, which travels in a message */
     atomic_store_explicit(&s->mbox_head, (uintptr_t)stub | PTN__MBOX_EMPTY, memory_order_relaxed);

@@ -41,10 +41,13 @@ int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref) {
         return -PTN_EINVAL;
     if (s->ending)
         return -PTN_ESTOPPING;
-    if (s->watches.n >= MONITORS_MAX)
+    if (s->cold->watches.n >= MONITORS_MAX)
         return -PTN_EOVERLOAD;
+    struct ptn__cold *k = ptn__cold_own(s);
+    if (k == NULL)
+        return -PTN_ENOMEM;
     uint64_t ref = (uint64_t)(w->index + 1) << 56 | ++w->corr_next;
-    int err = ptn__map_put(&s->watches, ref, (void *)(uintptr_t)target);
+    int err = ptn__map_put(&k->watches, ref, (void *)(uintptr_t)target);
     if (err < 0)
         return err;
     if (ptn__slot_find(w->rt, target) == NULL)
@@ -57,7 +60,7 @@ int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref) {
 }
 
 int ptn_demonitor(ptn_ctx *c, uint64_t ref) {
-    ptn_addr target = (uintptr_t)ptn__map_take(&c->slot->watches, ref);
+    ptn_addr target = (uintptr_t)ptn__map_take(&c->slot->cold->watches, ref);
     if (target == PTN_ADDR_NONE)
         return -PTN_ENOTFOUND;
     ptn__send_control(c->w, target, c->slot->self, PTN__CTL_DEMONITOR, ref, 0);
@@ -65,32 +68,36 @@ int ptn_demonitor(ptn_ctx *c, uint64_t ref) {
 }
 
 void ptn__watches_cancel(struct ptn__slot *s) {
-    for (uint32_t i = 0; i < s->watches.cap; i++) {
-        if (s->watches.keys[i] != 0)
-            ptn__send_control(s->worker, (uintptr_t)s->watches.vals[i], s->self, PTN__CTL_DEMONITOR,
-                              s->watches.keys[i], 0);
+    struct ptn__map *m = &s->cold->watches;
+    if (m->cap == 0)
+        return;
+    for (uint32_t i = 0; i < m->cap; i++) {
+        if (m->keys[i] != 0)
+            ptn__send_control(s->worker, (uintptr_t)m->vals[i], s->self, PTN__CTL_DEMONITOR,
+                              m->keys[i], 0);
     }
-    ptn__map_done(&s->watches);
+    ptn__map_done(m);
 }
 
 /* A target that cannot remember one more watcher reports itself down: never silence. */
 void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref) {
-    struct ptn__monitor *m = s->n_monitors < MONITORS_MAX ? malloc(sizeof(*m)) : NULL;
+    struct ptn__cold *k = ptn__cold_own(s);
+    struct ptn__monitor *m = k != NULL && k->n_monitors < MONITORS_MAX ? malloc(sizeof(*m)) : NULL;
     if (m == NULL) {
         ptn__send_down(s->worker, watcher, s->self, ref);
         return;
     }
-    *m = (struct ptn__monitor){.next = s->monitors, .watcher = watcher, .ref = ref};
-    s->monitors = m;
-    s->n_monitors++;
+    *m = (struct ptn__monitor){.next = k->monitors, .watcher = watcher, .ref = ref};
+    k->monitors = m;
+    k->n_monitors++;
 }
 
 void ptn__monitor_remove(struct ptn__slot *s, ptn_addr watcher, uint64_t ref) {
-    for (struct ptn__monitor **p = &s->monitors; *p != NULL; p = &(*p)->next) {
+    for (struct ptn__monitor **p = &s->cold->monitors; *p != NULL; p = &(*p)->next) {
         struct ptn__monitor *m = *p;
         if (m->ref == ref && m->watcher == watcher) {
             *p = m->next;
-            s->n_monitors--;
+            s->cold->n_monitors--;
             free(m);
             return;
         }
@@ -98,20 +105,18 @@ void ptn__monitor_remove(struct ptn__slot *s, ptn_addr watcher, uint64_t ref) {
 }
 
 void ptn__monitors_fire(struct ptn__slot *s) {
-    while (s->monitors != NULL) {
-        struct ptn__monitor *m = s->monitors;
-        s->monitors = m->next;
+    while (s->cold->monitors != NULL) {
+        struct ptn__monitor *m = s->cold->monitors;
+        s->cold->monitors = m->next;
         ptn__send_down(s->worker, m->watcher, s->self, m->ref);
         free(m);
     }
-    s->n_monitors = 0;
 }
 
 void ptn__monitors_free(struct ptn__slot *s) {
-    while (s->monitors != NULL) {
-        struct ptn__monitor *m = s->monitors;
-        s->monitors = m->next;
+    while (s->cold->monitors != NULL) {
+        struct ptn__monitor *m = s->cold->monitors;
+        s->cold->monitors = m->next;
         free(m);
     }
-    s->n_monitors = 0;
 }

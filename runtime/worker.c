@@ -161,7 +161,7 @@ static void run_actors(struct ptn__worker *w) {
         bool stalled;
         unsigned n = ptn__actor_run(w, s, ACTOR_MSGS, &stalled);
         total += n;
-        if (ptn__mbox_has_more(s) || (s->held_head != NULL && s->life == PTN__RUNNING))
+        if (ptn__mbox_has_more(s) || (s->cold->held_head != NULL && s->life == PTN__RUNNING))
             ptn__runq_push(w, s);
         else
             linger_push(w, s);
@@ -220,7 +220,7 @@ static void tell_stopping(struct ptn__worker *w) {
                              .deadline = PTN_NEVER,
                              .type = PTN_MSG_STOPPING,
                              .kind = PTN__ENV_SYSTEM};
-        if (s->top)
+        if (s->cold->top)
             (void)ptn__send_unbounded(&sender, &e, NULL); /* else the drain deadline ends it */
     }
 }
