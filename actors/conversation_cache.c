@@ -5,6 +5,7 @@
  */
 #include "actors/conversation_internal.h"
 
+#include <postern/buggify.h>
 #include <postern/metrics.h>
 
 #include <stdlib.h>
@@ -90,7 +91,7 @@ void conv_unpin(struct conversation *v) {
         conv_free(v);
     } else {
         lru_append(v);
-        if (s->n_unpinned > s->cache_max)
+        if (s->n_unpinned > s->cache_max || PTN_BUGGIFY("conversation.evict"))
             conv_free(s->lru_first);
     }
     gauge_sync(s);

@@ -200,6 +200,8 @@ int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg)
         return -PTN_ECRASHED;
     }
     fn(&c, s->state, arg);
+    if (PTN_BUGGIFY_CRASH("callback.crash"))
+        ptn_fail(&c, PTN_ECANCELED, "buggify: behind a callback");
     s->in_call = false;
     if (s->exiting)
         ptn__actor_exit(s);

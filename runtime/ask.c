@@ -96,6 +96,8 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
     if (deadline == PTN_NEVER)
         deadline = w->now + ASK_DEFAULT_NS;
     deadline = c->deadline < deadline ? c->deadline : deadline;
+    if (PTN_BUGGIFY("ask.deadline") && w->now + PTN_MS < deadline)
+        deadline = w->now + PTN_MS; /* the answer and the deadline race */
     struct ptn__cold *k = ptn__cold_own(s);
     struct ptn__ask *a = k != NULL ? ask_get(w) : NULL;
     if (a == NULL)

@@ -112,6 +112,10 @@ static void handle(ptn_ctx *c, const struct ptn__env *e) {
     uint64_t n = atomic_load_explicit(&s->handled, memory_order_relaxed);
     atomic_store_explicit(&s->handled, n + 1, memory_order_relaxed); /* stats */
     c->deadline = e->deadline;
+    bool crash = e->type >= PTN_MSG_USER && PTN_BUGGIFY_CRASH("handler.crash");
+    if (crash && PTN_BUGGIFY("handler.crash.before"))
+        ptn_fail(c, PTN_ECANCELED, "buggify: before the handler");
+    (void)PTN_BUGGIFY_STALL("handler.slow");
     int rc;
     if (PTN_UNLIKELY(n % SAMPLE_EVERY == 0)) {
         ptn_time t0 = clock_read(c->w);
@@ -127,6 +131,8 @@ static void handle(ptn_ctx *c, const struct ptn__env *e) {
     c->deadline = PTN_NEVER;
     if (PTN_UNLIKELY(rc < 0))
         ptn_fail(c, -rc, "handle returned %s", ptn_err_name(rc));
+    if (crash)
+        ptn_fail(c, PTN_ECANCELED, "buggify: behind the handler");
     c->cur = NULL;
     c->cur_buf = ptn_buf_unref(c->cur_buf);
 }
@@ -233,6 +239,8 @@ static void run_batch(ptn_ctx *c, unsigned msgs_max) {
                 c->load_done += PTN__LOAD_ONE + ptn_buf_bytes(buf).n;
             ptn__stray(s, e, buf);
         }
+        if (PTN_BUGGIFY("batch.cut"))
+            return;
         if (PTN_UNLIKELY(++w->batch_msgs >= CLOCK_EVERY_MSGS)) {
             w->batch_msgs = 0;
             if (clock_read(w) >= w->turn_until)

@@ -12,6 +12,7 @@
 #ifndef POSTERN_RUNTIME_INTERNAL_H
 #define POSTERN_RUNTIME_INTERNAL_H
 
+#include <postern/buggify.h>
 #include <postern/metrics.h>
 #include <postern/runtime.h>
 #include <postern/stream.h>

@@ -49,7 +49,8 @@ static bool lane_step(void *arg) {
     if (l->pending == NULL)
         lane_take(l);
     size_t n = 0;
-    while (l->pending != NULL && n < l->opts.batch_max) {
+    size_t batch_max = PTN_BUGGIFY("lane.batch") ? 1 : l->opts.batch_max;
+    while (l->pending != NULL && n < batch_max) {
         l->batch[n++] = l->pending;
         l->pending = l->pending->next;
     }
@@ -105,7 +106,8 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
     /* relaxed, both: see lane_step.  A single job fits whatever its size. */
     uint32_t old = atomic_fetch_add_explicit(&l->depth, 1, memory_order_relaxed);
     size_t old_bytes = atomic_fetch_add_explicit(&l->bytes, m->len, memory_order_relaxed);
-    bool room = old < l->opts.jobs_max && (old == 0 || old_bytes + m->len <= l->opts.bytes_max);
+    bool room = old < l->opts.jobs_max && (old == 0 || old_bytes + m->len <= l->opts.bytes_max) &&
+                !PTN_BUGGIFY("lane.full");
     struct ptn__env *e = room ? ptn__env_get(w->rt, &w->mag) : NULL;
     if (e == NULL) {
         atomic_fetch_sub_explicit(&l->bytes, m->len, memory_order_relaxed);

@@ -44,7 +44,8 @@ static int grow(struct ptn__map *m) {
 
 int ptn__map_put(struct ptn__map *m, uint64_t key, void *val) {
     PTN_ASSERT(key != 0);
-    if (m->n + m->n / 2 >= m->cap) { /* at most two thirds full */
+    bool early = m->n >= m->cap / 4 && PTN_BUGGIFY("map.grow");
+    if (m->n + m->n / 2 >= m->cap || early) { /* at most two thirds full */
         int err = grow(m);
         if (err < 0)
             return err;

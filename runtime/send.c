@@ -24,7 +24,8 @@ static int load_add(struct ptn__slot *s, size_t len) {
     /* relaxed: a counter; partner is the owner's fetch_sub at the end of a batch */
     uint64_t old = atomic_fetch_add_explicit(&s->mbox_load, add, memory_order_relaxed);
     if (PTN_LIKELY((old >> 40) < atomic_load_explicit(&s->msgs_max, memory_order_relaxed) &&
-                   (old & LOAD_BYTES_MASK) + len <= bytes_max))
+                   (old & LOAD_BYTES_MASK) + len <= bytes_max) &&
+        !PTN_BUGGIFY("mailbox.full"))
         return 0;
     atomic_fetch_sub_explicit(&s->mbox_load, add, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->refused, 1, memory_order_relaxed);

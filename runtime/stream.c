@@ -178,10 +178,11 @@ static int queue_grow(ptn_stream *s) {
 
 /* Links f without taking a reference. */
 static int queue_push(ptn_stream *s, ptn_frame *f) {
-    if (s->q_cap == 0 && s->q_n == 0) {
+    if (s->q_cap == 0 && s->q_n == 0 && !PTN_BUGGIFY("stream.ring")) {
         s->q.one = f;
     } else {
-        if (s->q_n >= s->q_cap && queue_grow(s) != 0)
+        bool early = s->q_n >= s->q_cap / 4 && PTN_BUGGIFY("stream.grow");
+        if ((s->q_n >= s->q_cap || early) && queue_grow(s) != 0)
             return -PTN_ENOMEM;
         s->q.ring[(s->q_head + s->q_n) & (s->q_cap - 1)] = f;
     }
@@ -301,6 +302,8 @@ static int stream_write_out(ptn_stream *s) {
     ptn_iov iov[PTN__STREAM_IOV_MAX];
     while (s->q_n > 0) {
         size_t n = s->q_n < PTN__STREAM_IOV_MAX ? s->q_n : PTN__STREAM_IOV_MAX;
+        if (PTN_BUGGIFY("stream.gather"))
+            n = 1;
         size_t skip = s->head_done, total = 0;
         for (size_t i = 0; i < n; i++) {
             const ptn_frame *f = queue_at(s, (uint32_t)i);
@@ -505,7 +508,7 @@ static bool flush_can_wait(const struct ptn__streams *st) {
 bool ptn__streams_flush(struct ptn__worker *w, bool busy) {
     struct ptn__streams *st = w->streams;
     ptn_stream *freed = NULL;
-    if (busy && flush_can_wait(st))
+    if (busy && (flush_can_wait(st) || PTN_BUGGIFY("streams.wait")))
         return true;
     for (;;) {
         ptn_stream *s = pop_dirty(st);

@@ -196,6 +196,8 @@ bool ptn__timers_run(struct ptn__worker *w) {
             (void)ptn__call(w, s->self, timer_fire, t);
             fired++;
         }
+        if (PTN_BUGGIFY("timers.cut"))
+            return true;
     }
     return true;
 }

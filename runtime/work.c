@@ -48,7 +48,7 @@ int ptn_work(ptn_ctx *c, void (*work)(void *job), void *job, ptn_work_done_cb do
     struct ptn__worker *w = c->w;
     if (work == NULL || done == NULL)
         return -PTN_EINVAL;
-    if (w->works_pending >= WORKS_MAX)
+    if (w->works_pending >= WORKS_MAX || PTN_BUGGIFY("work.full"))
         return -PTN_EOVERLOAD;
     struct work *k = malloc(sizeof(*k));
     if (k == NULL)

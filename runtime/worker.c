@@ -136,7 +136,7 @@ static void linger_scan(struct ptn__worker *w, bool force) {
         s->queued = 0;
         if (ptn__mbox_has_more(s)) {
             ptn__runq_push(w, s);
-        } else if (!force && s->linger_scans == 0) {
+        } else if (!force && s->linger_scans == 0 && !PTN_BUGGIFY("linger.skip")) {
             linger_push(w, s);
             s->linger_scans = 1;
         } else if (!ptn__mbox_mark_empty(s)) {

@@ -9,6 +9,7 @@
  */
 #include "runtime/env/env_sim_internal.h"
 
+#include <postern/buggify.h>
 #include <stdlib.h>
 
 #define STEPS_MAX_DEFAULT UINT64_C(20000000)
@@ -17,6 +18,10 @@
 #define LATE_NS_MAX (20 * PTN_MS)
 #define SLOW_NS_MAX (2 * PTN_MS)
 #define SIGNAL_NS_MEAN PTN_MS
+#define CRASH_PPM 1000u
+#define CRASH_PAUSE_NS PTN_SEC /* half of what a supervisor with default limits forgives */
+#define STALL_PPM 2000u
+#define STALL_NS_MAX (50 * PTN_MS)
 
 static const char *const kind_names[] = {
 #define XX(id, name) name,
@@ -112,7 +117,45 @@ void ptn_sim_faults_draw(ptn_sim_rng *r, ptn_sim_faults *f) {
     f->lane_mean_ns = delays[ptn_sim_rng_below(r, PTN_ARRAY_LEN(delays))];
     f->lane_stall_ppm = some_ppm(r, 50000);
     f->lane_stall_ns = ptn_sim_rng_below(r, 15 * PTN_SEC);
+    f->buggify_ppm = ptn_sim_rng_below(r, 2) == 0 ? 250000 : 0;
 }
+
+#ifdef PTN_WITH_BUGGIFY
+/* Which sites are enabled depends on the seed and their names alone, so that a new site elsewhere
+ * does not change that. */
+static bool site_is_enabled(const struct ptn__sim *s, const char *site) {
+    uint64_t h = s->opts.seed ^ UINT64_C(14695981039346656037); /* FNV-1a, then a finaliser */
+    for (; *site != '\0'; site++)
+        h = (h ^ (uint8_t)*site) * UINT64_C(1099511628211);
+    h = (h ^ h >> 32) * UINT64_C(0x9e3779b97f4a7c15);
+    return (h >> 32) % 1000000 < s->faults.buggify_ppm;
+}
+
+static bool buggify(void *arg, enum ptn_bug kind, const char *site) {
+    struct ptn__sim *s = arg;
+    bool fires = false;
+    if (s->faults.buggify_ppm == 0 || !site_is_enabled(s, site))
+        return false;
+    switch (kind) {
+    case PTN_BUG_TURN:
+        fires = ptn_sim_rng_below(&s->misfortune, 4) == 0;
+        break;
+    case PTN_BUG_CRASH:
+        fires = s->now >= s->crash_not_before && ptn_sim_rng_chance(&s->misfortune, CRASH_PPM);
+        if (fires)
+            s->crash_not_before = s->now + CRASH_PAUSE_NS;
+        s->stats.crashes += fires;
+        break;
+    case PTN_BUG_STALL:
+        fires = ptn_sim_rng_chance(&s->misfortune, STALL_PPM);
+        if (fires)
+            s->now += ptn_sim_rng_below(&s->misfortune, STALL_NS_MAX);
+        break;
+    }
+    s->stats.buggified += fires;
+    return fires;
+}
+#endif
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
@@ -494,6 +537,9 @@ static int sim_run(ptn_env *e, unsigned n, const ptn_env_worker_ops *ops, void *
 
 static void sim_free(ptn_env *e) {
     struct ptn__sim *s = ptn__sim_of(e);
+#ifdef PTN_WITH_BUGGIFY
+    ptn__buggify = (struct ptn_buggify){0};
+#endif
     ptn__sim_net_free(s);
     FREE_LIST(ptn_env_watch, s->watches)
     FREE_LIST(ptn_env_lane, s->lanes)
@@ -542,6 +588,10 @@ ptn_env *ptn_env_sim_new(const ptn_sim_opts *opts) {
     s->now = START_NS;
     ptn_sim_rng_seed(&s->schedule, opts->seed);
     ptn_sim_rng_seed(&s->entropy, ~opts->seed);
+#ifdef PTN_WITH_BUGGIFY
+    ptn_sim_rng_seed(&s->misfortune, opts->seed ^ UINT64_C(0xb099));
+    ptn__buggify = (struct ptn_buggify){.hook = buggify, .arg = s};
+#endif
     return &s->base;
 }
 

@@ -57,6 +57,7 @@ typedef struct ptn_sim_faults {
     uint32_t lane_stall_ppm;
     ptn_time lane_stall_ns; /* ...that takes this long */
     ptn_time work_mean_ns;  /* pool work */
+    uint32_t buggify_ppm;   /* this share of the PTN_BUGGIFY() sites is enabled */
 } ptn_sim_faults;
 
 /* A calm network. */
@@ -92,6 +93,7 @@ typedef struct ptn_sim_stats {
     uint64_t steps, turns, hash;
     uint64_t connections, refused, resets;
     uint64_t bytes_up, bytes_down; /* to the broker, from it */
+    uint64_t buggified, crashes;   /* sites that fired; of these, actors that were made to fail */
     uint32_t transports_open;      /* accepted and not closed by the runtime */
 } ptn_sim_stats;
 void ptn_sim_stats_read(const ptn_env *e, ptn_sim_stats *ret_s);

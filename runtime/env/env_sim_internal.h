@@ -134,6 +134,8 @@ struct ptn__sim {
     ptn_sim_opts opts;
     ptn_sim_faults faults;
     ptn_sim_rng schedule, entropy; /* apart: what actors draw does not move the schedule */
+    ptn_sim_rng misfortune;        /* of PTN_BUGGIFY() sites */
+    ptn_time crash_not_before;
     ptn_time now;
     int64_t wall_offset_ms;
     struct ptn__sim_event *heap;

@@ -166,7 +166,7 @@ static void on_response(struct client *c, unsigned long status, ptn_str body) {
     } else {
         ORACLE(status == 408 || status >= 500, "wire: a good request is answered %lu: %.*s", status,
                (int)(body.n < 200 ? body.n : 200), body.p);
-        ORACLE(status != 500 || world->plan.crash_ppm > 0, "wire: 500: %.*s",
+        ORACLE(status != 500 || actors_may_fail(), "wire: 500: %.*s",
                (int)(body.n < 200 ? body.n : 200), body.p);
         world->tally.refusals++;
         (void)snprintf(c->refusal, sizeof c->refusal, "HTTP %lu", status);

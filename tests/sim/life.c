@@ -4,8 +4,7 @@
  * watches over it.
  *
  * Left out are what the simulation cannot hold: libzmq, which owns threads, and password hashing,
- * which nobody asks for because the clients carry tokens.  Between the runtime and an actor stands
- * a wrapper that makes the actor fail now and then, before or after it has handled a message.
+ * which nobody asks for because the clients carry tokens.
  */
 #include "life.h"
 
@@ -33,8 +32,6 @@
 #define STOP_NS_MAX (30 * PTN_SEC)
 #define CHECK_NS (250 * PTN_MS)
 #define CHECK_EVERY_STEPS 16u
-#define CRASHES_MAX 6u
-#define CRASH_PAUSE_NS PTN_SEC
 #define FRAME_SLACK (256u << 10) /* what one turn may add to a queue before it is judged */
 
 static struct broker {
@@ -59,51 +56,8 @@ static struct broker {
     ptn_sim_timer timer;
     ptn_time settle_until, stop_until;
     bool settling, stopping, trace;
-    ptn_sim_rng crash_rng;
-    unsigned crashes;
-    ptn_time next_crash;
-    bool crash_wanted;
     uint64_t live_bytes_before;
 } B;
-
-/* ---- actors that fail ------------------------------------------------------------------------ */
-
-static bool crash_now(ptn_ctx *c) {
-    if (B.settling || B.crashes >= CRASHES_MAX || ptn_now(c) < B.next_crash ||
-        !ptn_sim_rng_chance(&B.crash_rng, world->plan.crash_ppm))
-        return false;
-    B.crashes++;
-    B.next_crash = ptn_now(c) + CRASH_PAUSE_NS;
-    B.crash_wanted = true;
-    world->tally.crashes++;
-    return true;
-}
-
-static int fragile(const ptn_actor_ops *real, ptn_ctx *c, void *state, const ptn_msg *m) {
-    bool crash = m->type >= PTN_MSG_USER && crash_now(c);
-    if (crash && ptn_sim_rng_below(&B.crash_rng, 2) == 0)
-        return -PTN_ECANCELED;
-    int r = real->handle(c, state, m);
-    return crash && r == 0 ? -PTN_ECANCELED : r;
-}
-
-#define FRAGILE(name, real)                                                                        \
-    static int name##_fragile(ptn_ctx *c, void *state, const ptn_msg *m) {                         \
-        return fragile(&(real), c, state, m);                                                      \
-    }
-FRAGILE(hub, ptn_hub_actor)
-FRAGILE(topics, topics_actor)
-FRAGILE(conversation, conversation_actor)
-FRAGILE(auth, auth_actor)
-FRAGILE(router, router_actor)
-FRAGILE(edge, edge_actor)
-
-static ptn_actor_ops with(const ptn_actor_ops *real,
-                          int (*handle)(ptn_ctx *c, void *state, const ptn_msg *m)) {
-    ptn_actor_ops ops = *real;
-    ops.handle = handle;
-    return ops;
-}
 
 static void on_trace(const ptn_trace_event *e, void *arg) {
     (void)arg;
@@ -111,9 +65,10 @@ static void on_trace(const ptn_trace_event *e, void *arg) {
         oracle_failed("crash: a supervisor gave up: %s", e->text != NULL ? e->text : "");
     if (e->kind != PTN_TRACE_CRASH)
         return;
-    ORACLE(B.crash_wanted && e->reason == PTN_ECANCELED, "crash: %s failed at %s: %s", e->actor,
-           ptn_msg_type_name(e->msg_type), e->text != NULL ? e->text : "");
-    B.crash_wanted = false;
+    const char *text = e->text != NULL ? e->text : "";
+    ORACLE(strncmp(text, "buggify", 7) == 0, "crash: %s failed at %s: %s", e->actor,
+           ptn_msg_type_name(e->msg_type), text);
+    world->tally.crashes++;
 }
 
 /* ---- assembly -------------------------------------------------------------------------------- */
@@ -130,13 +85,7 @@ static ptn_addr spawn(const ptn_actor_ops *ops, void *arg, unsigned worker, uint
 }
 
 static void spawn_worker_actors(unsigned i) {
-    static ptn_actor_ops hub, topics, conversation, auth, router;
     const struct plan *p = &world->plan;
-    hub = with(&ptn_hub_actor, hub_fragile);
-    topics = with(&topics_actor, topics_fragile);
-    conversation = with(&conversation_actor, conversation_fragile);
-    auth = with(&auth_actor, auth_fragile);
-    router = with(&router_actor, router_fragile);
     B.router[i] = (struct router_config){.directory = &B.d, .worker = i};
     B.auth[i] =
         (auth_config){.directory = &B.d, .worker = i, .key = B.key, .key_bytes = sizeof B.key};
@@ -150,18 +99,16 @@ static void spawn_worker_actors(unsigned i) {
                                          .topics_max = p->topics_max,
                                          .history_events_max = p->history_max};
     B.conversation[i] = (conversation_config){.directory = &B.d, .shard = i};
-    B.d.hub[i] = spawn(&hub, B.hub[i], i, p->hub_mailbox);
-    B.d.topics[i] = spawn(&topics, &B.topics[i], i, p->owner_mailbox);
-    B.d.conversation[i] = spawn(&conversation, &B.conversation[i], i, p->owner_mailbox);
-    B.d.auth[i] = spawn(&auth, &B.auth[i], i, 0);
+    B.d.hub[i] = spawn(&ptn_hub_actor, B.hub[i], i, p->hub_mailbox);
+    B.d.topics[i] = spawn(&topics_actor, &B.topics[i], i, p->owner_mailbox);
+    B.d.conversation[i] = spawn(&conversation_actor, &B.conversation[i], i, p->owner_mailbox);
+    B.d.auth[i] = spawn(&auth_actor, &B.auth[i], i, 0);
     B.d.health[i] = spawn(&health_actor, &B.health[i], i, 0);
-    B.d.router[i] = spawn(&router, &B.router[i], i, p->router_mailbox);
+    B.d.router[i] = spawn(&router_actor, &B.router[i], i, p->router_mailbox);
 }
 
 static void spawn_all(void) {
-    static ptn_actor_ops fragile_edge;
     const struct plan *p = &world->plan;
-    fragile_edge = with(&edge_actor, edge_fragile);
     B.d.store = spawn(&store_actor, B.store, 0, 0);
     B.users = (users_config){.directory = &B.d};
     B.d.users = spawn(&users_actor, &B.users, 0, 0);
@@ -175,7 +122,7 @@ static void spawn_all(void) {
                                   .limits = {.out_bytes_max = p->out_bytes_max,
                                              .ws_requests_max = p->requests_max,
                                              .pipeline_max = p->pipeline_max}};
-        B.d.edge[i] = B.edges[i] = spawn(&fragile_edge, &B.edge[i], i, 0);
+        B.d.edge[i] = B.edges[i] = spawn(&edge_actor, &B.edge[i], i, 0);
     }
     B.control = (struct control_config){.edges = B.edges,
                                         .n_edges = p->workers,
@@ -366,7 +313,6 @@ static void build(void) {
                          .on_stuck = on_stuck};
     B.env = ptn_env_sim_new(&opts);
     PTN_ASSERT(B.env != NULL);
-    ptn_sim_rng_seed(&B.crash_rng, opts.seed ^ UINT64_C(0xc0ffee));
     ptn_runtime_opts o = {.workers = world->plan.workers, .env = B.env, .drain_ns = 5 * PTN_SEC};
     int err = ptn_runtime_new(&o, &B.rt);
     PTN_ASSERT(err == 0);
@@ -390,6 +336,7 @@ static void take_apart(void) {
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_done(&B.clients[i]);
     ptn_sim_stats_read(B.env, &st);
+    world->tally.buggified += st.buggified;
     ORACLE(st.transports_open == 0, "balance: %u transports are still open", st.transports_open);
     ORACLE(ptn__streams_queued_bytes(B.rt) == 0, "balance: bytes wait in streams that are gone");
     store_close(B.store);

@@ -295,15 +295,17 @@ static struct options read_options(int argc, char **argv) {
 static void print_tally(void) {
     printf(
         "%llu seeds, %llu failed; %llu sessions, %llu lost, %llu vanished, %llu kills, %llu actor "
-        "crashes; %llu answers, %llu refusals, %llu messages and %llu events acknowledged, "
+        "crashes, %llu other misfortunes; %llu answers, %llu refusals, %llu messages and %llu "
+        "events acknowledged, "
         "%llu events heard, %llu positions recovered, %llu not\n",
         (unsigned long long)crowd.done, (unsigned long long)(crowd.failed + crowd.caught),
         (unsigned long long)total->sessions, (unsigned long long)total->closed,
         (unsigned long long)total->vanished, (unsigned long long)total->kills,
-        (unsigned long long)total->crashes, (unsigned long long)total->answers,
-        (unsigned long long)total->refusals, (unsigned long long)total->acks,
-        (unsigned long long)total->publishes, (unsigned long long)total->events,
-        (unsigned long long)total->resumed, (unsigned long long)total->not_recovered);
+        (unsigned long long)total->crashes, (unsigned long long)total->buggified,
+        (unsigned long long)total->answers, (unsigned long long)total->refusals,
+        (unsigned long long)total->acks, (unsigned long long)total->publishes,
+        (unsigned long long)total->events, (unsigned long long)total->resumed,
+        (unsigned long long)total->not_recovered);
 }
 
 int main(int argc, char **argv) {

@@ -39,7 +39,6 @@ void world_plan(uint64_t seed) {
         .clients = 2 + (unsigned)ptn_sim_rng_below(r, CLIENTS_MAX - 1),
         .busy_ns = (3 + ptn_sim_rng_below(r, 12)) * PTN_SEC,
         .kill_step = ptn_sim_rng_below(r, 3) == 0 ? 200 + ptn_sim_rng_below(r, 10000) : 0,
-        .crash_ppm = pick(r, 4, 50, 2000),
         .hub_mailbox = pick(r, 3, 2, 16),
         .owner_mailbox = pick(r, 4, 4, 64),
         .router_mailbox = pick(r, 6, 4, 64),
@@ -55,6 +54,10 @@ void world_plan(uint64_t seed) {
         .vanish_ppm = pick(r, 2, 50000, 600000),
     };
     ptn_sim_faults_draw(r, &p->faults);
+}
+
+bool actors_may_fail(void) {
+    return world->plan.faults.buggify_ppm > 0;
 }
 
 /* ---- who is who ------------------------------------------------------------------------------ */

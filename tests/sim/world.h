@@ -44,14 +44,13 @@ struct place { /* one topic event, as the first who saw it saw it */
 
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
-        crashes, kills, vanished, reread, wakes;
+        crashes, kills, vanished, buggified;
 };
 
 struct plan { /* drawn from the seed */
     unsigned workers, clients;
     ptn_time busy_ns;   /* with faults; then everything must settle */
     uint64_t kill_step; /* of the first life; 0: never */
-    uint32_t crash_ppm; /* per message: the actor fails before or after it */
     uint32_t hub_mailbox, owner_mailbox, router_mailbox; /* messages; 0: as in production */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
@@ -83,6 +82,8 @@ _Noreturn void oracle_failed(const char *fmt, ...) __attribute__((format(printf,
 #define ORACLE(e, ...) ((e) ? (void)0 : oracle_failed(__VA_ARGS__))
 
 void world_plan(uint64_t seed);
+/* Actors fail in this run: a good client may hear of an internal error. */
+bool actors_may_fail(void);
 
 /* Who is who: the same in every run. */
 const char *user_id(unsigned user);
