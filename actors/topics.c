@@ -286,6 +286,10 @@ static void send_event(ptn_ctx *c, struct topics *s, unsigned worker, ptn_buf *e
     ptn_addr hub = s->config.directory->hub[worker];
     if (s->resync & bit)
         resync(c, s, worker);
+    if (s->resync & bit) { /* still refused: nothing newer may come before it, room or not */
+        ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+        return;
+    }
     ptn_buf *b = ptn_buf_ref(event);
     if (p != NULL && ptn_ask_lasting(c, hub, PTN_MSG_EVENT, b, PTN_NEVER, counted, p, NULL) == 0) {
         p->waiting++;
