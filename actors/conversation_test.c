@@ -639,10 +639,13 @@ static void read_all(ptn_ctx *c, struct fixture *x) {
 }
 
 Test(conversation, a_crash_loses_nothing_that_was_acknowledged) {
-    static const struct step steps[] = {{0, create},         {0, remember}, {0, attach_bob},
-                                        {0, send_and_crash}, {0, wait},     {0, crash},
-                                        {0, wait},           {0, wait},     {0, send_rest_again},
-                                        {0, wait},           {0, read_all}, {0, NULL}};
+    static struct step steps[96] = {
+        {0, create}, {0, remember}, {0, attach_bob}, {0, send_and_crash}};
+    for (unsigned i = 4; i < 95; i++) /* the second and third restart come after a backoff */
+        steps[i] = (struct step){0, wait};
+    steps[30] = (struct step){0, crash};
+    steps[90] = (struct step){0, send_rest_again};
+    steps[94] = (struct step){0, read_all};
     run(1, steps);
     cr_expect_eq(f->rig.crashes, 3);
     cr_expect_eq(f->rig.restarts, 3);

@@ -167,6 +167,7 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
         sum.dead_letters += s.dead_letters;
         sum.late_replies += s.late_replies;
         sum.deadline_expired += s.deadline_expired;
+        sum.backing_off += s.backing_off;
         if (s.lag_ns_max > sum.lag_ns_max)
             sum.lag_ns_max = s.lag_ns_max;
     }
@@ -184,6 +185,8 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
          (double)sum.late_replies},
         {"postern_deadline_expired_total", "counter", "Requests whose deadline passed in a queue",
          (double)sum.deadline_expired},
+        {"postern_actors_backing_off", "gauge", "Failed actors that wait for their restart",
+         (double)sum.backing_off},
         {"postern_worker_turn_seconds_max", "gauge", "Longest turn", (double)sum.lag_ns_max * 1e-9},
     };
     for (size_t i = 0; i < PTN_ARRAY_LEN(rows); i++) {

@@ -72,7 +72,7 @@ static void trace(const ptn_trace_event *e, void *arg) {
     PTN_LOG(e->kind == PTN_TRACE_DEAD_LETTER ? PTN_LOG_DEBUG : PTN_LOG_ERROR, events[e->kind],
             PTN_F_Z("actor", e->actor), PTN_F_INT("address", e->addr),
             PTN_F_Z("message", ptn_msg_type_name(e->msg_type)), PTN_F_INT("reason", e->reason),
-            PTN_F_Z("text", e->text));
+            PTN_F_INT("wait_ms", e->wait_ns / PTN_MS), PTN_F_Z("text", e->text));
 }
 
 /* ---- what can fail because of the outside -------------------------------------------------- */

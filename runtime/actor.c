@@ -240,7 +240,8 @@ int ptn__actor_init(struct ptn__slot *s) {
         return err;
     }
     if (s->cold->sup != PTN_ADDR_NONE)
-        ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index, 0);
+        ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index,
+                          (int)s->incarnation);
     if (s->exiting)
         ptn__actor_exit(s);
     return 0;

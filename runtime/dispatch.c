@@ -149,7 +149,9 @@ static void adopt(ptn_ctx *c, const struct ptn__env *e) {
     free(sp);
 }
 
-static void control(ptn_ctx *c, const struct ptn__env *e) {
+static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf);
+
+static void control(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
     switch ((enum ptn__control)e->type) {
     case PTN__CTL_ADOPT:
@@ -160,6 +162,15 @@ static void control(ptn_ctx *c, const struct ptn__env *e) {
         break;
     case PTN__CTL_HOLD:
         ptn__actor_hold(s);
+        break;
+    case PTN__CTL_STOPPING:
+        if (s->life != PTN__RUNNING || s->incarnation != (uint32_t)e->err)
+            break; /* meant for one that is gone */
+        e->kind = PTN__ENV_SYSTEM;
+        e->type = PTN_MSG_STOPPING;
+        e->deadline = e->corr;
+        e->corr = 0;
+        deliver(c, e, NULL);
         break;
     case PTN__CTL_END:
         ptn__actor_end(s, e->err);

@@ -278,6 +278,7 @@ struct ptn__worker {
     /* stats */
     _Atomic(uint64_t) turns, parks, stalls, messages;
     _Atomic(uint64_t) dead_letters, late_replies, deadline_expired, lag_ns_max;
+    _Atomic(uint64_t) backing_off; /* supervise.c's */
     struct ptn__wait waits[PTN__WAITS_MAX];
     struct ptn__stream_counts stream_counts;
 };
@@ -463,11 +464,12 @@ enum ptn__control {
     PTN__CTL_ADOPT = 1, /* corr: struct ptn__spawn * */
     PTN__CTL_INIT,      /* held -> running */
     PTN__CTL_HOLD,      /* running -> held, then CHILD_HELD to the supervisor */
+    PTN__CTL_STOPPING,  /* PTN_MSG_STOPPING to incarnation err; corr: deadline */
     PTN__CTL_END,       /* any -> dead; err: reason */
     PTN__CTL_MONITOR,   /* from: watcher, corr: reference */
     PTN__CTL_DEMONITOR,
     PTN__CTL_LINK_DOWN, /* a supervisor of this actor gave up: crash; err: reason */
-    PTN__CTL_CHILD_UP,  /* to a supervisor; corr: child index */
+    PTN__CTL_CHILD_UP,  /* to a supervisor; corr: child index, err: incarnation */
     PTN__CTL_CHILD_CRASHED,
     PTN__CTL_CHILD_EXITED,
     PTN__CTL_CHILD_HELD,

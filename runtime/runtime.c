@@ -188,6 +188,7 @@ void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *r
         .dead_letters = relaxed(&w->dead_letters),
         .late_replies = relaxed(&w->late_replies),
         .deadline_expired = relaxed(&w->deadline_expired),
+        .backing_off = relaxed(&w->backing_off),
         /* reading resets it; a turn that ends meanwhile may be lost from one of the two readings */
         .lag_ns_max = atomic_exchange_explicit(&w->lag_ns_max, 0, memory_order_relaxed),
     };

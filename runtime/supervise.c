@@ -4,8 +4,14 @@
  *
  * All of it is messages, so that a supervisor and its children may live on different workers.  A
  * child that crashes or exits is HELD behind its address and reports; the supervisor answers INIT
- * or END.  Restarting a group takes two sweeps: hold the running ones newest first, then start
- * oldest first, each step waiting for the report of the one before.
+ * or END.  Restarting a group takes two sweeps: hold the running ones newest first, each given its
+ * time to stop by itself, then start oldest first, each step waiting for the report of the one
+ * before.
+ *
+ * The first restart comes at once: most crashes are one bad message, and everybody else is waiting.
+ * A child that fails again before it has been up for a window waits, about twice as long each time;
+ * chance keeps those that failed together from coming back together.  Its mailbox stays, bounded as
+ * ever.  A child that is to end is not waited for: END goes past a backoff.
  *
  * A supervisor that restarts too often gives up: it ends with its children, and the actor that
  * called ptn_supervise() crashes, so that the decision moves up the tree.  The end of that actor
@@ -20,14 +26,22 @@
 #define RESTARTS_MAX_DEFAULT 10u
 #define RESTARTS_MAX_MAX 1024u
 #define WINDOW_DEFAULT_NS (5 * PTN_SEC)
+#define BACKOFF_MIN_DEFAULT_NS (10 * PTN_MS)
+#define BACKOFF_MAX_DEFAULT_NS PTN_SEC
 
-enum kid_state { KID_HELD, KID_STARTING, KID_UP, KID_HOLDING, KID_GONE };
+enum kid_state { KID_HELD, KID_STARTING, KID_UP, KID_STOPPING, KID_HOLDING, KID_GONE };
 enum sup_mode { SUP_IDLE, SUP_HOLDING, SUP_STARTING };
 
 struct kid {
     ptn_addr addr;
     enum ptn_restart restart;
     enum kid_state state;
+    uint32_t incarnation; /* UP: to tell this one to stop, and not the next */
+    uint32_t failures;    /* in a row: without a quiet window between them */
+    bool backing_off;     /* HELD, and counted as such */
+    ptn_time due;         /* HELD: starts no earlier; STOPPING: held then */
+    ptn_time up_since;    /* 0: not up yet */
+    ptn_time shutdown_ns;
     char *name; /* registered name, owned; NULL: none */
     const char *label;
 };
@@ -42,8 +56,9 @@ struct sup {
     struct kid *kids;
     uint32_t n, cap;
     uint32_t restarts_max, n_restarts; /* ring of the last restarts_max times */
-    ptn_time window_ns;
+    ptn_time window_ns, backoff_min_ns, backoff_max_ns;
     ptn_time *restart_times;
+    ptn_timer timer; /* the next `due` of a child */
     bool root, gave_up;
 };
 
@@ -60,8 +75,16 @@ static void tell(const struct sup *p, uint32_t i, uint32_t type, int reason) {
     ptn__send_control(p->w, p->kids[i].addr, p->self, type, 0, reason);
 }
 
+/* How many wait is a number for the metrics. */
+static void set_backing_off(struct sup *p, struct kid *k, bool on) {
+    if (k->backing_off != on)
+        ptn__count(&p->w->backing_off, on ? 1 : UINT64_MAX);
+    k->backing_off = on;
+}
+
 static void kid_end(struct sup *p, uint32_t i) {
     p->kids[i].state = KID_GONE;
+    set_backing_off(p, &p->kids[i], false);
     /* The name is free at once, so that a successor may take it before this child's worker gets
      * there. */
     if (p->kids[i].name != NULL)
@@ -71,30 +94,73 @@ static void kid_end(struct sup *p, uint32_t i) {
 
 static void kid_start(struct sup *p, uint32_t i) {
     p->kids[i].state = KID_STARTING;
+    p->kids[i].up_since = 0;
+    set_backing_off(p, &p->kids[i], false);
     tell(p, i, PTN__CTL_INIT, 0);
 }
 
+static void kid_hold(struct sup *p, uint32_t i) {
+    p->kids[i].state = KID_HOLDING;
+    tell(p, i, PTN__CTL_HOLD, 0);
+}
+
+/* How long a child that has just failed waits: not at all, then min, 2 min, 4 min ... max, each
+ * less a random part of up to a half. */
+static ptn_time backoff(struct sup *p, struct kid *k) {
+    if (k->up_since != 0 && p->w->now - k->up_since >= p->window_ns)
+        k->failures = 0;
+    uint32_t n = k->failures++;
+    if (n == 0)
+        return 0;
+    ptn_time d = p->backoff_max_ns;
+    if (n <= 32 && p->backoff_min_ns <= p->backoff_max_ns >> (n - 1))
+        d = p->backoff_min_ns << (n - 1);
+    uint64_t dice;
+    p->w->env->ops->random(p->w->env, &dice, sizeof(dice));
+    return d - dice % (d / 2 + 1);
+}
+
+static void tick(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
 /* ---- the group restart -------------------------------------------------------------------- */
 
+static void wait_until(ptn_ctx *c, struct sup *p, ptn_time due) {
+    if (!ptn_timer_is_armed(&p->timer) || due < p->timer.due)
+        ptn_timer_start(c, &p->timer, due > p->w->now ? due - p->w->now : 0, tick, p);
+}
+
 /* Newest first.  True: none is running any more. */
-static bool holding_done(struct sup *p) {
+static bool holding_done(ptn_ctx *c, struct sup *p) {
     for (uint32_t i = p->n; i-- > p->from;) {
         struct kid *k = &p->kids[i];
         if (k->restart == PTN_TEMPORARY && k->state != KID_GONE)
             kid_end(p, i);
-        if (k->state == KID_STARTING || k->state == KID_HOLDING)
-            return false;
-        if (k->state == KID_UP) {
-            k->state = KID_HOLDING;
-            tell(p, i, PTN__CTL_HOLD, 0);
-            return false;
+        if (k->state == KID_UP && k->shutdown_ns > 0) {
+            k->state = KID_STOPPING;
+            k->due = p->w->now + k->shutdown_ns;
+            ptn__send_control(p->w, k->addr, p->self, PTN__CTL_STOPPING, k->due,
+                              (int)k->incarnation);
+        } else if (k->state == KID_UP || (k->state == KID_STOPPING && k->due <= p->w->now)) {
+            kid_hold(p, i);
         }
+        if (k->state == KID_STOPPING)
+            wait_until(c, p, k->due);
+        if (k->state != KID_HELD && k->state != KID_GONE)
+            return false;
     }
     return true;
 }
 
-/* Oldest first.  True: all are running. */
-static bool starting_done(struct sup *p) {
+/* Oldest first, and none before all may.  True: all are running. */
+static bool starting_done(ptn_ctx *c, struct sup *p) {
+    ptn_time due = 0;
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->kids[i].state == KID_HELD && p->kids[i].due > due)
+            due = p->kids[i].due;
+    if (due > p->w->now) {
+        wait_until(c, p, due);
+        return false;
+    }
     for (uint32_t i = 0; i < p->n; i++) {
         if (p->kids[i].state == KID_STARTING)
             return false;
@@ -106,13 +172,32 @@ static bool starting_done(struct sup *p) {
     return true;
 }
 
-static void advance(struct sup *p) {
-    if (p->mode == SUP_HOLDING && holding_done(p))
+/* Outside of group restarts children are independent. */
+static void start_due(ptn_ctx *c, struct sup *p) {
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct kid *k = &p->kids[i];
+        if (k->state == KID_HELD && k->due <= p->w->now)
+            kid_start(p, i);
+        else if (k->state == KID_HELD)
+            wait_until(c, p, k->due);
+    }
+}
+
+static void advance(ptn_ctx *c, struct sup *p) {
+    if (p->mode == SUP_HOLDING && holding_done(c, p))
         p->mode = SUP_STARTING;
-    if (p->mode == SUP_STARTING && starting_done(p)) {
+    if (p->mode == SUP_STARTING && starting_done(c, p)) {
         p->mode = SUP_IDLE;
         p->from = UINT32_MAX;
     }
+    if (p->mode == SUP_IDLE)
+        start_due(c, p);
+}
+
+static void tick(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)state;
+    (void)t;
+    advance(c, arg);
 }
 
 /* ---- verdicts ----------------------------------------------------------------------------- */
@@ -146,37 +231,42 @@ static void restart(ptn_ctx *c, struct sup *p, uint32_t i, const struct ptn__env
         give_up(c, p, e);
         return;
     }
+    struct kid *k = &p->kids[i];
+    ptn_time wait = backoff(p, k);
+    k->due = p->w->now + wait;
+    set_backing_off(p, k, wait > 0);
     ptn_trace_event t = {.kind = PTN_TRACE_RESTART,
-                         .actor = p->kids[i].label,
-                         .addr = p->kids[i].addr,
+                         .actor = k->label,
+                         .addr = k->addr,
                          .reason = e->err,
+                         .wait_ns = wait,
                          .text = ptn_err_text(e->err)};
     ptn__trace(p->w->rt, &t);
-    if (p->strategy == PTN_ONE_FOR_ONE) {
-        if (p->mode == SUP_IDLE)
-            kid_start(p, i);
-    } else {
+    if (p->strategy != PTN_ONE_FOR_ONE) {
         uint32_t from = p->strategy == PTN_ONE_FOR_ALL ? 0 : i;
         p->from = from < p->from ? from : p->from;
         p->mode = SUP_HOLDING;
     }
-    advance(p);
+    advance(c, p);
 }
 
 /* A child is HELD now, for good reason or bad: what next? */
 static void kid_down(ptn_ctx *c, struct sup *p, uint32_t i, const struct ptn__env *e) {
     struct kid *k = &p->kids[i];
     bool crashed = e->type == PTN__CTL_CHILD_CRASHED;
-    bool held_for_group = k->state == KID_HOLDING;
+    bool told_to_stop = k->state == KID_STOPPING; /* so its end was not of its own will */
+    bool held_for_group = told_to_stop || k->state == KID_HOLDING;
     k->state = KID_HELD;
-    bool again = k->restart == PTN_PERMANENT || (k->restart == PTN_TRANSIENT && crashed);
+    k->due = 0;
+    bool again =
+        k->restart == PTN_PERMANENT || (k->restart == PTN_TRANSIENT && (crashed || told_to_stop));
     bool stopping = p->gave_up || atomic_load_explicit(&p->w->rt->phase, memory_order_acquire) !=
                                       PTN__PHASE_RUN; /* partner: phase_raise() in worker.c */
     if (!again || (p->root && stopping)) {
         kid_end(p, i);
-        advance(p);
+        advance(c, p);
     } else if (held_for_group) {
-        advance(p); /* it went down while it was being held: that is no further restart */
+        advance(c, p); /* it went down while it was being held: that is no further restart */
     } else {
         restart(c, p, i, e);
     }
@@ -192,14 +282,19 @@ void ptn__sup_control(ptn_ctx *c, const struct ptn__env *e) {
         return;
     switch (e->type) {
     case PTN__CTL_CHILD_UP:
-        if (k->state == KID_STARTING)
+        if (k->state == KID_STARTING) {
             k->state = KID_UP;
-        advance(p);
+            k->up_since = p->w->now;
+            k->incarnation = (uint32_t)e->err;
+        }
+        advance(c, p);
         break;
     case PTN__CTL_CHILD_HELD:
-        if (k->state == KID_HOLDING)
+        if (k->state == KID_HOLDING) {
             k->state = KID_HELD;
-        advance(p);
+            k->due = 0;
+        }
+        advance(c, p);
         break;
     default:
         kid_down(c, p, i, e);
@@ -235,7 +330,7 @@ static int kid_add(struct sup *p, const ptn_child *kid, bool top, struct ptn__wo
                                  .top = top,
                                  .worker = on};
     struct kid *k = &p->kids[p->n];
-    *k = (struct kid){.restart = kid->restart, .state = KID_HELD};
+    *k = (struct kid){.restart = kid->restart, .state = KID_HELD, .shutdown_ns = kid->shutdown_ns};
     if (kid->opts.register_as != NULL && (k->name = strdup(kid->opts.register_as)) == NULL)
         return -PTN_ENOMEM;
     int err = ptn__spawn_actor(rt, w, &req, &k->addr);
@@ -285,6 +380,10 @@ static int sup_init(ptn_ctx *c, void *state, void *arg) {
     p->strategy = a->opts->strategy;
     p->window_ns = a->opts->window_ns != 0 ? a->opts->window_ns : WINDOW_DEFAULT_NS;
     p->restarts_max = a->opts->restarts_max != 0 ? a->opts->restarts_max : RESTARTS_MAX_DEFAULT;
+    p->backoff_min_ns =
+        a->opts->backoff_min_ns != 0 ? a->opts->backoff_min_ns : BACKOFF_MIN_DEFAULT_NS;
+    p->backoff_max_ns =
+        a->opts->backoff_max_ns != 0 ? a->opts->backoff_max_ns : BACKOFF_MAX_DEFAULT_NS;
     if (p->restarts_max > RESTARTS_MAX_MAX)
         return -PTN_EINVAL;
     p->restart_times = ptn_alloc(c, p->restarts_max * sizeof(*p->restart_times));
@@ -301,7 +400,7 @@ static int sup_init(ptn_ctx *c, void *state, void *arg) {
         ptn__resource_add(&pc, &p->link);
     }
     p->mode = a->root ? SUP_IDLE : SUP_STARTING;
-    advance(p);
+    advance(c, p);
     return 0;
 }
 

@@ -7,7 +7,7 @@
 
 #include <criterion/criterion.h>
 
-enum { MSG_CRASH = PTN_MSG_USER, MSG_EXIT, MSG_COUNT, MSG_STOP, MSG_REQUIRE, MSG_GO };
+enum { MSG_CRASH = PTN_MSG_USER, MSG_EXIT, MSG_COUNT, MSG_STOP, MSG_REQUIRE, MSG_DEAF };
 
 static int exit_on_stopping(ptn_ctx *c, void *state, const ptn_msg *m) {
     (void)state;
@@ -37,6 +37,7 @@ static void log_clear(void) {
 
 struct kid {
     char who;
+    bool deaf; /* to STOPPING */
     unsigned counted;
 };
 
@@ -76,8 +77,17 @@ static int kid_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case MSG_STOP:
         ptn_runtime_stop(ptn_ctx_runtime(c));
         return 0;
+    case MSG_DEAF:
+        k->deaf = true;
+        return 0;
+    case PTN_MSG_STOPPING:
+        if (m->deadline != PTN_NEVER) { /* of a group restart: it has an end */
+            note('s', k->who);
+            cr_expect(m->deadline > ptn_now(c));
+        }
+        return k->deaf ? 0 : exit_on_stopping(c, state, m);
     default:
-        return exit_on_stopping(c, state, m);
+        return 0;
     }
 }
 
@@ -92,6 +102,7 @@ static const ptn_actor_ops kid_ops = {.name = "kid",
 struct play {
     const ptn_sup_opts *opts;
     enum ptn_restart restart[3];
+    ptn_time shutdown_ns;
     int workers[3];
     struct {
         char who;
@@ -132,7 +143,8 @@ static int play_init(ptn_ctx *c, void *state, void *arg) {
         kids[i] = (ptn_child){.ops = &kid_ops,
                               .opts = {.register_as = kid_names[i], .worker = p->workers[i]},
                               .arg = (void *)(uintptr_t)kid_names[i],
-                              .restart = p->restart[i]};
+                              .restart = p->restart[i],
+                              .shutdown_ns = p->shutdown_ns};
     p->t = (ptn_timer){0};
     ptn_timer_start(c, &p->t, 10 * PTN_MS, play_step, p);
     return ptn_supervise(c, p->opts, kids, 3, NULL);
@@ -236,6 +248,229 @@ Test(supervise, restarts_outside_the_window_are_forgiven) {
     cr_expect_eq(r.restarts, 3);
 }
 
+/* ---- every kind of child under every strategy ------------------------------------------------ */
+
+struct kinds {
+    enum ptn_strategy strategy;
+    enum ptn_restart restart; /* of b; a and c are permanent */
+    const char *crash, *leave;
+};
+
+Test(supervise, every_kind_of_child_under_every_strategy) {
+    static const struct kinds cases[] = {
+        {PTN_ONE_FOR_ONE, PTN_PERMANENT, "db +b .a .b .c ", "-b db +b .a .b .c "},
+        {PTN_ONE_FOR_ONE, PTN_TRANSIENT, "db +b .a .b .c ", "-b db .a ?b .c "},
+        {PTN_ONE_FOR_ONE, PTN_TEMPORARY, "db .a ?b .c ", "-b db .a ?b .c "},
+        {PTN_ONE_FOR_ALL, PTN_PERMANENT, "db -c dc -a da +a +b +c .a .b .c ",
+         "-b db -c dc -a da +a +b +c .a .b .c "},
+        {PTN_ONE_FOR_ALL, PTN_TRANSIENT, "db -c dc -a da +a +b +c .a .b .c ", "-b db .a ?b .c "},
+        {PTN_ONE_FOR_ALL, PTN_TEMPORARY, "db .a ?b .c ", "-b db .a ?b .c "},
+        {PTN_REST_FOR_ONE, PTN_PERMANENT, "db -c dc +b +c .a .b .c ",
+         "-b db -c dc +b +c .a .b .c "},
+        {PTN_REST_FOR_ONE, PTN_TRANSIENT, "db -c dc +b +c .a .b .c ", "-b db .a ?b .c "},
+        {PTN_REST_FOR_ONE, PTN_TEMPORARY, "db .a ?b .c ", "-b db .a ?b .c "},
+    };
+    for (size_t i = 0; i < 2 * PTN_ARRAY_LEN(cases); i++) {
+        const struct kinds *k = &cases[i / 2];
+        bool crash = i % 2 == 0;
+        struct rig r;
+        const ptn_sup_opts o = {.strategy = k->strategy};
+        struct play p = {.opts = &o,
+                         .restart = {PTN_PERMANENT, k->restart, PTN_PERMANENT},
+                         .steps = {{'b', crash ? MSG_CRASH : MSG_EXIT},
+                                   {'a', MSG_COUNT},
+                                   {'b', MSG_COUNT},
+                                   {'c', MSG_COUNT}}};
+        play(&r, &p, 1 + i % 3);
+        expect_log(crash ? k->crash : k->leave);
+    }
+}
+
+/* A sibling that crashes is the cause; c is only in its group, and so does not leave. */
+Test(supervise, a_group_restart_ends_temporary_children_and_keeps_transient_ones) {
+    for (ptn_time shutdown = 0; shutdown <= PTN_SEC; shutdown += PTN_SEC) {
+        struct rig r;
+        const ptn_sup_opts o = {.strategy = PTN_ONE_FOR_ALL};
+        struct play p = {.opts = &o,
+                         .shutdown_ns = shutdown,
+                         .restart = {PTN_PERMANENT, PTN_TEMPORARY, PTN_TRANSIENT},
+                         .steps = {{'a', MSG_CRASH}, {'b', MSG_COUNT}, {'c', MSG_COUNT}}};
+        play(&r, &p, 1);
+        expect_log(shutdown == 0 ? "da -c dc -b db +a +c ?b .c "
+                                 : "da sc -c dc -b db +a +c ?b .c ");
+        cr_expect_eq(r.restarts, 1);
+    }
+}
+
+/* ---- time to stop, time to wait -------------------------------------------------------------- */
+
+Test(supervise, siblings_get_their_time_to_stop_newest_first) {
+    for (unsigned workers = 1; workers <= 3; workers++) {
+        struct rig r;
+        const ptn_sup_opts o = {.strategy = PTN_ONE_FOR_ALL};
+        struct play p = {.opts = &o,
+                         .shutdown_ns = 25 * PTN_MS,
+                         .steps = {{'b', MSG_DEAF},
+                                   {'a', MSG_CRASH},
+                                   {'c', MSG_COUNT}, /* b takes its 25 ms: this one waits */
+                                   {'b', MSG_COUNT},
+                                   {'a', MSG_COUNT},
+                                   {'c', MSG_COUNT}}};
+        play(&r, &p, workers);
+        expect_log("da sc -c dc sb .b -b db +a +b +c .c .a .c ");
+        cr_expect_eq(r.restarts, 1);
+    }
+}
+
+struct patient { /* crashes in every init until told otherwise, and knows when */
+    ptn_time at[64];
+    unsigned n, crashes;
+    ptn_time calm_ns; /* lives this long before each crash */
+    ptn_timer t;
+};
+
+static void patient_fail(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)state;
+    (void)t;
+    (void)arg;
+    ptn_fail(c, PTN_EIO, "again");
+}
+
+static int patient_init(ptn_ctx *c, void *state, void *arg) {
+    struct patient *k = arg;
+    (void)state;
+    k->at[k->n++ % PTN_ARRAY_LEN(k->at)] = ptn_now(c);
+    k->t = (ptn_timer){0};
+    if (k->n > k->crashes)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+    else if (k->calm_ns == 0)
+        return -PTN_EIO;
+    else
+        ptn_timer_start(c, &k->t, k->calm_ns, patient_fail, NULL);
+    return 0;
+}
+static const ptn_actor_ops patient_ops = {
+    .name = "patient", .init = patient_init, .handle = exit_on_stopping};
+
+struct ward {
+    const ptn_sup_opts *opts;
+    struct patient *patient;
+};
+static int ward_init(ptn_ctx *c, void *state, void *arg) {
+    const struct ward *w = arg;
+    (void)state;
+    ptn_child kid = {.ops = &patient_ops, .opts = {.worker = -1}, .arg = w->patient};
+    return ptn_supervise(c, w->opts, &kid, 1, NULL);
+}
+static const ptn_actor_ops ward_ops = {
+    .name = "ward", .init = ward_init, .handle = exit_on_stopping};
+
+/* NULL: under the root. */
+static void nurse(struct rig *r, const ptn_sup_opts *o, struct patient *k) {
+    struct ward w = {.opts = o, .patient = k};
+    rig_open(r, 1);
+    if (o != NULL)
+        rig_spawn(r, &ward_ops, &w, 0, PTN_PERMANENT);
+    else
+        rig_spawn(r, &patient_ops, k, 0, PTN_PERMANENT);
+    cr_assert_eq(ptn_runtime_run(r->rt), 0);
+    ptn_worker_stats st;
+    ptn_worker_stats_read(r->rt, 0, &st);
+    cr_expect_eq(st.backing_off, 0);
+    rig_close(r);
+}
+
+/* Waits are between a half and the whole of min, 2 min, ... max; the timer adds up to 1 ms. */
+static void expect_wait(const struct patient *k, unsigned i, ptn_time want) {
+    ptn_time got = k->at[i + 1] - k->at[i] - k->calm_ns;
+    cr_expect(got >= want / 2 && got <= want + 2 * PTN_MS, "wait %u: %llu ns, not %llu", i,
+              (unsigned long long)got, (unsigned long long)want);
+}
+
+Test(supervise, restarts_back_off_up_to_the_limit) {
+    const ptn_sup_opts o = {
+        .restarts_max = 20, .backoff_min_ns = 20 * PTN_MS, .backoff_max_ns = 300 * PTN_MS};
+    struct rig r;
+    struct patient k = {.crashes = 9};
+    nurse(&r, &o, &k);
+    static const ptn_time want_ms[] = {0, 20, 40, 80, 160, 300, 300, 300, 300};
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(want_ms); i++)
+        expect_wait(&k, i, want_ms[i] * PTN_MS);
+    cr_expect_eq(r.gave_up, 0);
+}
+
+Test(supervise, the_root_backs_off_too) {
+    struct rig r;
+    struct patient k = {.crashes = 5};
+    nurse(&r, NULL, &k);
+    static const ptn_time want_ms[] = {0, 10, 20, 40, 80};
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(want_ms); i++)
+        expect_wait(&k, i, want_ms[i] * PTN_MS);
+}
+
+Test(supervise, a_quiet_window_ends_the_backoff) {
+    const ptn_sup_opts o = {
+        .restarts_max = 20, .window_ns = PTN_SEC, .backoff_min_ns = 100 * PTN_MS};
+    struct rig r;
+    struct patient restless = {.crashes = 4, .calm_ns = 990 * PTN_MS};
+    nurse(&r, &o, &restless);
+    expect_wait(&restless, 0, 0);
+    expect_wait(&restless, 1, 100 * PTN_MS);
+    expect_wait(&restless, 2, 200 * PTN_MS);
+    struct patient calm = {.crashes = 4, .calm_ns = 1010 * PTN_MS};
+    nurse(&r, &o, &calm);
+    for (unsigned i = 0; i < 4; i++)
+        expect_wait(&calm, i, 0);
+}
+
+/* ---- the end during a backoff ---------------------------------------------------------------- */
+
+struct halt {
+    ptn_time told, over;
+    ptn_timer t;
+    ptn_runtime *rt;
+    uint64_t backing_off;
+};
+static void halt_now(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct halt *h = arg;
+    (void)state;
+    (void)t;
+    ptn_worker_stats st;
+    ptn_worker_stats_read(ptn_ctx_runtime(c), 0, &st);
+    h->backing_off = st.backing_off;
+    h->told = ptn_now(c);
+    ptn_runtime_stop(ptn_ctx_runtime(c));
+}
+static int halt_init(ptn_ctx *c, void *state, void *arg) {
+    struct halt *h = arg;
+    (void)state;
+    ptn_timer_start(c, &h->t, 2500 * PTN_MS, halt_now, h);
+    return 0;
+}
+static const ptn_actor_ops halt_ops = {
+    .name = "halt", .init = halt_init, .handle = exit_on_stopping};
+
+Test(supervise, a_stop_does_not_wait_for_a_backoff) {
+    for (unsigned nested = 0; nested <= 1; nested++) {
+        const ptn_sup_opts o = {.backoff_min_ns = 3600 * PTN_SEC, .backoff_max_ns = 3600 * PTN_SEC};
+        struct rig r;
+        struct patient k = {.crashes = 60};
+        struct ward w = {.opts = &o, .patient = &k};
+        struct halt h = {0};
+        rig_open(&r, 2);
+        rig_spawn(&r, &halt_ops, &h, 0, PTN_PERMANENT);
+        if (nested == 1)
+            rig_spawn(&r, &ward_ops, &w, 0, PTN_PERMANENT);
+        else
+            rig_spawn(&r, &patient_ops, &k, 1, PTN_PERMANENT);
+        cr_assert_eq(ptn_runtime_run(r.rt), 0);
+        cr_expect_eq(h.backing_off, 1);
+        cr_expect_lt(r.env->now - h.told, 100 * PTN_MS);
+        cr_expect_eq(r.gave_up, 0);
+        rig_close(&r);
+    }
+}
+
 /* ---- the root ----------------------------------------------------------------------------- */
 
 static int crash_init(ptn_ctx *c, void *state, void *arg) {
@@ -297,6 +532,65 @@ Test(supervise, the_mailbox_survives_and_the_poison_message_does_not) {
     cr_expect_eq(d.reason, PTN_ECRASHED);
     struct ptn__slot *s = ptn__slot_at(r.rt, b.to);
     cr_expect_eq(atomic_load(&s->mbox_load), 0, "all room was given back");
+    rig_close(&r);
+    cr_expect_eq(buf_live(), 0);
+}
+
+/* ---- a poison request ------------------------------------------------------------------------ */
+
+struct poisoner {
+    ptn_addr to;
+    int errs[3];
+    unsigned n;
+    ptn_time asked, answered;
+};
+
+static void poison_answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    (void)state;
+    (void)reply;
+    struct poisoner *p = arg;
+    p->errs[p->n++] = err;
+    if (p->n == 1)
+        p->answered = ptn_now(c);
+    if (p->n == 2)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+}
+
+static int poisoner_init(ptn_ctx *c, void *state, void *arg) {
+    struct poisoner *p = arg;
+    (void)state;
+    p->asked = ptn_now(c);
+    for (int i = 0; i < 2; i++)
+        cr_expect_eq(ptn_ask(c, p->to, MSG_CRASH, buf_u64(7), p->asked + 10 * PTN_SEC,
+                             poison_answered, p, NULL),
+                     0);
+    return 0;
+}
+static const ptn_actor_ops poisoner_ops = {
+    .name = "poisoner", .init = poisoner_init, .handle = exit_on_stopping};
+
+Test(supervise, a_poison_request_is_answered_and_not_delivered_again) {
+    struct rig r;
+    char who = 'k';
+    struct poisoner p = {0};
+    rig_open(&r, 2);
+    log_clear();
+    p.to = rig_spawn(&r, &kid_ops, &who, 1, PTN_PERMANENT);
+    rig_spawn(&r, &poisoner_ops, &p, 0, PTN_PERMANENT);
+    cr_assert_eq(ptn_runtime_run(r.rt), 0);
+    cr_expect_eq(p.n, 2);
+    cr_expect_eq(p.errs[0], -PTN_ECRASHED);
+    cr_expect_eq(p.errs[1], -PTN_ECRASHED);
+    cr_expect_lt(p.answered - p.asked, 5 * PTN_MS, "at once, not at the deadline");
+    cr_expect_eq(r.crashes, 2, "one for each, and none for a second delivery");
+    struct ptn__dead_letter d[3];
+    cr_assert_eq(ptn__dead_letters_copy(r.rt->workers[1], d, 3), 2);
+    for (int i = 0; i < 2; i++) {
+        cr_expect_eq(d[i].type, MSG_CRASH);
+        cr_expect_eq(d[i].reason, PTN_ECRASHED);
+        cr_expect_eq(d[i].to, p.to);
+        cr_expect_eq(d[i].len, sizeof(uint64_t));
+    }
     rig_close(&r);
     cr_expect_eq(buf_live(), 0);
 }

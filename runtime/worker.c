@@ -215,7 +215,12 @@ static void phase_raise(struct ptn__worker *w, uint32_t from, uint32_t to) {
 
 static void tell_stopping(struct ptn__worker *w) {
     struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
-    for (struct ptn__slot *s = w->live; s != NULL; s = s->live_next) {
+    for (struct ptn__slot *s = w->live, *next; s != NULL; s = next) {
+        next = s->live_next;
+        if (s->cold->top && s->life == PTN__HELD && s->incarnation > 0) {
+            ptn__actor_end(s, PTN_ESTOPPING); /* nobody waits for its backoff */
+            continue;
+        }
         struct ptn__env e = {.to = s->self,
                              .deadline = PTN_NEVER,
                              .type = PTN_MSG_STOPPING,

@@ -34,7 +34,9 @@ typedef struct ptn_env ptn_env;   /* the outside world: runtime/env/env.h */
 enum ptn_runtime_msg {
     PTN_MSG_DOWN = 1,   /* a monitored actor is gone: from = the actor, corr = monitor reference */
     PTN_MSG_SIGNAL = 2, /* corr = signal number (ptn_signal_watch) */
-    PTN_MSG_STOPPING = 3, /* the runtime drains: finish and ptn_exit() before its deadline */
+    /* The runtime drains, or a group restart wants this child down: finish and ptn_exit() before
+     * the deadline. */
+    PTN_MSG_STOPPING = 3,
 };
 
 typedef struct ptn_msg { /* what a handler sees; valid for the call */
@@ -248,11 +250,20 @@ typedef struct ptn_child {
     ptn_actor_opts opts;
     void *arg;
     enum ptn_restart restart;
+    /* In a group restart the child first gets PTN_MSG_STOPPING and this long to ptn_exit().  0: it
+     * is held at once.  Either way it ends in order (fini runs). */
+    ptn_time shutdown_ns;
 } ptn_child;
+/* The first restart is immediate.  Each further one, while the child has not been up for window_ns
+ * in one piece, waits: backoff_min_ns, then twice as long each time up to backoff_max_ns, minus a
+ * random part of up to a half.  Messages wait in the child's mailbox meanwhile.  A backoff_max_ns
+ * of more than window_ns / restarts_max means that the supervisor never gives up. */
 typedef struct ptn_sup_opts {
     enum ptn_strategy strategy;
-    uint32_t restarts_max; /* per window, then the supervisor fails upward; 0: 10 */
-    ptn_time window_ns;    /* 0: 5 s */
+    uint32_t restarts_max;   /* per window, then the supervisor fails upward; 0: 10 */
+    ptn_time window_ns;      /* 0: 5 s */
+    ptn_time backoff_min_ns; /* 0: 10 ms */
+    ptn_time backoff_max_ns; /* 0: 1 s */
 } ptn_sup_opts;
 int ptn_supervise(ptn_ctx *c, const ptn_sup_opts *o, const ptn_child *kids, size_t n,
                   ptn_addr *ret_sup);
@@ -279,7 +290,8 @@ void ptn_waits_visit(ptn_runtime *rt,
 typedef struct ptn_worker_stats {
     uint64_t turns, parks, wakes, stalls, messages;
     uint64_t dead_letters, late_replies, deadline_expired;
-    uint64_t lag_ns_max; /* longest turn since the last call that reset it */
+    uint64_t backing_off; /* children of its supervisors that wait for their restart, now */
+    uint64_t lag_ns_max;  /* longest turn since the last call that reset it */
 } ptn_worker_stats;
 void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *ret_stats);
 
@@ -291,6 +303,7 @@ typedef struct ptn_trace_event {
     ptn_addr addr;
     uint32_t msg_type;
     int reason;
+    ptn_time wait_ns; /* RESTART: after this backoff */
     const char *text;
 } ptn_trace_event;
 void ptn_runtime_on_trace(ptn_runtime *rt, void (*fn)(const ptn_trace_event *e, void *arg),
