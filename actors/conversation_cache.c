@@ -6,9 +6,12 @@
 #include "actors/conversation_internal.h"
 
 #include <postern/buggify.h>
+#include <postern/memory.h>
 #include <postern/metrics.h>
 
 #include <stdlib.h>
+
+#define SHRINK_BY 8u /* conversations let go per unpinning while memory is short */
 
 static void gauge_sync(struct shard *s) {
     int64_t n = HASH_COUNT(s->by_id);
@@ -38,12 +41,18 @@ static void lru_append(struct conversation *v) {
     s->n_unpinned++;
 }
 
+/* Without the record, which is a message. */
+static int64_t bytes_of(const struct conversation *v) {
+    return (int64_t)(sizeof *v + v->n_members * sizeof *v->members);
+}
+
 /* Its timer is not running: either it is unpinned, or the actor is ending. */
 static void conv_free(struct conversation *v) {
     struct shard *s = v->shard;
     lru_remove(v);
     HASH_DELETE(hh, s->by_id, v);
     ptn_buf_unref(v->record);
+    ptn_memory_charge(PTN_POOL_CACHES, -bytes_of(v));
     free(v->members);
     free(v->lag);
     free(v);
@@ -73,6 +82,7 @@ struct conversation *conv_new(struct shard *s, ptn_str id) {
         free(v);
         return NULL;
     }
+    ptn_memory_charge(PTN_POOL_CACHES, bytes_of(v));
     gauge_sync(s);
     return v;
 }
@@ -91,7 +101,9 @@ void conv_unpin(struct conversation *v) {
         conv_free(v);
     } else {
         lru_append(v);
-        if (s->n_unpinned > s->cache_max || PTN_BUGGIFY("conversation.evict"))
+        bool over = s->n_unpinned > s->cache_max || PTN_BUGGIFY("conversation.evict");
+        unsigned n = ptn_memory_pressure() ? SHRINK_BY : over ? 1 : 0;
+        while (n-- > 0 && s->lru_first != NULL)
             conv_free(s->lru_first);
     }
     gauge_sync(s);
@@ -155,6 +167,8 @@ bool conv_adopt(struct conversation *v, ptn_buf *record) {
         v->last_seq = r.last_seq;
     ptn_buf_unref(v->record);
     free(v->members);
+    ptn_memory_charge(PTN_POOL_CACHES,
+                      ((int64_t)r.n_members - v->n_members) * (int64_t)sizeof *members);
     v->record = ptn_buf_ref(record);
     v->members = members;
     v->n_members = r.n_members;

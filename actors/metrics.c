@@ -6,6 +6,7 @@
 #include "actors/health.h"
 #include "runtime/stream_stats.h"
 
+#include <postern/memory.h>
 #include <postern/metrics.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -166,7 +167,6 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
         sum.messages += s.messages;
         sum.dead_letters += s.dead_letters;
         sum.late_replies += s.late_replies;
-        sum.deadline_expired += s.deadline_expired;
         sum.backing_off += s.backing_off;
         if (s.lag_ns_max > sum.lag_ns_max)
             sum.lag_ns_max = s.lag_ns_max;
@@ -183,8 +183,6 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
          (double)sum.dead_letters},
         {"postern_late_replies_total", "counter", "Answers after the deadline",
          (double)sum.late_replies},
-        {"postern_deadline_expired_total", "counter", "Requests whose deadline passed in a queue",
-         (double)sum.deadline_expired},
         {"postern_actors_backing_off", "gauge", "Failed actors that wait for their restart",
          (double)sum.backing_off},
         {"postern_worker_turn_seconds_max", "gauge", "Longest turn", (double)sum.lag_ns_max * 1e-9},
@@ -193,6 +191,24 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
         head(o, rows[i].name, rows[i].type, rows[i].help);
         line(o, "%s %.17g\n", rows[i].name, rows[i].v);
     }
+}
+
+/* What the budget counts, and besides, what of the messages is free. */
+static void memory_metrics(ptn_out *o) {
+    ptn_memory_stats m;
+    uint64_t live, pooled;
+    ptn_memory_read(&m);
+    ptn_buf_stats(&live, &pooled);
+    head(o, "postern_memory_bytes", "gauge", "Memory by pool");
+    for (int i = 0; i < PTN_POOL_COUNT; i++)
+        line(o, "postern_memory_bytes{pool=\"%s\"} %llu\n", ptn_pool_name((enum ptn_pool)i),
+             (unsigned long long)m.pool_bytes[i]);
+    head(o, "postern_memory_free_bytes", "gauge", "Of the pool messages: free, kept for reuse");
+    line(o, "postern_memory_free_bytes %llu\n", (unsigned long long)pooled);
+    head(o, "postern_memory_limit_bytes", "gauge", "The budget; 0: none");
+    line(o, "postern_memory_limit_bytes %llu\n", (unsigned long long)m.limit_bytes);
+    head(o, "postern_memory_pressure", "gauge", "1 while the budget is spent and work is refused");
+    line(o, "postern_memory_pressure %d\n", ptn_memory_pressure() ? 1 : 0);
 }
 
 void metrics_render(ptn_runtime *rt, const char *version, const char *revision, ptn_out *o) {
@@ -218,12 +234,8 @@ void metrics_render(ptn_runtime *rt, const char *version, const char *revision, 
     actor_metrics(rt, o);
     wait_metrics(rt, o);
     worker_metrics(rt, o);
-    uint64_t live, pooled;
-    ptn_buf_stats(&live, &pooled);
     uint64_t queued = ptn__streams_queued_bytes(rt);
     head(o, "postern_outbound_queue_bytes", "gauge", "Bytes waiting for slow connections");
     line(o, "postern_outbound_queue_bytes %llu\n", (unsigned long long)queued);
-    head(o, "postern_memory_bytes", "gauge", "Memory by pool");
-    line(o, "postern_memory_bytes{pool=\"messages\"} %llu\n", (unsigned long long)live);
-    line(o, "postern_memory_bytes{pool=\"messages_free\"} %llu\n", (unsigned long long)pooled);
+    memory_metrics(o);
 }

@@ -13,11 +13,14 @@
  *   - the answer of a read comes after the answers of all writes that it can see.  conversation.c
  * builds on that.
  *
- * A request whose deadline has passed is not started: its asker has been told so already.
+ * A request whose deadline has passed is not started: the lane answers those before a batch, and
+ * reads are looked at again, because a commit may take its time.  While memory is short, pages are
+ * refused as well: they are what fills it, and the adapters need time to send them.
  */
 #include "actors/store.h"
 
 #include <postern/log.h>
+#include <postern/memory.h>
 #include <postern/metrics.h>
 
 #include <stdlib.h>
@@ -28,7 +31,7 @@
 
 struct outcome {
     ptn_buf *payload; /* NULL: no memory */
-    uint32_t type;    /* 0: not started, the deadline has passed */
+    uint32_t type;    /* 0: not a write */
 };
 
 struct store {
@@ -45,15 +48,11 @@ static void answer(ptn_lane *l, ptn_reply_to to, struct outcome o) {
         return;
     }
     if (o.payload == NULL) {
-        (void)ptn_lane_reply_err(l, to, o.type == 0 ? -PTN_EDEADLINE : -PTN_ENOMEM);
+        (void)ptn_lane_reply_err(l, to, -PTN_ENOMEM);
         return;
     }
     if (ptn_lane_reply(l, to, o.type, o.payload) < 0)
         ptn_buf_unref(o.payload);
-}
-
-static bool is_late(const ptn_lane_job *job, ptn_time now) {
-    return job->reply.corr != 0 && job->reply.deadline <= now;
 }
 
 static struct outcome run_job(struct store *s, const ptn_lane_job *job) {
@@ -83,12 +82,12 @@ static void batch_failed(struct store *s, size_t n, int err) {
 }
 
 /* All writes of the batch: executed, committed, answered. */
-static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t n, ptn_time now) {
+static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t n) {
     size_t started = 0;
     int err = 0;
     for (size_t i = 0; i < n; i++) {
         s->outcomes[i] = (struct outcome){0};
-        if (!store_db_is_write(jobs[i]->type) || is_late(jobs[i], now))
+        if (!store_db_is_write(jobs[i]->type))
             continue;
         if (started++ == 0)
             err = store_db_begin(s->db);
@@ -115,15 +114,16 @@ static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t
 
 static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
     struct store *s = arg;
-    ptn_time now = ptn_lane_now(l);
-    run_writes(s, l, jobs, n, now);
+    run_writes(s, l, jobs, n);
     for (size_t i = 0; i < n; i++) {
-        if (store_db_is_write(jobs[i]->type))
+        if (store_db_is_write(jobs[i]->type) || ptn_lane_expired(l, jobs[i]))
             continue;
-        struct outcome o = {0};
-        if (!is_late(jobs[i], now))
-            o = run_job(s, jobs[i]);
-        answer(l, jobs[i]->reply, o);
+        if (ptn_memory_pressure() && store_db_is_page(jobs[i]->type)) {
+            ptn_count(PTN_C_SHED_MEMORY, 1);
+            (void)ptn_lane_reply_err(l, jobs[i]->reply, -PTN_EOVERLOAD);
+        } else {
+            answer(l, jobs[i]->reply, run_job(s, jobs[i]));
+        }
     }
 }
 

@@ -382,30 +382,30 @@ static ptn_buf *op_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
 
 static const struct operation {
     uint32_t type;
-    bool write;
-    uint8_t n_fields; /* of the payload; 0: nil */
+    enum { READ, PAGE, WRITE } kind; /* PAGE: a read whose answer may be large */
+    uint8_t n_fields;                /* of the payload; 0: nil */
     store_op run;
 } operations[] = {
-    {PTN_MSG_STORE_MSG_APPEND, true, 7, store_msg_append},
-    {PTN_MSG_STORE_MSG_RANGE, false, 4, store_msg_range},
-    {PTN_MSG_STORE_MSG_READ, true, 3, store_msg_read},
-    {PTN_MSG_STORE_CONV_ADD, true, 6, store_conv_add},
-    {PTN_MSG_STORE_CONV_GET, false, 1, store_conv_get},
-    {PTN_MSG_STORE_CONV_LIST, false, 3, store_conv_list},
-    {PTN_MSG_STORE_MEMBERS_ADD, true, 3, store_members_add},
-    {PTN_MSG_STORE_MEMBERS_REMOVE, true, 2, store_members_remove},
-    {PTN_MSG_STORE_USER_ADD, true, 6, store_user_add},
-    {PTN_MSG_STORE_USER_BY_NAME, false, 1, store_user_by_name},
-    {PTN_MSG_STORE_USER_BY_ID, false, 1, store_user_by_id},
-    {PTN_MSG_STORE_USER_LIST, false, 2, store_user_list},
-    {PTN_MSG_STORE_HOUSEHOLD, false, 2, store_household},
-    {PTN_MSG_STORE_USER_PASSWORD, true, 3, store_user_password},
-    {PTN_MSG_STORE_PREFERENCES, true, 2, store_preferences},
-    {PTN_MSG_STORE_SESSION_ADD, true, 5, store_session_add},
-    {PTN_MSG_STORE_SESSION_ROTATE, true, 5, store_session_rotate},
-    {PTN_MSG_STORE_SESSION_REVOKE, true, 2, store_session_revoke},
-    {PTN_MSG_STORE_SESSIONS_REVOKED, false, 1, store_sessions_revoked},
-    {PTN_MSG_STORE_STATS, false, 0, op_stats},
+    {PTN_MSG_STORE_MSG_APPEND, WRITE, 7, store_msg_append},
+    {PTN_MSG_STORE_MSG_RANGE, PAGE, 4, store_msg_range},
+    {PTN_MSG_STORE_MSG_READ, WRITE, 3, store_msg_read},
+    {PTN_MSG_STORE_CONV_ADD, WRITE, 6, store_conv_add},
+    {PTN_MSG_STORE_CONV_GET, READ, 1, store_conv_get},
+    {PTN_MSG_STORE_CONV_LIST, PAGE, 3, store_conv_list},
+    {PTN_MSG_STORE_MEMBERS_ADD, WRITE, 3, store_members_add},
+    {PTN_MSG_STORE_MEMBERS_REMOVE, WRITE, 2, store_members_remove},
+    {PTN_MSG_STORE_USER_ADD, WRITE, 6, store_user_add},
+    {PTN_MSG_STORE_USER_BY_NAME, READ, 1, store_user_by_name},
+    {PTN_MSG_STORE_USER_BY_ID, READ, 1, store_user_by_id},
+    {PTN_MSG_STORE_USER_LIST, PAGE, 2, store_user_list},
+    {PTN_MSG_STORE_HOUSEHOLD, PAGE, 2, store_household},
+    {PTN_MSG_STORE_USER_PASSWORD, WRITE, 3, store_user_password},
+    {PTN_MSG_STORE_PREFERENCES, WRITE, 2, store_preferences},
+    {PTN_MSG_STORE_SESSION_ADD, WRITE, 5, store_session_add},
+    {PTN_MSG_STORE_SESSION_ROTATE, WRITE, 5, store_session_rotate},
+    {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},
+    {PTN_MSG_STORE_SESSIONS_REVOKED, READ, 1, store_sessions_revoked},
+    {PTN_MSG_STORE_STATS, READ, 0, op_stats},
 };
 
 /* NULL: not for the store. */
@@ -418,7 +418,12 @@ static const struct operation *find_operation(uint32_t type) {
 
 bool store_db_is_write(uint32_t type) {
     const struct operation *o = find_operation(type);
-    return o != NULL && o->write;
+    return o != NULL && o->kind == WRITE;
+}
+
+bool store_db_is_page(uint32_t type) {
+    const struct operation *o = find_operation(type);
+    return o != NULL && o->kind == PAGE;
 }
 
 static ptn_buf *run_operation(store_db *db, const struct operation *o, ptn_bytes payload,
@@ -442,7 +447,7 @@ ptn_buf *store_db_execute(store_db *db, uint32_t type, ptn_bytes payload, uint32
     *ret_type = PTN_MSG_PROBLEM;
     if (o == NULL)
         return store_malformed(ret_type);
-    if (db->in_transaction || !o->write)
+    if (db->in_transaction || o->kind != WRITE)
         return run_operation(db, o, payload, ret_type);
     int err = store_db_begin(db);
     if (err != 0)

@@ -36,6 +36,8 @@ void store_db_close(store_db *db); /* accepts NULL; an open transaction is rolle
 
 /* True for kinds that change the database. */
 bool store_db_is_write(uint32_t type);
+/* True for reads whose answers may be large: pages of messages, conversations, users. */
+bool store_db_is_page(uint32_t type);
 
 /* A transaction around any number of executes.  begin: -PTN_EOVERLOAD when another process holds
  * the lock for longer than busy_ms.  commit: 0, or the error that everybody in the transaction must

@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "broker/suggest.h"
 
@@ -134,6 +135,10 @@ static int finish(struct postern_config *c, struct config_error *reterr) {
             reterr, -PTN_EINVAL,
             "limits.request_timeout: longer than limits.request_timeout_max; raise the "
             "latter or lower the former");
+    if (c->limits.memory_bytes > 0 && c->limits.memory_bytes < CONFIG_MEMORY_MIN)
+        return config_fail(reterr, -PTN_EINVAL,
+                           "limits.memory: less than 32MiB, which the broker needs to work at all; "
+                           "raise it, or write 0 for a share of what there is");
     if (c->auth.access_ttl_ns > c->auth.refresh_ttl_ns)
         return config_fail(
             reterr, -PTN_EINVAL,
@@ -227,11 +232,30 @@ unsigned config_workers_of(const char *cgroup_dir, unsigned processors) {
     return n == 0 ? 1 : n > PTN_WORKERS_MAX ? PTN_WORKERS_MAX : n;
 }
 
-/* The smallest quota from the process's own cgroup up to the root.  In a container the root is the
+uint64_t config_memory_of(const char *cgroup_dir, uint64_t host_bytes) {
+    char path[PATH_MAX], line[64] = "";
+    (void)snprintf(path, sizeof path, "%s/memory.max", cgroup_dir);
+    FILE *f = fopen(path, "re");
+    if (f != NULL) {
+        if (fgets(line, sizeof line, f) == NULL)
+            line[0] = '\0';
+        fclose(f);
+    }
+    if (line[0] < '0' || line[0] > '9') /* "max", or no such file */
+        return host_bytes;
+    uint64_t bytes = strtoull(line, NULL, 10);
+    return bytes < host_bytes ? bytes : host_bytes;
+}
+
+static uint64_t workers_step(const char *dir, uint64_t n) {
+    return config_workers_of(dir, (unsigned)n);
+}
+
+/* The smallest limit from the process's own cgroup up to the root.  In a container the root is the
  * container's group; in a systemd unit the path of the unit counts. */
-static unsigned workers_by_cgroup(unsigned processors) {
+static uint64_t smallest_by_cgroup(uint64_t (*step)(const char *dir, uint64_t n), uint64_t n) {
     char line[PATH_MAX / 2], path[PATH_MAX];
-    unsigned n = config_workers_of(CGROUP_ROOT, processors);
+    n = step(CGROUP_ROOT, n);
     FILE *f = fopen("/proc/self/cgroup", "re");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) {
         if (strncmp(line, "0::/", 4) != 0) /* version 2 only */
@@ -240,7 +264,7 @@ static unsigned workers_by_cgroup(unsigned processors) {
         for (char *end = line + strlen(line); end > line + 4; end = strrchr(line + 3, '/')) {
             *end = '\0';
             (void)snprintf(path, sizeof path, CGROUP_ROOT "%s", line + 3);
-            n = config_workers_of(path, n);
+            n = step(path, n);
         }
     }
     if (f != NULL)
@@ -256,7 +280,16 @@ unsigned config_workers(const struct postern_config *c) {
     unsigned processors = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         processors = (unsigned)CPU_COUNT(&set);
-    return workers_by_cgroup(processors);
+    return (unsigned)smallest_by_cgroup(workers_step, processors);
+}
+
+uint64_t config_memory(const struct postern_config *c) {
+    if (c->limits.memory_bytes > 0)
+        return c->limits.memory_bytes;
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t host = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    uint64_t half = smallest_by_cgroup(config_memory_of, host) / 2;
+    return half > CONFIG_MEMORY_MIN ? half : CONFIG_MEMORY_MIN;
 }
 
 void config_edge_limits(const struct postern_config *c, edge_limits *ret_limits) {

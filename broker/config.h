@@ -44,6 +44,7 @@ struct config_list {
     XX(S, format, format, FORMAT, "auto", 0, 0, "auto (text on a terminal, JSON otherwise), text or json.")
 
 #define CONFIG_LIMITS_MAP(XX, S)                                                                           \
+    XX(S, memory, memory_bytes, SIZE, "0", 0, UINT64_C(1) << 42, "Messages, output, requests and caches together, 32MiB or more; past it new work is refused.  0: half of what the cgroup or the host has.") \
     XX(S, connections, connections, COUNT, "10000", 1, 1000000, "Open connections of one worker, all protocols.") \
     XX(S, request_line, request_line_bytes, SIZE, "8KiB", 256, 65536, "Longest HTTP request line.")        \
     XX(S, header_bytes, header_bytes, SIZE, "16KiB", 1024, 1 << 20, "All headers of one request together.") \
@@ -126,6 +127,13 @@ void config_print_default(FILE *out);
 unsigned config_workers(const struct postern_config *c);
 /* The same from a cgroup directory and a number of processors, for tests. */
 unsigned config_workers_of(const char *cgroup_dir, unsigned processors);
+
+/* What `memory: 0` means here: half of the host's memory or of the cgroup's limit, at least
+ * CONFIG_MEMORY_MIN. */
+#define CONFIG_MEMORY_MIN (32u << 20)
+uint64_t config_memory(const struct postern_config *c);
+/* The limit of a cgroup directory, or host_bytes when that is less or there is none; for tests. */
+uint64_t config_memory_of(const char *cgroup_dir, uint64_t host_bytes);
 
 void config_edge_limits(const struct postern_config *c, edge_limits *ret_limits);
 

@@ -60,7 +60,7 @@ static const char *sample(const struct config_key *k) {
     case CONFIG_COUNT:
         return "33";
     case CONFIG_SIZE:
-        return "65536";
+        return strcmp(k->name, "limits.memory") == 0 ? "67108864" : "65536";
     case CONFIG_DURATION: /* fits every range, and both pairs that depend on each other */
         return strstr(k->name, "refresh") ? "20m" : strstr(k->name, "max") ? "599s" : "9s";
     case CONFIG_LEVEL:
@@ -89,7 +89,7 @@ static void expect_sample(const struct postern_config *c, const struct config_ke
         cr_expect_eq(*(const uint32_t *)v, 33, "%s by %s", k->name, how);
         break;
     case CONFIG_SIZE:
-        cr_expect_eq(*(const uint64_t *)v, 65536, "%s by %s", k->name, how);
+        cr_expect_eq(*(const uint64_t *)v, strtoull(sample(k), NULL, 10), "%s by %s", k->name, how);
         break;
     case CONFIG_DURATION:
         cr_assert_eq(config_parse_duration(sample(k), &number), 0);
@@ -425,6 +425,33 @@ Test(config, workers_follow_the_cgroup) {
     }
     unlink(path);
     rmdir(dir);
+}
+
+Test(config, memory_follows_the_cgroup) {
+    static const struct {
+        const char *max;
+        uint64_t host, expected;
+    } cases[] = {{"max\n", 1000, 1000},
+                 {"400\n", 1000, 400},
+                 {"4000\n", 1000, 1000},
+                 {"garbage\n", 7, 7},
+                 {"", 7, 7}};
+    char dir[] = "/tmp/postern-cgroup-XXXXXX", path[64];
+    cr_assert_not_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof path, "%s/memory.max", dir);
+    cr_expect_eq(config_memory_of(dir, 5), 5, "no cgroup file");
+    for (size_t i = 0; i < PTN_ARRAY_LEN(cases); i++) {
+        FILE *f = fopen(path, "w");
+        fputs(cases[i].max, f);
+        fclose(f);
+        cr_expect_eq(config_memory_of(dir, cases[i].host), cases[i].expected, "%s", cases[i].max);
+    }
+    unlink(path);
+    rmdir(dir);
+    struct postern_config c = {.limits = {.memory_bytes = 64 << 20}};
+    cr_expect_eq(config_memory(&c), 64 << 20);
+    c.limits.memory_bytes = 0;
+    cr_expect_geq(config_memory(&c), CONFIG_MEMORY_MIN, "a share of what there is");
 }
 
 Test(suggest, nearest_by_edit_distance) {

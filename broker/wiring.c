@@ -23,6 +23,7 @@
 #include "protocols/zmq/zmq_gw.h"
 
 #include <postern/log.h>
+#include <postern/memory.h>
 #include <postern/metrics.h>
 #include <signal.h>
 #include <sodium.h>
@@ -350,6 +351,7 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
         return EXIT_FAILED;
     }
     ptn_runtime_on_trace(b->rt, trace, NULL);
+    ptn_memory_limit(config_memory(config));
     code = open_outside(b, options->print_listen ? stderr : options->out);
     if (code == 0 && spawn_all(b) < 0) {
         complain("start", "cannot spawn the actors: out of memory");

@@ -12,7 +12,9 @@
 
 #include <postern/codec.h>
 #include <postern/hub.h>
+#include <postern/memory.h>
 #include <postern/messages.h>
+#include <postern/metrics.h>
 #include <postern/stream.h>
 
 struct http_conn;
@@ -68,6 +70,15 @@ typedef struct edge { /* state of the edge actor */
 } edge;
 
 extern const ptn_actor_ops edge_actor; /* protocols/http/edge.c; arg: edge_config */
+
+/* While the memory budget is spent, an edge for clients begins no new work; counts the refusal. The
+ * admin listener goes on: operators must see what happens. */
+static inline bool edge_sheds(const edge *e) {
+    if (PTN_LIKELY(!ptn_memory_pressure()) || e->config->admin)
+        return false;
+    ptn_count(PTN_C_SHED_MEMORY, 1);
+    return true;
+}
 
 /* The REST envelope around a response or a problem, as JSON or msgpack, appended to o.  trace: 32
  * hex. */

@@ -3,15 +3,20 @@
  * buf.c - payload memory: reference counts over thread-local size-class pools.
  *
  * A block is malloc'ed once and then travels between free lists.  Each thread keeps up to two
- * batches per class; a third goes to the global depot (one lock per batch), which is bounded and
- * otherwise frees. A buffer may be released by any thread: it then feeds that thread's list, so a
- * pipeline costs one lock per batch and a request/reply pair costs none.  Sanitizer builds bypass
- * the pools, so that every use after release is seen.
+ * batches per class; a third goes to the global depot (one lock per batch), which is bounded, holds
+ * nothing while memory is short, and otherwise frees.  The budget (memory.h) is charged when a
+ * block comes from or goes back to the allocator, so the steady path does not feel it.  A buffer
+ * may be released by any thread: it then feeds that thread's list, so a pipeline costs one lock per
+ * batch and a request/reply pair costs none.  Sanitizer builds bypass the pools, so that every use
+ * after release is seen.
  *
  * Memory order: the last unref must see every read of the other holders finished.  Decrements
  * release, and the one that reaches zero acquires (partner: the same fetch_sub in other threads).
  */
 #include <postern/buf.h>
+#include <postern/memory.h>
+
+#include "runtime/memory_internal.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -67,6 +72,21 @@ static struct {
 /* Large blocks and blocks of threads without a cache. */
 static _Atomic(int64_t) loose_bytes;
 
+static struct ptn_buf *loose_get(size_t total) {
+    struct ptn_buf *b = malloc(total);
+    if (b == NULL)
+        return NULL;
+    atomic_fetch_add_explicit(&loose_bytes, (int64_t)total, memory_order_relaxed);
+    ptn_memory_charge(PTN_POOL_MESSAGES, (int64_t)total);
+    return b;
+}
+
+static void loose_put(struct ptn_buf *b, size_t total) {
+    atomic_fetch_sub_explicit(&loose_bytes, (int64_t)total, memory_order_relaxed);
+    free(b);
+    ptn_memory_charge(PTN_POOL_MESSAGES, -(int64_t)total);
+}
+
 static inline size_t class_bytes(unsigned k) {
     return (size_t)1 << (CLASS_MIN_SHIFT + k);
 }
@@ -102,6 +122,18 @@ static unsigned batch_size(unsigned k) {
     return n > BATCH_MAX ? BATCH_MAX : (unsigned)n;
 }
 
+/* Gives a list of blocks back to the allocator. */
+static void list_free(struct ptn_buf *b, unsigned k) {
+    int64_t bytes = 0;
+    while (b != NULL) {
+        struct ptn_buf *next = links(b)->next;
+        free(b);
+        b = next;
+        bytes += (int64_t)class_bytes(k);
+    }
+    ptn_memory_charge(PTN_POOL_MESSAGES, -bytes);
+}
+
 /* Moves n blocks from the cache to the depot, or to the allocator when the depot is full. */
 static void cache_spill(struct cache *c, unsigned k, unsigned n) {
     struct ptn_buf *first = c->list[k], *last = first;
@@ -114,7 +146,7 @@ static void cache_spill(struct cache *c, unsigned k, unsigned n) {
     count(&c->pooled_bytes, -bytes);
     bool kept = false;
     (void)pthread_mutex_lock(&depot.lock);
-    if (n == batch_size(k) &&
+    if (n == batch_size(k) && !ptn_memory_pressure() &&
         depot.batch_count[k] * n * class_bytes(k) < (size_t)DEPOT_CLASS_BYTES_MAX) {
         links(first)->next_batch = depot.batches[k];
         depot.batches[k] = first;
@@ -123,10 +155,23 @@ static void cache_spill(struct cache *c, unsigned k, unsigned n) {
         kept = true;
     }
     (void)pthread_mutex_unlock(&depot.lock);
-    while (!kept && first != NULL) {
-        struct ptn_buf *next = links(first)->next;
-        free(first);
-        first = next;
+    if (!kept)
+        list_free(first, k);
+}
+
+void ptn__buf_trim(void) {
+    for (unsigned k = 0; k < CLASSES; k++) {
+        (void)pthread_mutex_lock(&depot.lock);
+        struct ptn_buf *batches = depot.batches[k];
+        depot.batches[k] = NULL;
+        depot.pooled_bytes -= (int64_t)(depot.batch_count[k] * batch_size(k) * class_bytes(k));
+        depot.batch_count[k] = 0;
+        (void)pthread_mutex_unlock(&depot.lock);
+        while (batches != NULL) {
+            struct ptn_buf *next = links(batches)->next_batch;
+            list_free(batches, k);
+            batches = next;
+        }
     }
 }
 
@@ -182,8 +227,11 @@ static struct ptn_buf *cache_refill(struct cache *c, unsigned k) {
         depot.pooled_bytes -= (int64_t)(batch_size(k) * class_bytes(k));
     }
     (void)pthread_mutex_unlock(&depot.lock);
-    if (b == NULL)
-        return malloc(class_bytes(k));
+    if (b == NULL) {
+        b = malloc(class_bytes(k));
+        ptn_memory_charge(PTN_POOL_MESSAGES, b != NULL ? (int64_t)class_bytes(k) : 0);
+        return b;
+    }
     c->list[k] = links(b)->next;
     c->n[k] = batch_size(k) - 1;
     count(&c->pooled_bytes, (int64_t)(c->n[k] * class_bytes(k)));
@@ -192,12 +240,8 @@ static struct ptn_buf *cache_refill(struct cache *c, unsigned k) {
 
 static struct ptn_buf *block_get(unsigned k, size_t total) {
     struct cache *c = cache_get();
-    if (k == CLASS_NONE || c == NULL) {
-        struct ptn_buf *b = malloc(total);
-        if (b != NULL)
-            atomic_fetch_add_explicit(&loose_bytes, (int64_t)total, memory_order_relaxed);
-        return b;
-    }
+    if (k == CLASS_NONE || c == NULL)
+        return loose_get(total);
     struct ptn_buf *b = c->list[k];
     if (b != NULL) {
         c->list[k] = links(b)->next;
@@ -214,8 +258,7 @@ static struct ptn_buf *block_get(unsigned k, size_t total) {
 static void block_put(struct ptn_buf *b, unsigned k, size_t total) {
     struct cache *c = cache_get();
     if (k == CLASS_NONE || c == NULL) {
-        atomic_fetch_sub_explicit(&loose_bytes, (int64_t)total, memory_order_relaxed);
-        free(b);
+        loose_put(b, total);
         return;
     }
     links(b)->next = c->list[k];
@@ -231,17 +274,16 @@ static void block_put(struct ptn_buf *b, unsigned k, size_t total) {
 
 static struct ptn_buf *block_get(unsigned k, size_t total) {
     (void)k;
-    struct ptn_buf *b = malloc(total);
-    if (b != NULL)
-        atomic_fetch_add_explicit(&loose_bytes, (int64_t)total, memory_order_relaxed);
-    return b;
+    return loose_get(total);
 }
 
 static void block_put(struct ptn_buf *b, unsigned k, size_t total) {
     (void)k;
-    atomic_fetch_sub_explicit(&loose_bytes, (int64_t)total, memory_order_relaxed);
-    free(b);
+    loose_put(b, total);
 }
+
+void ptn__buf_trim(void) {
+} /* no pools */
 
 #endif
 

@@ -203,6 +203,7 @@ static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
         c->load_done += PTN__LOAD_ONE + ptn_buf_bytes(buf).n;
     if (e->kind == PTN__ENV_REQUEST && PTN_UNLIKELY(e->deadline <= w->now)) {
         ptn__count(&w->deadline_expired, 1);
+        ptn_count(PTN_C_DEADLINE_EXPIRED, 1);
         ptn__answer_err(w, s->self, e->from, e->corr, -PTN_EDEADLINE);
         ptn_buf_unref(buf);
         return;

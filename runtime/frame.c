@@ -8,6 +8,7 @@
  * to the allocator.  Under a sanitizer every frame does, so that a use after the last reference is
  * seen.
  */
+#include <postern/memory.h>
 #include <postern/stream.h>
 
 #include "runtime/stream_internal.h"
@@ -61,15 +62,22 @@ ptn_frame *ptn_frame_new(size_t cap) {
             l->n--;
         }
     }
-    if (f == NULL)
+    if (f == NULL) {
         f = malloc(bytes);
-    if (f == NULL)
-        return NULL;
+        if (f == NULL)
+            return NULL;
+        ptn_memory_charge(PTN_POOL_OUTPUT, (int64_t)bytes);
+    }
     f->refs = 1;
     f->len = 0;
     f->cap = (uint32_t)(bytes - sizeof(ptn_frame));
     f->pool_class = pool_class;
     return f;
+}
+
+static void frame_release(ptn_frame *f) {
+    ptn_memory_charge(PTN_POOL_OUTPUT, -(int64_t)(sizeof(ptn_frame) + f->cap));
+    free(f);
 }
 
 void ptn__frame_free(ptn_frame *f) {
@@ -82,7 +90,7 @@ void ptn__frame_free(ptn_frame *f) {
             return;
         }
     }
-    free(f);
+    frame_release(f);
 }
 
 void ptn__frame_pool_done(void) {
@@ -90,7 +98,7 @@ void ptn__frame_pool_done(void) {
         struct frame_list *l = &frame_lists[i];
         for (ptn_frame *f = l->head; f != NULL;) {
             ptn_frame *next = frame_next(f);
-            free(f);
+            frame_release(f);
             f = next;
         }
         *l = (struct frame_list){0};

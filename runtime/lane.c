@@ -43,29 +43,52 @@ static void lane_take(ptn_lane *l) {
     l->pending = fifo;
 }
 
+static bool job_expired(ptn_lane *l, const ptn_lane_job *job, ptn_time now) {
+    if (job->reply.corr == 0 || job->reply.deadline > now)
+        return false;
+    ptn_count(PTN_C_DEADLINE_EXPIRED, 1);
+    (void)ptn_lane_reply_err(l, job->reply, -PTN_EDEADLINE);
+    return true;
+}
+
+bool ptn_lane_expired(ptn_lane *l, const ptn_lane_job *job) {
+    return job_expired(l, job, ptn_lane_now(l));
+}
+
 /* Lane thread.  One batch; false: nothing was waiting. */
 static bool lane_step(void *arg) {
     ptn_lane *l = arg;
     if (l->pending == NULL)
         lane_take(l);
+    ptn_lane_job *done = NULL; /* all of the batch, also those that are not run */
     size_t n = 0;
+    uint32_t n_done = 0;
     size_t batch_max = PTN_BUGGIFY("lane.batch") ? 1 : l->opts.batch_max;
+    ptn_time now = l->pending != NULL ? ptn_lane_now(l) : 0;
     while (l->pending != NULL && n < batch_max) {
-        l->batch[n++] = l->pending;
-        l->pending = l->pending->next;
+        ptn_lane_job *job = l->pending;
+        l->pending = job->next;
+        job->next = done;
+        done = job;
+        n_done++;
+        if (!job_expired(l, job, now))
+            l->batch[n++] = job;
     }
-    if (n == 0)
+    if (n_done == 0)
         return false;
-    l->opts.run(l, l->opts.arg, l->batch, n);
+    if (n > 0)
+        l->opts.run(l, l->opts.arg, l->batch, n);
     size_t bytes = 0;
-    for (size_t i = 0; i < n; i++) {
-        bytes += ptn_buf_bytes(l->batch[i]->buf).n;
-        ptn_buf_unref(l->batch[i]->buf);
-        ptn__env_put(l->f.rt, &l->f.mag, (struct ptn__env *)(void *)l->batch[i]);
+    while (done != NULL) {
+        ptn_lane_job *job = done;
+        done = job->next;
+        bytes += ptn_buf_bytes(job->buf).n;
+        ptn_buf_unref(job->buf);
+        ptn__env_put(l->f.rt, &l->f.mag, (struct ptn__env *)(void *)job);
     }
     /* relaxed, both: counters; partner is the fetch_add in ptn_lane_send() */
     atomic_fetch_sub_explicit(&l->bytes, bytes, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&l->depth, (uint32_t)n, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&l->depth, n_done, memory_order_relaxed);
     return true;
 }
 

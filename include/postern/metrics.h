@@ -34,6 +34,10 @@
     XX(CLOSED_NO_PONG, "postern_disconnects_total", "reason=\"no_pong\"", "")                               \
     XX(CLOSED_TOO_BIG, "postern_disconnects_total", "reason=\"too_big\"", "")                               \
     XX(CLOSED_LIMIT, "postern_disconnects_total", "reason=\"connection_limit\"", "")                        \
+    XX(SHED_DELAY, "postern_shed_total", "reason=\"delay\"", "Requests refused to keep the rest in time or in memory, by reason") \
+    XX(SHED_MEMORY, "postern_shed_total", "reason=\"memory\"", "")                                          \
+    XX(DEADLINE_EXPIRED, "postern_deadline_expired_total", "", "Requests whose deadline passed in a queue")   \
+    XX(MEMORY_PRESSURE, "postern_memory_pressure_total", "", "Times the memory budget was reached")         \
     XX(AUTH_FAILED, "postern_auth_failures_total", "", "Logins and tokens refused")                         \
     XX(ACTOR_CRASHES, "postern_actor_crashes_total", "", "Actors that failed")                              \
     XX(STORE_COMMITS, "postern_store_commits_total", "", "Transactions committed")                          \

@@ -205,7 +205,8 @@ int ptn_work(ptn_ctx *c, void (*work)(void *job), void *job, ptn_work_done_cb do
 
 /* A lane is one serial executor with a thread of its own (in the simulator: a schedulable step).
  * run() gets everything that is waiting, oldest first, up to batch_max jobs, and must answer every
- * job that has a reply address through ptn_lane_reply(). */
+ * job that has a reply address through ptn_lane_reply().  A job whose deadline has passed by then
+ * is answered -PTN_EDEADLINE and does not come to run(). */
 typedef struct ptn_lane ptn_lane;
 typedef struct ptn_lane_job {
     struct ptn_lane_job *next; /* the lane's */
@@ -227,6 +228,8 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m);
 /* Lane thread, inside run(). */
 int ptn_lane_reply(ptn_lane *l, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
 int ptn_lane_reply_err(ptn_lane *l, ptn_reply_to r, int err);
+/* Has the job's deadline passed meanwhile?  Then it has been answered, and must not be run. */
+bool ptn_lane_expired(ptn_lane *l, const ptn_lane_job *job);
 size_t ptn_lane_depth(const ptn_lane *l);
 ptn_time ptn_lane_now(const ptn_lane *l); /* lane thread: the environment's clock, read now */
 /* Finishes what is queued, joins the thread.  After ptn_runtime_run() returned, before

@@ -6,6 +6,7 @@
  * error is sticky until ptn_out_clear.  Zero-initialised is empty.  Owner only.
  */
 #include <postern/codec.h>
+#include <postern/memory.h>
 
 #include <stdlib.h>
 
@@ -13,6 +14,7 @@
 
 void ptn_out_done(ptn_out *o) {
     free(o->p);
+    ptn_memory_charge(PTN_POOL_SCRATCH, -(int64_t)o->cap);
     *o = (ptn_out){0};
 }
 
@@ -41,6 +43,7 @@ uint8_t *ptn_out_reserve(ptn_out *o, size_t n) {
         o->err = -PTN_ENOMEM;
         return NULL;
     }
+    ptn_memory_charge(PTN_POOL_SCRATCH, (int64_t)cap - (int64_t)o->cap);
     o->p = p;
     o->cap = cap;
     return p + o->len;

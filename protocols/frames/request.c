@@ -7,6 +7,7 @@
  */
 #include "protocols/frames/internal.h"
 
+#include <postern/memory.h>
 #include <postern/metrics.h>
 
 /* ---- answers -------------------------------------------------------------------------------- */
@@ -87,9 +88,12 @@ static void reply_callback(ptn_ctx *c, void *state, int err, const ptn_msg *repl
 static void call_ask(ptn_ctx *c, struct frames_call *call, ptn_pack *w, ptn_time deadline) {
     frames_session *s = call->session;
     ptn_buf *b = ptn_pack_finish(w);
-    int err = b == NULL ? -PTN_EOVERLOAD
-                        : ptn_ask(c, s->directory->router[s->worker], PTN_MSG_REQUEST, b, deadline,
-                                  reply_callback, call, &call->corr);
+    int err = -PTN_EOVERLOAD;
+    if (ptn_memory_pressure())
+        ptn_count(PTN_C_SHED_MEMORY, 1);
+    else if (b != NULL)
+        err = ptn_ask(c, s->directory->router[s->worker], PTN_MSG_REQUEST, b, deadline,
+                      reply_callback, call, &call->corr);
     if (err == 0)
         return;
     ptn_buf_unref(b);

@@ -17,6 +17,7 @@
 #define KEPT_BUFFER_BYTES 4096u
 #define REFUSING_MAX 64u
 #define FLUSH_RETRY_NS (50 * PTN_MS)
+#define BODY_ALWAYS_BYTES (16u << 10) /* a body may grow to this while memory is short */
 
 /* ---- exchanges ----------------------------------------------------------------------------- */
 
@@ -292,6 +293,9 @@ static bool parse(ptn_ctx *c, struct http_conn *conn, const uint8_t *data, size_
         at += used;
         if (ev != HTTP_EV_MORE && !event(c, conn, ev, at < n))
             return false;
+        if (ev == HTTP_EV_MORE && conn->parser.own.len > BODY_ALWAYS_BYTES &&
+            http_parser_in_body(&conn->parser) && edge_sheds(&conn->edge->base))
+            refuse(c, conn, 503, "The broker is short of memory; send the request again later.");
         /* Once sealed, run() goes on: an upgrade must find the unparsed bytes in pending first. */
         if (!conn->sealed && conn->first != NULL && conn->first->state == HTTP_X_READY &&
             !flush(c, conn))
@@ -457,18 +461,22 @@ static void refused_on_close(ptn_ctx *c, void *owner, int reason) {
 static const ptn_stream_ops refused_stream_ops = {.on_read = refused_on_read,
                                                   .on_close = refused_on_close};
 
-/* Over connections_max: say so and close.  A flood is closed without a word. */
-static void accept_refuse(struct http_edge *e, ptn_stream *s) {
-    ptn_count(PTN_C_CLOSED_LIMIT, 1);
+/* Too much of something: say so and close.  A flood is closed without a word. */
+static void accept_refuse(struct http_edge *e, ptn_stream *s, ptn_str why) {
     e->n_refusing++;
     ptn_stream_open(s, &refused_stream_ops, e);
     ptn_out *o = http_scratch(e);
-    edge_encode_problem(o, PTN_CODE_OVERLOADED, PTN_STR("Too many connections; try again."),
-                        (ptn_bytes){NULL, 0}, NULL, false);
+    uint8_t trace[16];
+    char trace_hex[33];
+    http_trace_new(e, trace);
+    http_hex(trace, sizeof trace, trace_hex);
+    edge_encode_problem(o, PTN_CODE_OVERLOADED, why, (ptn_bytes){NULL, 0}, trace_hex, false);
     size_t body = o->len;
     http_out_z(o, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
                   "Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\n"
-                  "X-Content-Type-Options: nosniff\r\nContent-Length: ");
+                  "X-Content-Type-Options: nosniff\r\nTrace-Id: ");
+    ptn_out_put(o, trace_hex, 32);
+    http_out_z(o, "\r\nContent-Length: ");
     http_out_uint(o, body);
     http_out_z(o, "\r\n\r\n");
     if (e->n_refusing > REFUSING_MAX || o->err != 0) {
@@ -483,10 +491,15 @@ static void accept_refuse(struct http_edge *e, ptn_stream *s) {
 void http_conn_accept(ptn_ctx *c, void *edge_arg, ptn_stream *s) {
     struct http_edge *e = edge_arg;
     struct http_conn *conn = NULL;
+    if (edge_sheds(&e->base)) {
+        accept_refuse(e, s, PTN_STR("The broker is short of memory; try again later."));
+        return;
+    }
     if (e->base.n_connections < e->limits.connections_max && !e->base.draining)
         conn = calloc(1, sizeof *conn);
     if (conn == NULL) {
-        accept_refuse(e, s);
+        ptn_count(PTN_C_CLOSED_LIMIT, 1);
+        accept_refuse(e, s, PTN_STR("Too many connections; try again."));
         return;
     }
     conn->edge = e;

@@ -383,7 +383,12 @@ void http_exchange_begin(ptn_ctx *c, struct http_exchange *x, const struct http_
         return;
     }
     x->request.upgrade_websocket = false; /* an offer that is declined */
-    if (http_has(r, HTTP_H_AUTHORIZATION) && !ignores_token(r)) {
+    bool probe = ignores_token(r);
+    if (!probe && edge_sheds(&x->conn->edge->base)) {
+        http_respond_err(c, x, -PTN_EOVERLOAD);
+        return;
+    }
+    if (http_has(r, HTTP_H_AUTHORIZATION) && !probe) {
         authenticate(c, x, r);
         return;
     }

@@ -231,11 +231,15 @@ static void deliver(struct http_exchange *x, const uint8_t *head, size_t head_by
 }
 
 /* A pipeline of large answers to a peer that does not read must not become our memory: past the
- * first, what is kept is at most KEPT_BYTES_MAX.  Small ones are let through, and answers to
- * requests that changed something: those must be told. */
+ * first, what is kept is at most KEPT_BYTES_MAX, and nothing while memory is short.  Small ones are
+ * let through, and answers to requests that changed something: those must be told. */
 static bool may_keep(const struct http_exchange *x, size_t body_bytes) {
     const struct http_conn *conn = x->conn;
-    if (x->request.method != PTN_GET || body_bytes <= KEPT_ALWAYS_BYTES || conn->kept_bytes == 0)
+    if (x->request.method != PTN_GET || body_bytes <= KEPT_ALWAYS_BYTES)
+        return true;
+    if (conn->first != x && edge_sheds(&conn->edge->base))
+        return false;
+    if (conn->kept_bytes == 0)
         return true;
     return conn->kept_bytes + body_bytes <= KEPT_BYTES_MAX;
 }

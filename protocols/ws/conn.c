@@ -296,7 +296,9 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     if (ws__write_101(s, u->key, sub) != 0)
         w->state = WS_DONE; /* the stream is closing: on_close frees */
     timer_arm(c, w);
-    if (u->principal != NULL && u->principal->user.n > 0)
+    if (edge_sheds(e))
+        ws__fail(w, WS_CLOSE_TRY_LATER, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
+    else if (u->principal != NULL && u->principal->user.n > 0)
         frames_welcome(c, &w->session, 0, u->principal);
     else if (u->query_token.n > 0)
         frames_authenticate(c, &w->session, 0, u->query_token, true);

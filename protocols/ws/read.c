@@ -19,6 +19,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define MESSAGE_ALWAYS_BYTES (16u << 10) /* a message may grow to this while memory is short */
+
 struct reading { /* what the parser's callbacks get */
     ptn_ctx *c;
     struct ws_conn *w;
@@ -177,6 +179,8 @@ void ws__on_read(ptn_ctx *c, void *owner, const uint8_t *p, size_t n) {
     size_t used = 0;
     if (!must_wait(w)) /* at birth, a token of the query may be on its way already */
         used = feed(c, w, p, n);
+    if (w->parser.n_message > MESSAGE_ALWAYS_BYTES && edge_sheds(w->edge))
+        ws__fail(w, WS_CLOSE_TRY_LATER, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
     if (!must_wait(w))
         return;
     n -= used;
