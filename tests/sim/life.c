@@ -20,6 +20,7 @@
 #include "client.h"
 #include "protocols/edge.h"
 #include "runtime/stream_stats.h"
+#include "swarm.h"
 
 #include <postern/log.h>
 #include <postern/metrics.h>
@@ -69,6 +70,7 @@ static void on_trace(const ptn_trace_event *e, void *arg) {
     ORACLE(strncmp(text, "buggify", 7) == 0, "crash: %s failed at %s: %s", e->actor,
            ptn_msg_type_name(e->msg_type), text);
     world->tally.crashes++;
+    swarm_saw_crash(e->addr);
 }
 
 /* ---- assembly -------------------------------------------------------------------------------- */
@@ -282,19 +284,22 @@ static void look(void *arg) {
     if (B.stopping) {
         ORACLE(ptn_sim_now(B.env) < B.stop_until, "liveness: the broker does not stop");
     } else if (B.settling) {
-        const char *why = waiting(&who);
+        const char *why = waiting(&who), *open = swarm_waits_for();
+        ORACLE(open == NULL || ptn_sim_now(B.env) < B.settle_until,
+               "liveness: a minute after the last fault the swarm still waits for %s", open);
         ORACLE(why == NULL || ptn_sim_now(B.env) < B.settle_until,
                "liveness: a minute after the last fault client %u still waits for %s (%u messages, "
                "%u calls open; last refused: %s)",
                who, why, client_n_unacknowledged(&B.clients[who]), B.clients[who].n_calls,
                B.clients[who].refusal);
-        if (why == NULL)
+        if (why == NULL && open == NULL)
             stop();
     } else {
         ptn_sim_faults calm;
         ptn_sim_faults_none(&calm);
         ptn_sim_faults_set(B.env, &calm);
         B.settling = true;
+        swarm_settle();
         B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
         for (unsigned i = 0; i < world->plan.clients; i++)
             client_settle(&B.clients[i]);
@@ -328,6 +333,7 @@ static void build(void) {
     err = store_open(&(store_config){.path = path, .rt = B.rt}, &B.store, &why);
     ORACLE(err == 0, "durability: the store does not open again: %s", why);
     spawn_all();
+    swarm_spawn(B.rt, opts.seed);
 }
 
 static void take_apart(void) {

@@ -297,7 +297,8 @@ static void print_tally(void) {
         "%llu seeds, %llu failed; %llu sessions, %llu lost, %llu vanished, %llu kills, %llu actor "
         "crashes, %llu other misfortunes; %llu answers, %llu refusals, %llu messages and %llu "
         "events acknowledged, "
-        "%llu events heard, %llu positions recovered, %llu not\n",
+        "%llu events heard, %llu positions recovered, %llu not; %llu asks and %llu "
+        "monitors of the swarm ended\n",
         (unsigned long long)crowd.done, (unsigned long long)(crowd.failed + crowd.caught),
         (unsigned long long)total->sessions, (unsigned long long)total->closed,
         (unsigned long long)total->vanished, (unsigned long long)total->kills,
@@ -305,7 +306,8 @@ static void print_tally(void) {
         (unsigned long long)total->answers, (unsigned long long)total->refusals,
         (unsigned long long)total->acks, (unsigned long long)total->publishes,
         (unsigned long long)total->events, (unsigned long long)total->resumed,
-        (unsigned long long)total->not_recovered);
+        (unsigned long long)total->not_recovered, (unsigned long long)total->asks,
+        (unsigned long long)total->downs);
 }
 
 int main(int argc, char **argv) {

@@ -47,6 +47,8 @@ void world_plan(uint64_t seed) {
         .history_max = pick(r, 3, 1, 32),
         .requests_max = pick(r, 3, 1, 8),
         .pipeline_max = pick(r, 3, 1, 4),
+        .swarm = pick(r, 2, 2, SWARM_MAX),
+        .swarm_mailbox = pick(r, 2, 4, 64),
         .pause_mean_ms = 5 + (uint32_t)ptn_sim_rng_below(r, 120),
         .long_message_ppm = pick(r, 2, 1000, 200000),
         .burst_ppm = pick(r, 3, 1000, 60000),

@@ -16,6 +16,7 @@
 #define TOPICS 4u
 #define SUBJECTS (CONVERSATIONS + TOPICS) /* what a client may listen to */
 #define CLIENTS_MAX 8u
+#define SWARM_MAX 8u
 #define SENT_MAX 4096u
 #define SESSIONS_MAX 1024u
 #define PLACES_MAX 32768u /* a power of two; topic events seen at all */
@@ -44,7 +45,7 @@ struct place { /* one topic event, as the first who saw it saw it */
 
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
-        crashes, kills, vanished, buggified;
+        crashes, kills, vanished, buggified, asks, downs;
 };
 
 struct plan { /* drawn from the seed */
@@ -52,6 +53,7 @@ struct plan { /* drawn from the seed */
     ptn_time busy_ns;   /* with faults; then everything must settle */
     uint64_t kill_step; /* of the first life; 0: never */
     uint32_t hub_mailbox, owner_mailbox, router_mailbox; /* messages; 0: as in production */
+    uint32_t swarm, swarm_mailbox;                       /* actors of swarm.c */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
     ptn_sim_faults faults;
