@@ -656,6 +656,15 @@ size_t ptn_stream_queued(const ptn_stream *s) {
     return s->queued;
 }
 
+bool ptn_stream_is_congested(ptn_stream *s, size_t bytes) {
+    if (PTN_LIKELY(s->queued <= bytes) || s->closing)
+        return false;
+    int err = s->pressed ? 0 : stream_write_out(s);
+    if (err != 0)
+        stream_close(s, err);
+    return s->pressed && s->queued > bytes;
+}
+
 void ptn_stream_read_enable(ptn_stream *s, bool on) {
     if (s->closing || s->finishing || s->read_on == on)
         return;
