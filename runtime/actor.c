@@ -37,8 +37,9 @@ static void live_unlink(struct ptn__slot *s) {
     s->worker->n_live--;
 }
 
-void ptn__ctx_init(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
+void ptn__ctx_enter(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     c->w = w;
+    c->outer = atomic_load_explicit(&w->ctx, memory_order_relaxed);
     c->slot = s;
     c->cur = NULL;
     c->cur_buf = NULL;
@@ -47,6 +48,7 @@ void ptn__ctx_init(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     c->answered = false;
     c->fail_reason = 0;
     c->n = 0;
+    atomic_store_explicit(&w->ctx, c, memory_order_relaxed); /* last: a signal may look at it now */
 }
 
 /* ---- the end ------------------------------------------------------------------------------ */
@@ -64,15 +66,16 @@ static void trace_crash(const struct ptn__slot *s, uint32_t type, int reason, co
 /* The part of an orderly end that may run the actor's code. */
 static void incarnation_farewell(struct ptn__slot *s, int reason) {
     ptn_ctx c;
-    ptn__ctx_init(&c, s->worker, s);
-    if (_setjmp(c.jmp) != 0) {
+    ptn__ctx_enter(&c, s->worker, s);
+    if (_setjmp(c.jmp) == 0) {
+        ptn__asks_end(&c);
+        ptn__resources_close(s, &c, reason);
+        if (s->ops->fini != NULL)
+            s->ops->fini(&c, s->state, reason);
+    } else {
         trace_crash(s, 0, c.fail_reason, s->worker->fail_text);
-        return;
     }
-    ptn__asks_end(&c);
-    ptn__resources_close(s, &c, reason);
-    if (s->ops->fini != NULL)
-        s->ops->fini(&c, s->state, reason);
+    ptn__ctx_leave(&c);
 }
 
 /* RUNNING -> HELD. */
@@ -192,17 +195,19 @@ int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg)
     PTN_ASSERT(!s->in_call);
     ptn__worker_touch_clock(w);
     ptn_ctx c;
-    ptn__ctx_init(&c, w, s);
+    ptn__ctx_enter(&c, w, s);
     s->in_call = true;
     if (_setjmp(c.jmp) != 0) {
         s->in_call = false;
         ptn__actor_crash(&c, c.fail_reason);
+        ptn__ctx_leave(&c);
         return -PTN_ECRASHED;
     }
     fn(&c, s->state, arg);
     if (PTN_BUGGIFY_CRASH("callback.crash"))
         ptn_fail(&c, PTN_ECANCELED, "buggify: behind a callback");
     s->in_call = false;
+    ptn__ctx_leave(&c);
     if (s->exiting)
         ptn__actor_exit(s);
     return 0;
@@ -218,7 +223,7 @@ int ptn__actor_init(struct ptn__slot *s) {
     uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
     atomic_store_explicit(&s->incarnation, inits + 1, memory_order_relaxed);
     ptn_ctx c;
-    ptn__ctx_init(&c, w, s);
+    ptn__ctx_enter(&c, w, s);
     ptn_addr self = s->self;
     w->call_depth++;
     s->in_call = true;
@@ -235,10 +240,11 @@ int ptn__actor_init(struct ptn__slot *s) {
     }
     s->in_call = false;
     w->call_depth--;
-    if (err < 0) {
+    if (err < 0)
         ptn__actor_crash(&c, c.fail_reason);
+    ptn__ctx_leave(&c);
+    if (err < 0)
         return err;
-    }
     if (s->cold->sup != PTN_ADDR_NONE)
         ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index,
                           (int)s->incarnation);

@@ -265,7 +265,7 @@ unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msg
                         bool *ret_stalled) {
     PTN_DEBUG_ASSERT(s->worker == w);
     ptn_ctx c;
-    ptn__ctx_init(&c, w, s);
+    ptn__ctx_enter(&c, w, s);
     w->call_depth++;
     if (_setjmp(c.jmp) == 0) {
         run_batch(&c, msgs_max);
@@ -273,6 +273,7 @@ unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msg
         s->in_call = false;
         ptn__actor_crash(&c, c.fail_reason);
     }
+    ptn__ctx_leave(&c);
     w->call_depth--;
     if (c.load_done != 0) /* relaxed: partner is the senders' fetch_add in load_add() */
         atomic_fetch_sub_explicit(&s->mbox_load, c.load_done, memory_order_relaxed);

@@ -240,6 +240,15 @@ struct ptn__wait { /* sampled time in the mailbox, of one kind of actor */
     ptn_histogram_cells cells;
 };
 
+struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last two */
+    const ptn_ctx *ctx;
+    uint64_t turn;
+    unsigned n, ticks;
+    ptn_time quiet_until;
+    _Atomic(uint64_t) slow_turn;
+    ptn_time blocked_quiet_until;
+};
+
 struct ptn__worker {
     _Alignas(PTN_CACHELINE) _Atomic(struct ptn__slot *) ready; /* NULL | PARKED | CLOSED | stack */
     _Atomic(uint64_t) wakes; /* by senders, once per park at most */
@@ -253,7 +262,9 @@ struct ptn__worker {
     ptn_time clock; /* the latest reading; now <= clock */
     bool now_stale;
     bool drain_seen, kill_seen, done_counted, closed_counted;
-    uint32_t call_depth; /* nested contexts */
+    uint32_t call_depth;    /* nested contexts */
+    _Atomic(ptn_ctx *) ctx; /* the innermost; relaxed, for signal handlers on this thread */
+    struct ptn__watch watch;
     struct ptn__queue runq;
     struct ptn__queue linger; /* handled something, not yet marked EMPTY */
     struct ptn__mag mag;
@@ -278,7 +289,8 @@ struct ptn__worker {
     /* stats */
     _Atomic(uint64_t) turns, parks, stalls, messages;
     _Atomic(uint64_t) dead_letters, late_replies, deadline_expired, lag_ns_max;
-    _Atomic(uint64_t) backing_off; /* supervise.c's */
+    _Atomic(uint64_t) backing_off;                  /* supervise.c's */
+    _Atomic(uint64_t) slow_handlers, blocked_turns; /* watchdog.c's */
     struct ptn__wait waits[PTN__WAITS_MAX];
     struct ptn__stream_counts stream_counts;
 };
@@ -291,10 +303,11 @@ static inline void ptn__count(_Atomic(uint64_t) *counter, uint64_t by) {
 
 /* ---- contexts ----------------------------------------------------------------------------- */
 
-/* Lives on the stack of the entry (handler batch, callback, init).  jmp is where ptn_fail() lands.
- */
+/* Lives on the stack of the entry (handler batch, callback, init), from ptn__ctx_enter() to
+ * ptn__ctx_leave(); in between w->ctx leads to it.  jmp is where ptn_fail() lands. */
 struct ptn_ctx {
     struct ptn__worker *w;
+    ptn_ctx *outer;
     struct ptn__slot *slot;
     struct ptn__env *cur; /* message being handled, NULL in callbacks */
     ptn_buf *cur_buf;     /* its payload, moved out of the envelope */
@@ -351,6 +364,7 @@ struct ptn_runtime {
     unsigned n_workers;
     uint64_t spin_ns;
     ptn_time drain_ns;
+    ptn_time slow_ns, stuck_ns, tick_ns, blocked_ns; /* watchdog.c's */
     struct ptn__worker **workers;
     struct ptn__registry registry;
     struct ptn__depot depot;
@@ -426,6 +440,15 @@ void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s);
 bool ptn__worker_at_turn_end(struct ptn__worker *w); /* true: the next turn has work */
 /* Refreshes w->now when a callback comes from outside a turn. */
 void ptn__worker_touch_clock(struct ptn__worker *w);
+
+/* ---- watchdog.c --------------------------------------------------------------------------- */
+
+void ptn__watchdog_init(ptn_runtime *rt, const ptn_runtime_opts *o);
+/* Worker thread, first and last. */
+void ptn__watchdog_start(struct ptn__worker *w);
+void ptn__watchdog_stop(struct ptn__worker *w);
+/* A turn took rt->blocked_ns or more on the wall's clock. */
+void ptn__watchdog_blocked(struct ptn__worker *w, ptn_time took);
 
 /* ---- stream.c (the other side of the seam) ------------------------------------------------ */
 
@@ -504,7 +527,10 @@ void ptn__actor_exit(struct ptn__slot *s);
 void ptn__actor_crash(ptn_ctx *c, int reason);
 /* Ends an actor for good, in order (fini runs).  Deferred while its own code is on the stack. */
 void ptn__actor_end(struct ptn__slot *s, int reason);
-void ptn__ctx_init(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s);
+void ptn__ctx_enter(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s);
+static inline void ptn__ctx_leave(const ptn_ctx *c) {
+    atomic_store_explicit(&c->w->ctx, c->outer, memory_order_relaxed);
+}
 /* After the last turn: frees what a dead or live slot still holds, without running actor code. */
 void ptn__slot_drain_quiet(struct ptn__slot *s);
 

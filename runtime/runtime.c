@@ -23,6 +23,7 @@ int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt) {
     }
     unsigned n = o->workers != 0 ? o->workers : 1;
     rt->spin_ns = o->spin_ns;
+    ptn__watchdog_init(rt, o);
     rt->drain_ns = o->drain_ns != 0 ? o->drain_ns : DRAIN_DEFAULT_NS;
     rt->env = o->env;
     /* No loops yet: ptn_runtime_stop() counts, but wakes nobody. */
@@ -189,6 +190,8 @@ void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *r
         .late_replies = relaxed(&w->late_replies),
         .deadline_expired = relaxed(&w->deadline_expired),
         .backing_off = relaxed(&w->backing_off),
+        .slow_handlers = relaxed(&w->slow_handlers),
+        .blocked_turns = relaxed(&w->blocked_turns),
         /* reading resets it; a turn that ends meanwhile may be lost from one of the two readings */
         .lag_ns_max = atomic_exchange_explicit(&w->lag_ns_max, 0, memory_order_relaxed),
     };

@@ -333,6 +333,8 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     ptn_time took = w->env->ops->now(w->env) - w->now;
     if (took > atomic_load_explicit(&w->lag_ns_max, memory_order_relaxed))
         atomic_store_explicit(&w->lag_ns_max, took, memory_order_relaxed); /* stats */
+    if (PTN_UNLIKELY(took >= w->rt->blocked_ns))
+        ptn__watchdog_blocked(w, took);
     w->now_stale = true;
     if (more || w->runq.head != NULL)
         return PTN_TURN_MORE;
@@ -345,6 +347,7 @@ static void worker_started(void *worker) {
     struct ptn__worker *w = worker;
     ptn_runtime *rt = w->rt;
     w->now = w->clock = w->env->ops->now(w->env);
+    ptn__watchdog_start(w);
     int err = ptn__streams_init(w);
     PTN_ASSERT(err == 0); /* process start: nothing to fall back on */
     /* seq_cst, with the pair in ptn_runtime_stop(): either the stopper finds the gate open and
@@ -359,6 +362,7 @@ static void worker_started(void *worker) {
 static void worker_stopped(void *worker) {
     struct ptn__worker *w = worker;
     ptn__streams_done(w);
+    ptn__watchdog_stop(w);
 }
 
 const ptn_env_worker_ops ptn__worker_env_ops = {
