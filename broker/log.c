@@ -3,9 +3,8 @@
  * log.c - log lines to standard error, one write(2) each, so that lines of several threads never
  * mix.
  *
- * Lines are built in a fixed buffer on the stack, without the C library's formatter: no allocation,
- * bounded however long a field is, and allowed in a signal handler, where the watchdog writes.
- * Control characters and quotes are escaped in both forms, so a peer cannot forge lines.
+ * Lines are built in a fixed buffer on the stack: no allocation, and bounded however long a field
+ * is.  Control characters and quotes are escaped in both forms, so a peer cannot forge lines.
  */
 #include "broker/log.h"
 
@@ -39,31 +38,18 @@ static void put_z(struct line *l, const char *z) {
     put(l, z, strlen(z));
 }
 
-static void put_number(struct line *l, int64_t v) {
-    char digits[24];
-    size_t i = sizeof digits;
-    uint64_t left = v < 0 ? -(uint64_t)v : (uint64_t)v;
-    do {
-        digits[--i] = (char)('0' + left % 10);
-        left /= 10;
-    } while (left > 0);
-    if (v < 0)
-        digits[--i] = '-';
-    put(l, digits + i, sizeof digits - i);
-}
-
 /* Quoted as JSON does it; invalid UTF-8 becomes '?'. */
 static void put_quoted(struct line *l, ptn_str s) {
     bool valid = ptn_utf8_valid((const uint8_t *)s.p, s.n);
     put(l, "\"", 1);
     for (size_t i = 0; i < s.n && !l->full; i++) {
         unsigned char c = (unsigned char)s.p[i];
+        char code[8];
         if (c == '"' || c == '\\') {
             put(l, c == '"' ? "\\\"" : "\\\\", 2);
         } else if (c < 0x20 || c == 0x7f) {
-            const char code[] = {
-                '\\', 'u', '0', '0', "01234567"[c >> 4], "0123456789abcdef"[c & 15]};
-            put(l, code, sizeof code);
+            (void)snprintf(code, sizeof code, "\\u%04x", c);
+            put(l, code, 6);
         } else if (c >= 0x80 && !valid) {
             put(l, "?", 1);
         } else {
@@ -89,7 +75,9 @@ static void put_field(struct line *l, bool json, const ptn_field *f) {
         put_z(l, f->key);
     put_z(l, json ? ":" : "=");
     if (f->s.p == NULL) {
-        put_number(l, f->i);
+        char number[24];
+        (void)snprintf(number, sizeof number, "%lld", (long long)f->i);
+        put_z(l, number);
     } else if (!json && is_plain(f->s)) {
         put(l, f->s.p, f->s.n);
     } else {

@@ -4,7 +4,7 @@
  *
  * Both tables come from PTN_ERR_MAP, so that names, values and texts cannot drift apart.
  */
-#include "runtime/env/crash.h"
+#include <postern/base.h>
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +42,5 @@ const char *ptn_err_text(int err) {
 _Noreturn void ptn__assert_failed(const char *expr, const char *file, int line) {
     (void)fprintf(stderr, "postern: assertion failed: %s (%s:%d)\n", expr, file, line);
     (void)fflush(stderr);
-    ptn__crash_why(expr, file, line);
     abort();
 }
