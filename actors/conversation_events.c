@@ -260,63 +260,16 @@ static uint64_t sent_to(const struct conversation *v, unsigned worker) {
     return lagging(v) & UINT64_C(1) << worker ? v->lag->sent[worker] : v->published;
 }
 
-/* TOPIC_ATTACHED without history. */
+/* TOPIC_ATTACHED.  What is older than the position the hub reads from the store itself. */
 static void attached(ptn_ctx *c, struct op *op, unsigned worker, bool recovered) {
     ptn_pack w;
     ptn_pack_init(&w, 64);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, 5);
     ptn_pack_str(&w, op->conv->epoch);
     ptn_pack_uint(&w, sent_to(op->conv, worker));
     ptn_pack_bool(&w, recovered);
+    ptn_pack_bool(&w, /* stored= */ true);
     ptn_pack_array(&w, 0);
-    ptn_buf *b = ptn_pack_finish(&w);
-    if (b == NULL)
-        (void)ptn_reply_err(c, op->to, -PTN_ENOMEM);
-    else if (ptn_reply(c, op->to, PTN_MSG_TOPIC_ATTACHED, b) < 0)
-        ptn_buf_unref(b);
-    op_end(c, op);
-}
-
-/* The history must reach from the subscriber's position to exactly what the hub has got; what is
- * newer is on its way.  Whatever is missing makes it unrecovered: never a silent part. */
-static void attach_history(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
-    struct op *op = arg;
-    int worker = worker_of(op->shard, op->from);
-    uint64_t want = sent_to(op->conv, (unsigned)worker), seq = 0, last;
-    uint32_t n = 0, pair, take = 0;
-    (void)state;
-    if (!conv_is_member(op->conv, op->user)) { /* removed while the store was asked */
-        op_not_found(c, op);
-        return;
-    }
-    ptn_unpack u, from;
-    if (err == 0 && reply->type == PTN_MSG_STORE_MSGS) {
-        u = ptn_unpack_of(ptn_msg_bytes(reply));
-        PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && ptn_unpack_uint(&u, &last) &&
-                           ptn_unpack_array(&u, &n));
-        from = u;
-        uint64_t expected = op->since_offset + 1;
-        while (take < n && expected <= want && ptn_unpack_array(&u, &pair) &&
-               ptn_unpack_uint(&u, &seq) && ptn_unpack_any(&u, NULL) && seq == expected) {
-            expected++;
-            take++;
-        }
-        if (expected != want + 1)
-            take = 0;
-    }
-    if (take == 0) {
-        attached(c, op, (unsigned)worker, false);
-        return;
-    }
-    ptn_pack w;
-    ptn_pack_init(&w, 128 + reply->len);
-    ptn_pack_array(&w, 4);
-    ptn_pack_str(&w, op->conv->epoch);
-    ptn_pack_uint(&w, want);
-    ptn_pack_bool(&w, true);
-    ptn_pack_array(&w, take);
-    for (ptn_bytes raw; take > 0 && ptn_unpack_any(&from, &raw); take--)
-        ptn_pack_raw(&w, raw);
     ptn_buf *b = ptn_pack_finish(&w);
     if (b == NULL)
         (void)ptn_reply_err(c, op->to, -PTN_ENOMEM);
@@ -343,12 +296,12 @@ void on_attach(ptn_ctx *c, struct op *op) {
     int worker = worker_of(op->shard, op->from);
     ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(op->payload));
     uint32_t n;
-    uint64_t roles;
+    uint64_t roles, since_offset = 0;
     ptn_str topic, user, epoch;
     if (worker < 0 || op->to.corr == 0 || !ptn_unpack_array(&u, &n) || n != 5 ||
         !ptn_unpack_str(&u, &topic) || !ptn_unpack_str_or_nil(&u, &user) ||
         !ptn_unpack_uint(&u, &roles) || !ptn_unpack_str_or_nil(&u, &epoch) ||
-        (!ptn_unpack_nil(&u) && !ptn_unpack_uint(&u, &op->since_offset))) {
+        (!ptn_unpack_nil(&u) && !ptn_unpack_uint(&u, &since_offset))) {
         op_fail(c, op, PTN_CODE_INVALID_REQUEST, "the subscription cannot be read");
         return;
     }
@@ -356,21 +309,10 @@ void on_attach(ptn_ctx *c, struct op *op) {
         op_not_found(c, op);
         return;
     }
-    hub_bit(v, (unsigned)worker, true); /* before anything is asked: no event may fall between */
-    uint64_t sent = sent_to(v, (unsigned)worker);
-    bool same = epoch.n > 0 && ptn_str_eq(epoch, v->epoch) && op->since_offset <= sent;
-    if (!same || op->since_offset == sent || sent - op->since_offset > RECOVERY_MESSAGES_MAX) {
-        attached(c, op, (unsigned)worker, same && op->since_offset == sent);
-        return;
-    }
-    ptn_pack w;
-    ptn_pack_init(&w, 96);
-    ptn_pack_array(&w, 4);
-    ptn_pack_str(&w, conv_id(v));
-    ptn_pack_uint(&w, op->since_offset);
-    ptn_pack_nil(&w);
-    ptn_pack_uint(&w, RECOVERY_MESSAGES_MAX);
-    (void)op_ask(c, op, PTN_MSG_STORE_MSG_RANGE, &w, attach_history);
+    hub_bit(v, (unsigned)worker, true); /* before the answer: no event may fall between */
+    bool recovered =
+        epoch.n > 0 && ptn_str_eq(epoch, v->epoch) && since_offset <= sent_to(v, (unsigned)worker);
+    attached(c, op, (unsigned)worker, recovered);
 }
 
 void on_detach(ptn_ctx *c, struct op *op) {

@@ -27,7 +27,6 @@
 #define CONVERSATION_TITLE_CHARS_MAX 200u
 #define MESSAGE_CONTENT_BYTES_MAX (64u << 10)
 #define MESSAGE_METADATA_BYTES_MAX (16u << 10)
-#define RECOVERY_MESSAGES_MAX 1000
 
 struct shard;
 struct conversation;
@@ -40,11 +39,10 @@ struct op {                   /* one request in flight; op_end() is its only end
     uint32_t type;
     ptn_addr from;
     ptn_reply_to to;
-    ptn_buf *payload;      /* keeps the views below alive */
-    ptn_request request;   /* routes only */
-    ptn_str user;          /* who asks */
-    uint64_t since_offset; /* TOPIC_ATTACH */
-    uint32_t limit;        /* of a list */
+    ptn_buf *payload;    /* keeps the views below alive */
+    ptn_request request; /* routes only */
+    ptn_str user;        /* who asks */
+    uint32_t limit;      /* of a list */
 };
 
 struct lag { /* hubs that refused an event: the last one that each has got */

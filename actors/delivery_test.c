@@ -50,6 +50,7 @@ struct subscription {
     char epoch[40];
     uint64_t at; /* last event seen */
     bool resuming;
+    enum ptn_policy policy;
 };
 
 struct client {
@@ -58,6 +59,7 @@ struct client {
     const char *user;
     ptn_sink_id sink;
     bool open, closes_in_deliver;
+    bool full; /* it does not read now */
     struct subscription sub[TOPICS];
     enum listening pattern;
     uint64_t pattern_tag, pattern_due;
@@ -98,7 +100,7 @@ struct world {
     struct epoch *epochs; /* [TOPICS][EPOCHS] */
     struct sent *sent;
     unsigned n_sent, n_acked, n_asks;
-    uint64_t tags, values, delivered, resets, evictions;
+    uint64_t tags, values, delivered, resets, evictions, gaps;
     unsigned step, crashes;
 };
 
@@ -145,7 +147,7 @@ static void record(struct world *w, unsigned topic, const ptn_event *e) {
 }
 
 static void client_closed(struct client *cl) {
-    cl->open = false;
+    cl->open = cl->full = false;
     cl->pattern = IDLE;
     cl->pattern_due = 0;
     for (unsigned i = 0; i < TOPICS; i++) {
@@ -192,7 +194,17 @@ static void on_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
     }
 }
 
-static void on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+/* A client that does not keep up says so until its script has it read again. */
+static enum ptn_sink_load load_of(struct client *cl) {
+    struct world *w = cl->w;
+    if (w->step < STORM_STEPS && chance(w, 6) == 0)
+        cl->full = true;
+    if (!cl->full)
+        return PTN_SINK_FREE;
+    return chance(w, 4) == 0 ? PTN_SINK_BUSY : PTN_SINK_FULL;
+}
+
+static enum ptn_sink_load on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     struct client *cl = self;
     struct world *w = cl->w;
     unsigned i = topic_index(e->topic);
@@ -222,6 +234,23 @@ static void on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
         ptn_hub_sink_close(c, w->hub[cl->worker], cl->sink);
         client_closed(cl);
     }
+    return load_of(cl);
+}
+
+/* What is lost is said, exactly, and only where the client has agreed to it. */
+static void on_gap(ptn_ctx *c, void *self, const ptn_gap *g) {
+    struct client *cl = self;
+    struct subscription *s = &cl->sub[topic_index(g->topic)];
+    (void)c;
+    cr_assert(cl->open);
+    if (s->state != LIVE && cl->pattern != LIVE)
+        return; /* of the subscription that this client has left */
+    cr_assert(cl->pattern == LIVE || s->policy > PTN_POLICY_DISCONNECT);
+    cr_assert(s->epoch[0] == '\0' || (g->from == s->at + 1 && g->to >= g->from),
+              "seed %llu: a gap from %llu to %llu after %llu", (unsigned long long)cl->w->seed,
+              (unsigned long long)g->from, (unsigned long long)g->to, (unsigned long long)s->at);
+    s->at = g->to;
+    cl->w->gaps++;
 }
 
 static void on_reset(ptn_ctx *c, void *self) {
@@ -232,7 +261,7 @@ static void on_reset(ptn_ctx *c, void *self) {
     client_closed(cl);
 }
 
-static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_reset};
+static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_gap, on_reset};
 
 /* ---- what clients do ------------------------------------------------------------------------ */
 
@@ -242,9 +271,16 @@ static bool client_open(struct client *cl) {
     return cl->open;
 }
 
-static int ask_hub(ptn_ctx *c, struct client *cl, uint64_t tag, const char *topic, ptn_position p) {
+static int ask_hub(ptn_ctx *c, struct client *cl, uint64_t tag, const char *topic, ptn_position p,
+                   enum ptn_policy policy) {
     ptn_principal who = {.user = ptn_str_of(cl->user), .roles = PTN_ROLE_USER};
-    return ptn_hub_subscribe(c, cl->w->hub[cl->worker], cl->sink, tag, ptn_str_of(topic), p, &who);
+    return ptn_hub_subscribe(c, cl->w->hub[cl->worker], cl->sink, tag, ptn_str_of(topic), p, policy,
+                             &who);
+}
+
+/* Half of the subscriptions leave it to the broker. */
+static enum ptn_policy some_policy(struct world *w) {
+    return chance(w, 2) == 0 ? PTN_POLICY_DEFAULT : 1 + chance(w, PTN_POLICY_STORED - 1);
 }
 
 static void subscribe(ptn_ctx *c, struct client *cl, unsigned topic) {
@@ -253,7 +289,8 @@ static void subscribe(ptn_ctx *c, struct client *cl, unsigned topic) {
         return;
     ptn_position since = {.epoch = ptn_str_of(s->resuming ? s->epoch : ""), .offset = s->at};
     uint64_t tag = ++cl->w->tags;
-    if (ask_hub(c, cl, tag, topic_name[topic], since) == 0) {
+    s->policy = some_policy(cl->w);
+    if (ask_hub(c, cl, tag, topic_name[topic], since, s->policy) == 0) {
         s->tag = tag;
         s->answers_due++;
         s->state = ASKED;
@@ -266,7 +303,8 @@ static void subscribe_pattern(ptn_ctx *c, struct client *cl) {
         return;
     for (unsigned i = 0; i < TOPICS; i++)
         cl->sub[i].epoch[0] = '\0';
-    if (ask_hub(c, cl, tag, cl->worker == 0 ? "t.*" : "**", (ptn_position){0}) == 0) {
+    if (ask_hub(c, cl, tag, cl->worker == 0 ? "t.*" : "**", (ptn_position){0},
+                some_policy(cl->w)) == 0) {
         cl->pattern_tag = tag;
         cl->pattern_due++;
         cl->pattern = ASKED;
@@ -472,6 +510,13 @@ static void script_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_time next = chance(w, 4) * PTN_MS;
     (void)state;
     unsigned step = p->worker == 0 ? w->step++ : w->step;
+    for (unsigned i = p->worker; i < CLIENTS; i += WORKERS) {
+        struct client *cl = &w->client[i];
+        if (!cl->open || !cl->full || (step < STORM_STEPS && chance(w, 4) != 0))
+            continue;
+        cl->full = false;
+        ptn_hub_sink_writable(c, w->hub[p->worker], cl->sink);
+    }
     if (w->with_store && p->worker == 0 && step == LAST_CHANGE)
         for (unsigned i = PUBLIC_TOPICS; i < TOPICS; i++)
             change_members(c, w, i, /* add= */ false);
@@ -679,7 +724,7 @@ static void run_seed(uint64_t seed, bool with_store, struct world *w) {
 /* The storm must have been one: otherwise the test tests nothing. */
 static void run_seeds(uint64_t first, uint64_t count, bool with_store) {
     static struct world w;
-    uint64_t delivered = 0, resets = 0, restarts = 0, acked = 0, evictions = 0;
+    uint64_t delivered = 0, resets = 0, restarts = 0, acked = 0, evictions = 0, gaps = 0;
     const char *seeds = getenv("DELIVERY_SEEDS");
     unsigned long long a, b;
     if (seeds != NULL && sscanf(seeds, "%llu,%llu", &a, &b) == 2) {
@@ -693,6 +738,7 @@ static void run_seeds(uint64_t first, uint64_t count, bool with_store) {
         restarts += w.rig.restarts;
         acked += w.n_acked;
         evictions += w.evictions;
+        gaps += w.gaps;
     }
     cr_log_info("%llu delivered, %llu resets, %llu restarts, %llu acknowledged, %llu evicted",
                 (unsigned long long)delivered, (unsigned long long)resets,
@@ -700,6 +746,7 @@ static void run_seeds(uint64_t first, uint64_t count, bool with_store) {
                 (unsigned long long)evictions);
     cr_assert_gt(delivered, 1000 * count);
     cr_assert_gt(resets, count);
+    cr_assert_gt(gaps, count);
     cr_assert_gt(restarts, count / 2);
     if (with_store) {
         cr_assert_gt(acked, 100 * count);

@@ -45,7 +45,9 @@ static void deliver_once(struct hub_list *l, void *arg) {
         if (slot->sub->sink->serial == f->h->serial)
             continue;
         slot->sub->sink->serial = f->h->serial;
-        slot->deliver(f->c, slot->self, f->e);
+        enum ptn_sink_load load = slot->deliver(f->c, slot->self, f->e);
+        if (PTN_UNLIKELY(load == PTN_SINK_FULL))
+            hub_flow_full(f->c, f->h, slot->sub, f->e->offset);
         f->delivered++;
     }
 }
@@ -60,8 +62,11 @@ static void release_forms(ptn_event *e) {
 static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *e) {
     uint32_t n = t != NULL ? t->list.n : 0;
     if (h->index.n_pattern_subs == 0) {
-        for (uint32_t i = 0; i < n; i++)
-            t->list.slots[i].deliver(c, t->list.slots[i].self, e);
+        for (uint32_t i = 0; i < n; i++) {
+            struct hub_slot *slot = &t->list.slots[i];
+            if (PTN_UNLIKELY(slot->deliver(c, slot->self, e) == PTN_SINK_FULL))
+                hub_flow_full(c, h, slot->sub, e->offset);
+        }
     } else {
         struct fanout f = {c, h, e, 0};
         h->serial++;
@@ -77,22 +82,46 @@ static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *
     return n;
 }
 
-static void reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
+void hub_reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
     const ptn_sink_ops *ops = s->ops;
     void *self = s->self;
     ptn_hub_sink_close(c, h, hub_sink_id(s));
     ops->reset(c, self);
 }
 
-/* Every subscriber of the topic lost events: they must come back and resume. */
+/* Events were lost on the way here, after the topic's offset.  Subscribers whose policy is the
+ * store read them there; the others must come back and resume. */
 static void reset_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
     for (uint32_t i = 0; i < t->list.n; i++) {
         struct hub_sink *s = t->list.slots[i].sub->sink;
         if (hub_sink_of(h, hub_sink_id(s)) == s) {
             ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
-            reset_sink(c, h, s);
+            hub_reset_sink(c, h, s);
         }
     }
+}
+
+static void mend_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
+    for (uint32_t i = 0; i < t->list.n; i++) {
+        struct hub_sub *sub = t->list.slots[i].sub;
+        struct hub_sink *s = sub->sink;
+        if (hub_sink_of(h, hub_sink_id(s)) != s || sub->flow != NULL)
+            continue;
+        if (sub->policy == PTN_POLICY_STORED) {
+            hub_flow_from(c, h, sub, t->offset);
+        } else {
+            ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+            hub_reset_sink(c, h, s);
+        }
+    }
+}
+
+/* The next event is not the one after the topic's offset. */
+static void lost_events(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_str epoch) {
+    if (t->stored && ptn_str_eq(epoch, (ptn_str){t->epoch, t->epoch_bytes}))
+        mend_topic(c, h, t);
+    else
+        reset_topic(c, h, t);
 }
 
 static void detach(ptn_ctx *c, ptn_hub *h, ptn_str topic) {
@@ -120,6 +149,7 @@ static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         !ptn_unpack_str(&u, &e.epoch) || !ptn_unpack_uint(&u, &e.offset) ||
         !ptn_unpack_any(&u, &e.data))
         return -PTN_EPROTO;
+    e.buf = m->buf;
     struct hub_topic *t = hub_index_topic(&h->index, e.topic, false);
     uint32_t delivered = 0;
     if (t != NULL && t->list.n == 0 && t->pending == 0) {
@@ -131,7 +161,7 @@ static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     if (t != NULL && t->epoch_bytes > 0) {
         ptn_str epoch = {t->epoch, t->epoch_bytes};
         if (t->list.n > 0 && (e.offset != t->offset + 1 || !ptn_str_eq(e.epoch, epoch)))
-            reset_topic(c, h, t);
+            lost_events(c, h, t, e.epoch);
         t->offset = e.offset;
     }
     if (t != NULL || h->index.n_pattern_subs > 0) {
@@ -178,18 +208,24 @@ static struct hub_sub *find_sub(const struct hub_sink *s, const struct hub_list 
     return NULL;
 }
 
-/* Adds the sink to a list unless it is there.  False: no memory, or a bound is reached. */
-static bool join(ptn_hub *h, struct hub_sink *s, struct hub_list *l) {
-    if (find_sub(s, l) != NULL)
-        return true;
-    if (h->index.n_subs >= h->limits.subscriptions_max ||
-        s->n_subs >= h->limits.sink_subscriptions_max)
-        return false;
-    struct hub_slot slot = {.deliver = s->ops->deliver, .self = s->self};
-    if (hub_sub_add(&h->index, l, s, &s->subs, &slot) == NULL)
-        return false;
-    s->n_subs++;
-    return true;
+/* Adds the sink to a list unless it is there.  NULL: no memory, or a bound is reached. */
+static struct hub_sub *join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy) {
+    struct hub_sub *sub = find_sub(s, l);
+    if (sub == NULL) {
+        if (h->index.n_subs >= h->limits.subscriptions_max ||
+            s->n_subs >= h->limits.sink_subscriptions_max)
+            return NULL;
+        struct hub_slot slot = {.deliver = s->ops->deliver, .self = s->self};
+        sub = hub_sub_add(&h->index, l, s, &s->subs, &slot);
+        if (sub == NULL)
+            return NULL;
+        s->n_subs++;
+    }
+    bool stored = l->topic != NULL && l->topic->stored;
+    if (policy == PTN_POLICY_DEFAULT)
+        policy = stored ? PTN_POLICY_STORED : PTN_POLICY_DISCONNECT;
+    sub->policy = policy;
+    return sub;
 }
 
 static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *sub) {
@@ -208,13 +244,15 @@ static void attach_end(ptn_hub *h, struct hub_attach *a) {
     hub_attach_free(a);
 }
 
-static struct hub_attach *attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name) {
+static struct hub_attach *attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
+                                     uint8_t policy) {
     struct hub_attach *a = calloc(1, sizeof *a);
     if (a == NULL)
         return NULL;
     a->hub = h;
     a->sink = hub_sink_id(s);
     a->tag = tag;
+    a->policy = policy;
     a->name_bytes = (uint8_t)name.n;
     memcpy(a->name, name.p, name.n);
     s->n_attaches++;
@@ -257,19 +295,27 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     ptn_subscribed r = {.tag = a->tag, .topic = {t->name, t->name_bytes}, .code = -1};
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
     uint32_t n;
-    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &r.epoch) ||
+    bool stored;
+    if (!ptn_unpack_array(&u, &n) || n != 5 || !ptn_unpack_str(&u, &r.epoch) ||
         r.epoch.n > HUB_EPOCH_BYTES_MAX || !ptn_unpack_uint(&u, &r.offset) ||
-        !ptn_unpack_bool(&u, &r.recovered)) {
+        !ptn_unpack_bool(&u, &r.recovered) || !ptn_unpack_bool(&u, &stored)) {
         refuse(c, s, a->tag, r.topic, PTN_CODE_INTERNAL, "the topic's owner gave a bad answer");
         return;
     }
+    if (a->policy == PTN_POLICY_STORED && !stored) {
+        refuse(c, s, a->tag, r.topic, PTN_CODE_INVALID_REQUEST,
+               "policy \"stored\" is for conversations and durable topics; this one is neither");
+        return;
+    }
+    t->stored = stored;
     if (has_hole(t, r.epoch, r.offset)) {
-        reset_topic(c, h, t);
+        lost_events(c, h, t, r.epoch);
         s = hub_sink_of(h, a->sink);
         if (s == NULL)
             return; /* it had subscribed before and was reset with the others */
     }
-    if (!join(h, s, &t->list)) {
+    struct hub_sub *sub = join(h, s, &t->list, a->policy);
+    if (sub == NULL) {
         refuse(c, s, a->tag, r.topic, PTN_CODE_OVERLOADED,
                "too many subscriptions; unsubscribe from some or raise limits.subscriptions");
         return;
@@ -277,8 +323,12 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     memcpy(t->epoch, r.epoch.p, r.epoch.n);
     t->epoch_bytes = (uint32_t)r.epoch.n;
     t->offset = r.offset;
+    hub_flow_drop(sub); /* it had subscribed before: this is its new position */
     s->ops->subscribed(c, s->self, &r);
-    replay(c, h, a->sink, &r, u);
+    if (!stored)
+        replay(c, h, a->sink, &r, u);
+    else if (r.recovered && a->since_offset < r.offset && hub_sink_of(h, a->sink) == s)
+        hub_flow_from(c, h, sub, a->since_offset);
 }
 
 static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -314,12 +364,13 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
 }
 
 static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
-                            ptn_position since, ptn_str user, uint64_t roles) {
+                            ptn_position since, uint8_t policy, ptn_str user, uint64_t roles) {
     struct hub_topic *t = hub_index_topic(&h->index, topic, true);
-    struct hub_attach *a = t != NULL ? attach_new(h, s, tag, topic) : NULL;
+    struct hub_attach *a = t != NULL ? attach_new(h, s, tag, topic, policy) : NULL;
     int r = -PTN_ENOMEM;
     if (a != NULL) {
         a->topic = t;
+        a->since_offset = since.offset;
         t->pending++;
         t->owner = ptn_topic_owner(h->directory, topic);
         ptn_pack w;
@@ -361,7 +412,7 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
         refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
     } else if (s != NULL) {
         struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
-        if (l != NULL && join(h, s, l)) {
+        if (l != NULL && join(h, s, l, a->policy) != NULL) {
             ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
             s->ops->subscribed(c, s->self, &r);
         } else {
@@ -444,8 +495,8 @@ static void watch_ask(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
 }
 
 static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag,
-                              ptn_str pattern) {
-    struct hub_attach *a = attach_new(h, s, tag, pattern);
+                              ptn_str pattern, uint8_t policy) {
+    struct hub_attach *a = attach_new(h, s, tag, pattern, policy);
     if (a == NULL) {
         refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
         return;
@@ -456,7 +507,8 @@ static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64
 }
 
 static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved) {
-    if (!join(h, s, reserved ? &h->index.all_reserved : &h->index.all_public))
+    struct hub_list *all = reserved ? &h->index.all_reserved : &h->index.all_public;
+    if (join(h, s, all, PTN_POLICY_DISCONNECT) == NULL)
         return 0; /* the gateway sees no events; the gauge of subscriptions shows why */
     watch_set(c, h, WATCH_TOPICS, true);
     if (reserved)
@@ -494,7 +546,7 @@ static const char *forbidden(ptn_str topic, ptn_str user) {
 static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
-    uint64_t id, tag, roles;
+    uint64_t id, tag, roles, policy;
     bool reserved;
     ptn_str topic, user;
     ptn_position since;
@@ -505,9 +557,10 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         return 0; /* it has gone meanwhile */
     if (n == 2 && ptn_unpack_bool(&u, &reserved))
         return subscribe_all(c, h, s, reserved);
-    if (n != 7 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
+    if (n != 8 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
         !ptn_unpack_str_or_nil(&u, &since.epoch) || !ptn_unpack_uint(&u, &since.offset) ||
-        !ptn_unpack_str(&u, &user) || !ptn_unpack_uint(&u, &roles))
+        !ptn_unpack_uint(&u, &policy) || policy >= PTN_POLICY_COUNT || !ptn_unpack_str(&u, &user) ||
+        !ptn_unpack_uint(&u, &roles))
         return -PTN_EPROTO;
     if (user.n <= HUB_USER_BYTES_MAX) {
         memcpy(s->user, user.p, user.n);
@@ -523,10 +576,13 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max)
         refuse(c, s, tag, topic, PTN_CODE_OVERLOADED,
                "this connection has too many subscriptions; unsubscribe from some");
-    else if (ptn_pattern_has_wildcard(topic))
-        subscribe_pattern(c, h, s, tag, topic);
+    else if (!ptn_pattern_has_wildcard(topic))
+        subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, user, roles);
+    else if (policy == PTN_POLICY_STORED)
+        refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
+               "policy \"stored\" needs a topic, not a pattern");
     else
-        subscribe_topic(c, h, s, tag, topic, since, user, roles);
+        subscribe_pattern(c, h, s, tag, topic, (uint8_t)policy);
     return 0;
 }
 
@@ -595,7 +651,7 @@ static void reset_patterns(ptn_ctx *c, ptn_hub *h) {
         return;
     for (uint32_t i = 0; i < h->sinks_cap; i++)
         if (h->sinks[i] != NULL && listens_to_pattern(h->sinks[i]))
-            reset_sink(c, h, h->sinks[i]);
+            hub_reset_sink(c, h, h->sinks[i]);
 }
 
 /* An owner forgot what it knew of us: whoever listens there must come back and resume. */
@@ -651,8 +707,9 @@ static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_exit(c, 0);
         break;
     default:
-        break; /* HUB_SINK_GONE, answers nobody waits for */
+        break; /* HUB_SINK_GONE, HUB_SINK_WRITABLE, answers nobody waits for */
     }
+    hub_flow_resume(c, h); /* before reclaim() frees sinks */
     reclaim(c, h);
     return r;
 }
@@ -663,7 +720,10 @@ static int hub_init(ptn_ctx *c, void *state, void *arg) {
     *(ptn_hub **)state = h;
     for (uint32_t i = 0; i < h->sinks_cap; i++)
         if (h->sinks[i] != NULL)
-            reset_sink(c, h, h->sinks[i]);
+            hub_reset_sink(c, h, h->sinks[i]);
+    hub_flow_done(h);
+    for (; h->drained != NULL; h->drained = h->drained->drained_next)
+        h->drained->drained = false;
     hub_index_done(&h->index);
     for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next)
         s->subs = NULL;

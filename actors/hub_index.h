@@ -17,8 +17,10 @@
 struct hub_sink;
 struct hub_sub;
 
+struct hub_flow;
+
 struct hub_slot { /* what the fan-out loop reads */
-    void (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
+    enum ptn_sink_load (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
     void *self;
     struct hub_sub *sub;
 };
@@ -33,8 +35,10 @@ struct hub_list {
 
 struct hub_sub { /* one subscription of one sink */
     struct hub_list *list;
-    uint32_t at; /* index in list->slots */
+    uint32_t at;    /* index in list->slots */
+    uint8_t policy; /* enum ptn_policy, never DEFAULT */
     struct hub_sink *sink;
+    struct hub_flow *flow; /* NULL: it gets events as they come */
     struct hub_sub *sink_next, **sink_pprev;
 };
 
@@ -42,6 +46,7 @@ struct hub_topic { /* an exact topic with local subscribers, or asks for one in 
     UT_hash_handle hh;
     struct hub_list list;
     uint32_t pending; /* TOPIC_ATTACH asks in flight */
+    bool stored;      /* its events can be read from the store */
     char epoch[HUB_EPOCH_BYTES_MAX];
     uint32_t epoch_bytes;
     uint64_t offset; /* of the last event; a jump means that events were lost on the way */

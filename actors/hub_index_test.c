@@ -7,8 +7,9 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
-static void deliver(ptn_ctx *c, void *self, ptn_event *e) {
+static enum ptn_sink_load deliver(ptn_ctx *c, void *self, ptn_event *e) {
     (void)c, (void)self, (void)e;
+    return PTN_SINK_FREE;
 }
 
 static const struct hub_slot slot = {.deliver = deliver};

@@ -6,7 +6,7 @@
 #ifndef POSTERN_ACTORS_HUB_INTERNAL_H
 #define POSTERN_ACTORS_HUB_INTERNAL_H
 
-#include "actors/hub_index.h"
+#include "actors/hub_flow.h"
 
 #define HUB_USER_BYTES_MAX 64
 
@@ -19,6 +19,8 @@ struct hub_sink {
     uint32_t n_attaches; /* being asked for */
     uint64_t serial;     /* last event delivered, when several lists matched */
     struct hub_sink *dead_next;
+    struct hub_sink *drained_next; /* of h->drained */
+    bool drained;
     uint8_t user_bytes;
     char user[HUB_USER_BYTES_MAX];
 };
@@ -31,6 +33,8 @@ struct hub_attach { /* a subscription that waits for owners to agree */
     struct hub_topic *topic; /* NULL: a pattern */
     uint32_t waiting;        /* owners that have not agreed to send everything */
     bool canceled, failed;
+    uint8_t policy; /* enum ptn_policy */
+    uint64_t since_offset;
     uint8_t name_bytes;
     char name[PTN_TOPIC_BYTES_MAX];
 };
@@ -52,6 +56,12 @@ struct ptn_hub {
     uint32_t *generations;
     uint32_t n_sinks, sinks_cap, free_hint;
     struct hub_sink *graveyard;
+    struct hub_sink *drained; /* sinks that can take more */
+    struct hub_flow *flows;
+    struct hub_flow *line_first, *line_last; /* flows that wait for a page */
+    uint32_t n_pages;                        /* being read */
+    uint64_t held_bytes;
+    ptn_timer page_timer; /* tries failed reads again */
     struct hub_attach *attaches;
     uint64_t serial;
     struct hub_watch watch[WATCHES];
@@ -65,6 +75,8 @@ ptn_sink_id hub_sink_id(const struct hub_sink *s);
 /* Frees the sinks in the graveyard and what they subscribe to. */
 void hub_bury(ptn_hub *h);
 void hub_attach_free(struct hub_attach *a);
+/* Closes the sink and tells it to start over. */
+void hub_reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s);
 /* Packs and casts; a refusal is returned. */
 int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w);
 

@@ -20,6 +20,14 @@ ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsig
         h->limits.subscriptions_max = 1000000;
     if (h->limits.sink_subscriptions_max == 0)
         h->limits.sink_subscriptions_max = 1000;
+    if (h->limits.held_events_max == 0)
+        h->limits.held_events_max = 256;
+    if (h->limits.held_bytes_max == 0)
+        h->limits.held_bytes_max = 256u << 10;
+    if (h->limits.held_total_bytes == 0)
+        h->limits.held_total_bytes = 16u << 20;
+    if (h->limits.pages_max == 0)
+        h->limits.pages_max = 8;
     h->directory = d;
     h->worker = worker;
     h->watch[WATCH_TOPICS].owners = d->topics;
@@ -47,6 +55,7 @@ void hub_bury(ptn_hub *h) {
 void ptn_hub_free(ptn_hub *h) {
     if (h == NULL)
         return;
+    hub_flow_done(h);
     hub_index_done(&h->index);
     for (struct hub_sink *s = h->graveyard, *next; s != NULL; s = next) {
         next = s->dead_next;
@@ -115,8 +124,9 @@ ptn_sink_id hub_sink_id(const struct hub_sink *s) {
     return (uint64_t)s->generation << 32 | s->index;
 }
 
-static void deliver_nothing(ptn_ctx *c, void *self, ptn_event *e) {
+static enum ptn_sink_load deliver_nothing(ptn_ctx *c, void *self, ptn_event *e) {
     (void)c, (void)self, (void)e;
+    return PTN_SINK_FREE;
 }
 
 void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
@@ -136,6 +146,18 @@ void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
         (void)ptn_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SINK_GONE, NULL);
 }
 
+void ptn_hub_sink_writable(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
+    struct hub_sink *s = hub_sink_of(h, id);
+    if (s == NULL || s->drained)
+        return;
+    bool asleep = h->drained == NULL;
+    s->drained = true;
+    s->drained_next = h->drained;
+    h->drained = s;
+    if (asleep) /* a refusal is harmless: any later message resumes too */
+        (void)ptn_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SINK_WRITABLE, NULL);
+}
+
 /* ---- asking the hub ----------------------------------------------------------------------- */
 
 int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w) {
@@ -148,16 +170,29 @@ int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w) {
     return r;
 }
 
+enum ptn_policy ptn_policy_of(ptn_str name) {
+    static const char *const names[PTN_POLICY_COUNT] = {
+#define XX(id, text) text,
+        PTN_POLICY_MAP(XX)
+#undef XX
+    };
+    unsigned i = PTN_POLICY_DISCONNECT;
+    while (i < PTN_POLICY_COUNT && !ptn_str_eqz(name, names[i]))
+        i++;
+    return (enum ptn_policy)i;
+}
+
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
-                      ptn_position since, const ptn_principal *p) {
+                      ptn_position since, enum ptn_policy policy, const ptn_principal *p) {
     ptn_pack w;
     ptn_pack_init(&w, 128 + topic.n);
-    ptn_pack_array(&w, 7);
+    ptn_pack_array(&w, 8);
     ptn_pack_uint(&w, sink);
     ptn_pack_uint(&w, tag);
     ptn_pack_str(&w, topic);
     ptn_pack_str_or_nil(&w, since.epoch);
     ptn_pack_uint(&w, since.offset);
+    ptn_pack_uint(&w, policy);
     ptn_pack_str(&w, p->user);
     ptn_pack_uint(&w, p->roles);
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);

@@ -5,6 +5,7 @@
  * A script actor stands for the adapters: it runs one step per virtual millisecond, so that
  * everything a step caused has settled before the next.
  */
+#include "actors/hub_internal.h"
 #include "actors/topics.h"
 #include "runtime/testing.h"
 
@@ -20,7 +21,9 @@ struct client { /* a sink that writes down what it sees */
     ptn_sink_id id;
     char seen[SEEN_MAX]; /* "+a.b@0 a.b:1 a.b:2 " */
     char epoch[64];
-    bool close_at_first; /* closes itself inside deliver */
+    bool close_at_first;     /* closes itself inside deliver */
+    enum ptn_sink_load load; /* what deliver says */
+    enum ptn_policy policy;
     unsigned resets;
     int code;
 };
@@ -57,13 +60,20 @@ static void on_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
     (void)snprintf(cl->epoch, sizeof cl->epoch, "%.*s", (int)r->epoch.n, r->epoch.p);
 }
 
-static void on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+static enum ptn_sink_load on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     struct client *cl = self;
     note(cl, "%.*s:%llu ", (int)e->topic.n, e->topic.p, (unsigned long long)e->offset);
     if (e->forms[PTN_FORM_SSE] == NULL)
         e->forms[PTN_FORM_SSE] = ptn_frame_new(8);
     if (cl->close_at_first)
         ptn_hub_sink_close(c, cl->f->hub[0], cl->id);
+    return cl->load;
+}
+
+static void on_gap(ptn_ctx *c, void *self, const ptn_gap *g) {
+    (void)c;
+    note(self, "gap:%.*s:%llu-%llu:%s ", (int)g->topic.n, g->topic.p, (unsigned long long)g->from,
+         (unsigned long long)g->to, g->reason);
 }
 
 static void on_reset(ptn_ctx *c, void *self) {
@@ -71,7 +81,7 @@ static void on_reset(ptn_ctx *c, void *self) {
     ((struct client *)self)->resets++;
 }
 
-static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_reset};
+static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_gap, on_reset};
 
 /* ---- steps -------------------------------------------------------------------------------- */
 
@@ -82,7 +92,8 @@ static void subscribe_since(ptn_ctx *c, struct fixture *f, unsigned client, cons
         cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, &cl->id), 0);
     ptn_principal p = {.user = PTN_STR("u1"), .name = PTN_STR("ann"), .roles = PTN_ROLE_USER};
     ptn_position since = {ptn_str_of(epoch), offset};
-    cr_assert_eq(ptn_hub_subscribe(c, f->hub[0], cl->id, 7, ptn_str_of(topic), since, &p), 0);
+    cr_assert_eq(
+        ptn_hub_subscribe(c, f->hub[0], cl->id, 7, ptn_str_of(topic), since, cl->policy, &p), 0);
 }
 
 static void subscribe(ptn_ctx *c, struct fixture *f, unsigned client, const char *topic) {
@@ -354,4 +365,86 @@ Test(hub, bad_names_are_refused) {
     run(&f, 1, steps);
     cr_assert_eq(f.client[0].code, PTN_CODE_INVALID_REQUEST);
     cr_assert_str_eq(f.client[0].seen, "! !a..b !a b !**.a !a.*b ");
+}
+
+/* ---- slow sinks --------------------------------------------------------------------------- */
+
+/* One client per policy, all of them full after their first event. */
+static void slow_subscribe(ptn_ctx *c, struct fixture *f) {
+    static const enum ptn_policy policies[] = {PTN_POLICY_DROP_OLDEST, PTN_POLICY_DROP_NEWEST,
+                                               PTN_POLICY_LATEST, PTN_POLICY_DEFAULT};
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(policies); i++) {
+        f->client[i].policy = policies[i];
+        f->client[i].load = PTN_SINK_FULL;
+        subscribe(c, f, i, "t");
+    }
+}
+static void six_events(ptn_ctx *c, struct fixture *f) {
+    for (int i = 0; i < 6; i++)
+        publish(c, f, "t");
+}
+static void all_writable(ptn_ctx *c, struct fixture *f) {
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(f->client); i++) {
+        f->client[i].load = PTN_SINK_FREE;
+        ptn_hub_sink_writable(c, f->hub[0], f->client[i].id);
+    }
+}
+static void one_event(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "t");
+}
+
+static void keep_three(ptn_ctx *c, struct fixture *f) {
+    (void)c;
+    f->hub[0]->limits.held_events_max = 3;
+}
+
+Test(hub, a_slow_sink_loses_what_its_policy_says_and_hears_of_it) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {
+        keep_three, slow_subscribe, six_events, all_writable, one_event, NULL};
+    run(&f, 1, steps);
+    cr_expect_str_eq(f.client[0].seen, "+t@0 t:1 gap:t:2-3:slow_consumer t:4 t:5 t:6 t:7 ");
+    cr_expect_str_eq(f.client[1].seen, "+t@0 t:1 gap:t:2-6:slow_consumer t:7 ");
+    cr_expect_str_eq(f.client[2].seen, "+t@0 t:1 gap:t:2-5:conflated t:6 t:7 ");
+    cr_expect_str_eq(f.client[3].seen, "+t@0 t:1 t:2 t:3 t:4 t:5 t:6 t:7 ", "disconnect queues on");
+}
+
+static void slow_pattern(ptn_ctx *c, struct fixture *f) {
+    f->client[0].policy = PTN_POLICY_LATEST;
+    f->client[0].load = PTN_SINK_FULL;
+    subscribe(c, f, 0, "p.*");
+}
+static void pattern_events(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "p.a");
+    for (int i = 0; i < 3; i++) {
+        publish(c, f, "p.a");
+        publish(c, f, "p.b");
+    }
+}
+
+Test(hub, a_slow_pattern_keeps_the_latest_of_each_topic) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {slow_pattern, pattern_events,
+                                                                 all_writable, NULL};
+    run(&f, 1, steps);
+    cr_expect(strstr(f.client[0].seen, "gap:p.a:2-3:conflated ") != NULL, "%s", f.client[0].seen);
+    cr_expect(strstr(f.client[0].seen, "gap:p.b:1-2:conflated ") != NULL, "%s", f.client[0].seen);
+    cr_expect(strstr(f.client[0].seen, " p.a:4 p.b:3 ") != NULL, "%s", f.client[0].seen);
+}
+
+static void stored_subscribe(ptn_ctx *c, struct fixture *f) {
+    f->client[0].policy = PTN_POLICY_STORED;
+    subscribe(c, f, 0, "t");
+    f->client[1].policy = PTN_POLICY_STORED;
+    subscribe(c, f, 1, "t.*");
+}
+
+Test(hub, the_store_is_no_policy_for_what_is_not_stored) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {stored_subscribe, one_event, NULL};
+    run(&f, 1, steps);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_expect_eq(f.client[i].code, PTN_CODE_INVALID_REQUEST);
+        cr_expect_eq(f.client[i].seen[0], '!');
+    }
 }

@@ -168,6 +168,8 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
         sum.dead_letters += s.dead_letters;
         sum.late_replies += s.late_replies;
         sum.backing_off += s.backing_off;
+        sum.slow_handlers += s.slow_handlers;
+        sum.blocked_turns += s.blocked_turns;
         if (s.lag_ns_max > sum.lag_ns_max)
             sum.lag_ns_max = s.lag_ns_max;
     }
@@ -183,6 +185,10 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
          (double)sum.dead_letters},
         {"postern_late_replies_total", "counter", "Answers after the deadline",
          (double)sum.late_replies},
+        {"postern_slow_handlers_total", "counter", "Messages that took over 100 ms of CPU time",
+         (double)sum.slow_handlers},
+        {"postern_blocked_turns_total", "counter", "Turns that took over 1 s on the wall's clock",
+         (double)sum.blocked_turns},
         {"postern_actors_backing_off", "gauge", "Failed actors that wait for their restart",
          (double)sum.backing_off},
         {"postern_worker_turn_seconds_max", "gauge", "Longest turn", (double)sum.lag_ns_max * 1e-9},

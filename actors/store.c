@@ -137,6 +137,8 @@ int store_open(const store_config *config, store **ret_store, const char **reter
         *reterr_why = ptn_err_text(err);
     if (s != NULL && s->outcomes != NULL)
         err = store_db_open(config->path, &config->db, &s->db, reterr_why);
+    if (err == 0 && (err = store_db_settle(s->db)) != 0 && reterr_why != NULL)
+        *reterr_why = "what the last crash left in the database's log cannot be made durable";
     if (err == 0) {
         ptn_lane_opts o = {.name = "store",
                            .run = store_run_batch,

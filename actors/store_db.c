@@ -48,32 +48,76 @@ static int err_of_sqlite(int rc) {
     }
 }
 
+/* The log of the open database; NULL: none yet. */
+static sqlite3_file *log_of(store_db *db) {
+    sqlite3_file *log = NULL;
+    int rc = sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_JOURNAL_POINTER, (void *)&log);
+    return rc == SQLITE_OK && log != NULL && log->pMethods != NULL ? log : NULL;
+}
+
+/* The last error of the handle.  A quota, or room that only a sync finds missing, has no code of
+ * its own in SQLite: the errno of the log says it. */
+static int last_err(store_db *db) {
+    int rc = sqlite3_extended_errcode(db->sql), e = 0;
+    sqlite3_file *log = rc == SQLITE_IOERR_WRITE || rc == SQLITE_IOERR_FSYNC ? log_of(db) : NULL;
+    if (log != NULL)
+        (void)log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &e);
+    if (e == EDQUOT || e == ENOSPC)
+        return -PTN_EFULL;
+    int err = err_of_sqlite(rc);
+    return err != 0 ? err : -PTN_EIO;
+}
+
 /* ---- open and close ----------------------------------------------------------------------- */
 
-/* Creates the file before SQLite does, readable by its owner only; the log and its index inherit
- * the mode. */
-static int create_private(const char *path, const char **reterr_why) {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
-    if (fd < 0) {
-        int e = errno;
-        (void)sqlite3_snprintf(sizeof why_text, why_text, "cannot open %s: %s", path, strerror(e));
-        *reterr_why = why_text;
-        return e == EACCES || e == EPERM || e == EROFS ? -PTN_EACCESS : -PTN_EIO;
+/* The name of a new file is durable when its directory is; SQLite sees to that for the log only. */
+static int sync_directory_of(const char *path) {
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    if (n >= sizeof dir) {
+        errno = ENAMETOOLONG;
+        return -1;
     }
+    memcpy(dir, path, n);
+    dir[n] = '\0';
+    int fd = open(n > 0 ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    int err = fsync(fd) < 0 && errno != EINVAL ? errno : 0; /* EINVAL: not on this file system */
     (void)close(fd);
-    return 0;
+    errno = err;
+    return err == 0 ? 0 : -1;
+}
+
+/* Creates the file before SQLite does, readable by its owner only; the log and its index inherit
+ * the mode.  An empty one is new: perhaps the last start ended right here. */
+static int create_private(const char *path, const char **reterr_why) {
+    struct stat st;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    if (fd >= 0 && fstat(fd, &st) == 0 && (st.st_size > 0 || sync_directory_of(path) == 0)) {
+        (void)close(fd);
+        return 0;
+    }
+    int e = errno;
+    (void)sqlite3_snprintf(sizeof why_text, why_text, "cannot open %s: %s", path, strerror(e));
+    *reterr_why = why_text;
+    if (fd >= 0)
+        (void)close(fd);
+    return e == EACCES || e == EPERM || e == EROFS ? -PTN_EACCESS : -PTN_EIO;
 }
 
 static int set_pragmas(store_db *db, const store_db_opts *o) {
     char text[512];
     uint32_t cache_bytes = o->cache_bytes != 0 ? o->cache_bytes : 8u << 20;
+    uint32_t checkpoint_pages = o->checkpoint_pages != 0 ? o->checkpoint_pages : 4000;
     (void)sqlite3_snprintf(sizeof text, text,
                            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
                            "PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;"
-                           "PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 33554432;"
+                           "PRAGMA wal_autocheckpoint = %u; PRAGMA journal_size_limit = 33554432;"
                            "PRAGMA cache_size = -%u",
-                           cache_bytes / 1024u);
+                           checkpoint_pages, cache_bytes / 1024u);
     (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     (void)sqlite3_busy_timeout(db->sql, o->busy_ms != 0 ? (int)o->busy_ms : 5000);
     int rc = sqlite3_exec(db->sql, text, NULL, NULL, NULL);
@@ -94,11 +138,12 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
     store_db_opts o = opts != NULL ? *opts : (store_db_opts){0};
     const char *why = NULL;
     store_db *db = calloc(1, sizeof *db);
-    int err = db == NULL ? -PTN_ENOMEM : create_private(path, &why);
+    int err = db == NULL ? -PTN_ENOMEM : o.vfs != NULL ? 0 : create_private(path, &why);
     if (err == 0) {
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
-        int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-        int rc = sqlite3_open_v2(path, &db->sql, flags, NULL);
+        int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
+                    (o.vfs != NULL ? SQLITE_OPEN_CREATE : 0);
+        int rc = sqlite3_open_v2(path, &db->sql, flags, o.vfs);
         if (rc == SQLITE_OK)
             rc = set_pragmas(db, &o);
         err = err_of_sqlite(rc);
@@ -247,9 +292,8 @@ ptn_buf *store_db_problem_of(int err) {
 }
 
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
-    int err = err_of_sqlite(sqlite3_extended_errcode(db->sql));
-    if (err == 0)
-        err = db->doomed != 0 ? db->doomed : -PTN_EIO;
+    bool known = err_of_sqlite(sqlite3_extended_errcode(db->sql)) != 0;
+    int err = !known && db->doomed != 0 ? db->doomed : last_err(db);
     if (db->in_transaction && db->doomed == 0)
         db->doomed = err;
     store_convs_drop(db);
@@ -274,11 +318,6 @@ static bool check_data_version(store_db *db) {
         store_convs_drop(db);
     db->data_version = version;
     return true;
-}
-
-static int last_err(store_db *db) {
-    int err = err_of_sqlite(sqlite3_extended_errcode(db->sql));
-    return err != 0 ? err : -PTN_EIO;
 }
 
 int store_db_begin(store_db *db) {
@@ -343,6 +382,37 @@ void store_db_rollback(store_db *db) {
             (void)sqlite3_reset(s);
         }
     }
+}
+
+/* Reads the log and writes it back: what is in the cache is dirty then, whatever the kernel thought
+ * of it before, and the sync means it. */
+static int rewrite_log(sqlite3_file *log) {
+    enum { CHUNK = 64 << 10 };
+    sqlite3_int64 size = 0;
+    int rc = log->pMethods->xFileSize(log, &size);
+    if (rc != SQLITE_OK || size == 0)
+        return rc;
+    char *chunk = malloc(CHUNK);
+    if (chunk == NULL)
+        return SQLITE_NOMEM;
+    for (sqlite3_int64 at = 0; at < size && rc == SQLITE_OK; at += CHUNK) {
+        int n = size - at < CHUNK ? (int)(size - at) : CHUNK;
+        rc = log->pMethods->xRead(log, chunk, n, at);
+        if (rc == SQLITE_OK)
+            rc = log->pMethods->xWrite(log, chunk, n, at);
+    }
+    free(chunk);
+    return rc == SQLITE_OK ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : rc;
+}
+
+int store_db_settle(store_db *db) {
+    int err = store_db_begin(db); /* nobody else writes to the log meanwhile */
+    if (err != 0)
+        return err;
+    sqlite3_file *log = log_of(db);
+    int rc = log != NULL ? rewrite_log(log) : SQLITE_OK;
+    store_db_rollback(db);
+    return err_of_sqlite(rc);
 }
 
 uint32_t store_db_rows_committed(const store_db *db) {

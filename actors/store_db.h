@@ -25,6 +25,8 @@ typedef struct store_db_opts {
     uint32_t cache_bytes;       /* of SQLite's page cache; 0: 8 MiB */
     uint32_t busy_ms;           /* waiting for another process that writes; 0: 5,000 */
     uint32_t conversations_max; /* whose last sequence number is kept in memory; 0: 8,192 */
+    uint32_t checkpoint_pages;  /* in the log before they move to the database; 0: 4,000 */
+    const char *vfs; /* a registered SQLite VFS, which then creates the file; NULL: the system's */
 } store_db_opts;
 
 /* Opens or creates the database (mode 0600; its directory must exist) and migrates it in one
@@ -33,6 +35,12 @@ typedef struct store_db_opts {
 int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db,
                   const char **reterr_why);
 void store_db_close(store_db *db); /* accepts NULL; an open transaction is rolled back */
+
+/* Makes durable what the last crash left in the log.  SQLite recovers it from the kernel's cache,
+ * where it may never have been synced, and then takes it for durable: a retry of a message found
+ * there would be acknowledged before the message is on disk.  Whoever acknowledges writes calls
+ * this once after opening.  Errors as store_db_begin() and store_db_commit(). */
+int store_db_settle(store_db *db);
 
 /* True for kinds that change the database. */
 bool store_db_is_write(uint32_t type);

@@ -466,10 +466,11 @@ static int on_attach(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
     bool recovered = since_epoch.n > 0 && history_covers(t, since_epoch, since_offset);
     ptn_pack w;
     ptn_pack_init(&w, 64);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, 5);
     ptn_pack_str(&w, (ptn_str){t->epoch, EPOCH_BYTES});
     ptn_pack_uint(&w, t->offset);
     ptn_pack_bool(&w, recovered);
+    ptn_pack_bool(&w, /* stored= */ false);
     pack_history(&w, t, recovered ? (uint32_t)(t->offset - since_offset) : 0);
     ptn_buf *b = ptn_pack_finish(&w);
     if (b == NULL)

@@ -3,8 +3,9 @@
  * log.c - log lines to standard error, one write(2) each, so that lines of several threads never
  * mix.
  *
- * Lines are built in a fixed buffer on the stack: no allocation, and bounded however long a field
- * is.  Control characters and quotes are escaped in both forms, so a peer cannot forge lines.
+ * Lines are built in a fixed buffer on the stack, without the C library's formatter: no allocation,
+ * bounded however long a field is, and allowed in a signal handler, where the watchdog writes.
+ * Control characters and quotes are escaped in both forms, so a peer cannot forge lines.
  */
 #include "broker/log.h"
 
@@ -38,18 +39,31 @@ static void put_z(struct line *l, const char *z) {
     put(l, z, strlen(z));
 }
 
+static void put_number(struct line *l, int64_t v) {
+    char digits[24];
+    size_t i = sizeof digits;
+    uint64_t left = v < 0 ? -(uint64_t)v : (uint64_t)v;
+    do {
+        digits[--i] = (char)('0' + left % 10);
+        left /= 10;
+    } while (left > 0);
+    if (v < 0)
+        digits[--i] = '-';
+    put(l, digits + i, sizeof digits - i);
+}
+
 /* Quoted as JSON does it; invalid UTF-8 becomes '?'. */
 static void put_quoted(struct line *l, ptn_str s) {
     bool valid = ptn_utf8_valid((const uint8_t *)s.p, s.n);
     put(l, "\"", 1);
     for (size_t i = 0; i < s.n && !l->full; i++) {
         unsigned char c = (unsigned char)s.p[i];
-        char code[8];
         if (c == '"' || c == '\\') {
             put(l, c == '"' ? "\\\"" : "\\\\", 2);
         } else if (c < 0x20 || c == 0x7f) {
-            (void)snprintf(code, sizeof code, "\\u%04x", c);
-            put(l, code, 6);
+            const char code[] = {
+                '\\', 'u', '0', '0', "01234567"[c >> 4], "0123456789abcdef"[c & 15]};
+            put(l, code, sizeof code);
         } else if (c >= 0x80 && !valid) {
             put(l, "?", 1);
         } else {
@@ -75,9 +89,7 @@ static void put_field(struct line *l, bool json, const ptn_field *f) {
         put_z(l, f->key);
     put_z(l, json ? ":" : "=");
     if (f->s.p == NULL) {
-        char number[24];
-        (void)snprintf(number, sizeof number, "%lld", (long long)f->i);
-        put_z(l, number);
+        put_number(l, f->i);
     } else if (!json && is_plain(f->s)) {
         put(l, f->s.p, f->s.n);
     } else {

@@ -17,6 +17,7 @@
 #include "actors/topics.h"
 #include "actors/users.h"
 #include "broker/control.h"
+#include "broker/crash_record.h"
 #include "broker/hello.h"
 #include "broker/keys.h"
 #include "broker/version.h"
@@ -64,16 +65,20 @@ static void complain(const char *what, const char *why) {
     fprintf(stderr, "postern: %s: %s\n", what, why);
 }
 
+/* Also inside a signal handler: PTN_TRACE_SLOW. */
 static void trace(const ptn_trace_event *e, void *arg) {
-    static const char *const events[] = {"actor.crashed", "actor.restarted", "actor.dead_letter",
-                                         "supervisor.gave_up"};
+    static const char *const events[] = {"actor.crashed",     "actor.restarted",
+                                         "actor.dead_letter", "supervisor.gave_up",
+                                         "actor.slow",        "worker.blocked"};
     (void)arg;
     if (e->kind == PTN_TRACE_CRASH)
         ptn_count(PTN_C_ACTOR_CRASHES, 1);
-    PTN_LOG(e->kind == PTN_TRACE_DEAD_LETTER ? PTN_LOG_DEBUG : PTN_LOG_ERROR, events[e->kind],
-            PTN_F_Z("actor", e->actor), PTN_F_INT("address", e->addr),
-            PTN_F_Z("message", ptn_msg_type_name(e->msg_type)), PTN_F_INT("reason", e->reason),
-            PTN_F_INT("wait_ms", e->wait_ns / PTN_MS), PTN_F_Z("text", e->text));
+    static const enum ptn_log_level levels[] = {PTN_LOG_ERROR, PTN_LOG_ERROR, PTN_LOG_DEBUG,
+                                                PTN_LOG_ERROR, PTN_LOG_WARN,  PTN_LOG_WARN};
+    PTN_LOG(levels[e->kind], events[e->kind], PTN_F_Z("actor", e->actor),
+            PTN_F_INT("address", e->addr), PTN_F_Z("message", ptn_msg_type_name(e->msg_type)),
+            PTN_F_INT("reason", e->reason), PTN_F_INT("wait_ms", e->wait_ns / PTN_MS),
+            PTN_F_Z("text", e->text));
 }
 
 /* ---- what can fail because of the outside -------------------------------------------------- */
@@ -83,6 +88,7 @@ static int open_data(struct broker *b, FILE *tell) {
     store_db *db = NULL;
     if (keys_prepare_data(b->config->data, &why) < 0 ||
         keys_lock_data(b->config->data, &b->lock, &why) < 0 ||
+        crash_record_open(b->config->data, &why) < 0 ||
         keys_load(b->config->data, b->key, &why) < 0 ||
         keys_open_database(b->config->data, &db, &why) < 0)
         goto failed;
@@ -342,7 +348,10 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
     b->options = options;
     b->workers = config_workers(config);
     b->directory.workers = b->workers;
-    ptn_runtime_opts o = {.workers = b->workers, .drain_ns = actors_drain_ns(config)};
+    ptn_runtime_opts o = {.workers = b->workers,
+                          .drain_ns = actors_drain_ns(config),
+                          .slow_ns = 100 * PTN_MS,
+                          .stuck_ns = config->watchdog_ns};
     o.drain_ns = o.drain_ns > 0 ? o.drain_ns : 1; /* 0 would mean the default */
     int code = EXIT_FAILED;
     if (ptn_runtime_new(&o, &b->rt) < 0) {

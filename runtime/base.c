@@ -4,7 +4,7 @@
  *
  * Both tables come from PTN_ERR_MAP, so that names, values and texts cannot drift apart.
  */
-#include <postern/base.h>
+#include "runtime/env/crash.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,5 +42,6 @@ const char *ptn_err_text(int err) {
 _Noreturn void ptn__assert_failed(const char *expr, const char *file, int line) {
     (void)fprintf(stderr, "postern: assertion failed: %s (%s:%d)\n", expr, file, line);
     (void)fflush(stderr);
+    ptn__crash_why(expr, file, line);
     abort();
 }

@@ -7,12 +7,16 @@
  * secrets. After ten traces a worker stays quiet for five minutes, so that a storm does not fill
  * the log.
  */
+#include "runtime/env/crash.h"
 #include "runtime/internal.h"
 
 #define TRACED_MAX 10u
 #define QUIET_NS (300 * PTN_SEC)
 
 void ptn__trace(ptn_runtime *rt, const ptn_trace_event *e) {
+    static const char *const kinds[] = {"failed",  "restarted",    "dead letter",
+                                        "gave up", "slow handler", "blocked turn"};
+    ptn__crash_note(kinds[e->kind], e->actor, e->addr, e->msg_type, e->reason);
     if (rt->trace != NULL)
         rt->trace(e, rt->trace_arg);
 }

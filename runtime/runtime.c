@@ -23,6 +23,7 @@ int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt) {
     }
     unsigned n = o->workers != 0 ? o->workers : 1;
     rt->spin_ns = o->spin_ns;
+    ptn__watchdog_init(rt, o);
     rt->drain_ns = o->drain_ns != 0 ? o->drain_ns : DRAIN_DEFAULT_NS;
     rt->env = o->env;
     /* No loops yet: ptn_runtime_stop() counts, but wakes nobody. */
@@ -126,14 +127,14 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
     const char *name = atomic_load_explicit(&s->ops_name, memory_order_acquire);
     if ((gen & 1) == 0 || name == NULL)
         return false;
-    uint64_t load = relaxed(&s->near_load) + relaxed(&s->far_load);
+    uint64_t load = relaxed(&s->mbox_load);
     uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
     *st = (ptn_actor_stats){
         .name = name,
         .addr = (ptn_addr)worker << 56 | (ptn_addr)s->index << 32 | gen,
         .mbox_msgs = (uint32_t)(load >> 40),
         .mbox_msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed),
-        .mbox_bytes = load & PTN__LOAD_BYTES,
+        .mbox_bytes = load & (PTN__LOAD_ONE - 1),
         .handled = relaxed(&s->handled),
         .refused = relaxed(&s->refused),
         .restarts = inits > 0 ? inits - 1 : 0,
@@ -183,11 +184,14 @@ void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *r
         .turns = relaxed(&w->turns),
         .parks = relaxed(&w->parks),
         .wakes = relaxed(&w->wakes),
+        .stalls = relaxed(&w->stalls),
         .messages = relaxed(&w->messages),
         .dead_letters = relaxed(&w->dead_letters),
         .late_replies = relaxed(&w->late_replies),
         .deadline_expired = relaxed(&w->deadline_expired),
         .backing_off = relaxed(&w->backing_off),
+        .slow_handlers = relaxed(&w->slow_handlers),
+        .blocked_turns = relaxed(&w->blocked_turns),
         /* reading resets it; a turn that ends meanwhile may be lost from one of the two readings */
         .lag_ns_max = atomic_exchange_explicit(&w->lag_ns_max, 0, memory_order_relaxed),
     };

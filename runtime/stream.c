@@ -619,16 +619,15 @@ static const ptn_transport_cbs stream_transport_cbs = {
 
 int ptn__stream_new(ptn_ctx *c, ptn_transport *take_t, ptn_stream **ret_s) {
     ptn_stream *s = calloc(1, sizeof *s);
-    if (s == NULL || ptn__resource_add(c, &s->resource) < 0) {
-        free(s);
+    if (s == NULL)
         return -PTN_ENOMEM;
-    }
     s->resource.close = stream_resource_close;
     s->st = ptn__ctx_worker(c)->streams;
     s->t = take_t;
     s->actor = ptn_self(c);
     s->out_bytes_max = OUT_BYTES_MAX_DEFAULT;
     s->stall_ns = STALL_NS_DEFAULT;
+    ptn__resource_add(c, &s->resource);
     ptn__stat_add(&s->st->w->stream_counts.streams_open, 1);
     *ret_s = s;
     return 0;
@@ -655,6 +654,15 @@ void ptn_stream_limits(ptn_stream *s, size_t out_bytes_max, ptn_time stall_ns) {
 
 size_t ptn_stream_queued(const ptn_stream *s) {
     return s->queued;
+}
+
+bool ptn_stream_is_congested(ptn_stream *s, size_t bytes) {
+    if (PTN_LIKELY(s->queued <= bytes) || s->closing)
+        return false;
+    int err = s->pressed ? 0 : stream_write_out(s);
+    if (err != 0)
+        stream_close(s, err);
+    return s->pressed && s->queued > bytes;
 }
 
 void ptn_stream_read_enable(ptn_stream *s, bool on) {

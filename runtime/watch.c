@@ -23,13 +23,14 @@ struct ptn__monitor {
 };
 
 void ptn__send_down(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref) {
+    struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
     struct ptn__env e = {.to = watcher,
                          .from = target,
                          .corr = ref,
                          .deadline = PTN_NEVER,
                          .type = PTN_MSG_DOWN,
                          .kind = PTN__ENV_SYSTEM};
-    int err = ptn__send(w, &e, NULL);
+    int err = ptn__send_unbounded(&sender, &e, NULL);
     PTN_ASSERT(err != -PTN_ENOMEM); /* a watcher would wait forever */
 }
 

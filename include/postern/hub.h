@@ -25,6 +25,7 @@ typedef struct ptn_event {
     ptn_str epoch;
     uint64_t offset;
     ptn_bytes data;                   /* msgpack value */
+    ptn_buf *buf;                     /* the EVENT payload that holds it; NULL: from the store */
     ptn_frame *forms[PTN_FORM_COUNT]; /* NULL until made; released by the hub after the fan-out */
 } ptn_event;
 
@@ -39,11 +40,43 @@ typedef struct ptn_subscribed {
     bool recovered;
 } ptn_subscribed;
 
+/* How much a sink has in front of it, after it took an event.  One that said BUSY or FULL calls
+ * ptn_hub_sink_writable() when it has drained. */
+enum ptn_sink_load {
+    PTN_SINK_FREE,
+    PTN_SINK_BUSY, /* what comes from the store waits, so that live events keep a share */
+    PTN_SINK_FULL, /* live events wait too: the subscription's policy decides */
+};
+
+/* What happens to events while their sink is FULL.  wire.md calls them by these names. */
+#define PTN_POLICY_MAP(XX)                                                                         \
+    XX(DEFAULT, "")                /* STORED where the events are stored, otherwise DISCONNECT */  \
+    XX(DISCONNECT, "disconnect")   /* they queue on, and past its hard bound the sink closes */    \
+    XX(DROP_OLDEST, "drop_oldest") /* the newest few are kept */                                   \
+    XX(DROP_NEWEST, "drop_newest")                                                                 \
+    XX(LATEST, "latest") /* the newest of each topic is kept */                                    \
+    XX(STORED, "stored") /* nothing is kept: they are read from the store later, without loss */
+enum ptn_policy {
+#define XX(id, name) PTN_POLICY_##id,
+    PTN_POLICY_MAP(XX)
+#undef XX
+        PTN_POLICY_COUNT
+};
+/* PTN_POLICY_COUNT: no such policy. */
+enum ptn_policy ptn_policy_of(ptn_str name);
+
+typedef struct ptn_gap { /* events that this subscription will not get: from..to, both included */
+    ptn_str topic;
+    uint64_t from, to;
+    const char *reason; /* "slow_consumer", "conflated", "expired" */
+} ptn_gap;
+
 typedef struct ptn_sink_ops {
     /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before; and
      * once more, with the code forbidden, when the user may no longer have what was granted. */
     void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
-    void (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
+    enum ptn_sink_load (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
+    void (*gap)(ptn_ctx *c, void *self, const ptn_gap *g);
     /* The hub lost its state: subscriptions are gone, the client must come back (ws: 1012). */
     void (*reset)(ptn_ctx *c, void *self);
 } ptn_sink_ops;
@@ -55,6 +88,9 @@ typedef uint64_t ptn_sink_id; /* index and generation: stale ids are harmless */
 int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id);
 /* No call on this sink after it returns; its subscriptions go. */
 void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id);
+/* The sink was BUSY or FULL and has drained.  Any actor of the hub's worker; cheap to call twice.
+ */
+void ptn_hub_sink_writable(ptn_ctx *c, ptn_hub *h, ptn_sink_id id);
 
 typedef struct ptn_position {
     ptn_str epoch; /* n == 0: no position given */
@@ -64,7 +100,7 @@ typedef struct ptn_position {
 /* topic: a topic or a pattern.  The hub checks it and what p may see.  -PTN_EOVERLOAD: the hub's
  * mailbox is full.  Subscribing twice to one topic moves the subscription (no duplicates). */
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
-                      ptn_position since, const ptn_principal *p);
+                      ptn_position since, enum ptn_policy policy, const ptn_principal *p);
 /* Everything, reserved topics too: for gateways with an authorization of their own (ZeroMQ on ipc).
  * With reserved == false: only public topics. */
 int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved);
@@ -75,6 +111,10 @@ typedef struct ptn_hub_limits {
     uint32_t sinks_max;              /* 0: 100,000 */
     uint32_t subscriptions_max;      /* of the whole hub; 0: 1,000,000 */
     uint32_t sink_subscriptions_max; /* of one sink; 0: 1,000 */
+    uint32_t held_events_max;        /* kept for one slow subscription; 0: 256 */
+    uint32_t held_bytes_max;         /* likewise, of their payloads; 0: 256 KiB */
+    uint64_t held_total_bytes;       /* of the whole hub; 0: 16 MiB */
+    uint32_t pages_max;              /* being read from the store at a time; 0: 8 */
 } ptn_hub_limits;
 ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsigned worker);
 void ptn_hub_free(ptn_hub *h);

@@ -29,7 +29,8 @@
     XX(SESSION_REVOKED)   /* verifier -> edges of its worker: [session]: close its connections */          \
     /* topics: hub <-> owner (topics shard, or conversation shard for conversation.<id>) */                \
     XX(TOPIC_ATTACH)      /* [topic, user, roles, sinceEpoch?, sinceOffset] -> TOPIC_ATTACHED */           \
-    XX(TOPIC_ATTACHED)    /* [epoch, offset, recovered, [[offset, data], ..]] */                           \
+    XX(TOPIC_ATTACHED)    /* [epoch, offset, recovered, stored, [[offset, data], ..]]: stored: the hub     \
+                           * reads what a subscriber misses from the store, and the list is empty */      \
     XX(TOPIC_DETACH)      /* [topic] cast: the last local subscriber has gone */                               \
     XX(TOPIC_WATCH_ALL)   /* [on] -> OK: the hub has wildcard subscribers and wants every event */        \
     XX(TOPIC_PUBLISH)     /* any actor -> owner: [topic, data] cast, for events of the broker itself */    \
@@ -38,6 +39,7 @@
     XX(HUB_SUBSCRIBE)     /* sink -> hub of its worker: hub.h packs it */                                  \
     XX(HUB_UNSUBSCRIBE)                                                                                    \
     XX(HUB_SINK_GONE)                                                                                      \
+    XX(HUB_SINK_WRITABLE)                                                                                  \
     XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
     XX(OWNER_RESTARTED)   /* owner -> hubs, nil: what it knew of its topics is gone; sinks start over */   \
     /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map] */ \
@@ -73,6 +75,7 @@
     XX(STORE_MSG_RANGE)   /* [conversation, afterSeq?, beforeSeq?, limit] -> STORE_MSGS, ascending; with    \
                            * before only, or neither: the newest */                                        \
     XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
+    XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
     XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
     XX(STORE_STATS_REPLY)                                                                                  \

@@ -49,6 +49,7 @@
     XX(CONNECTIONS_WS, "postern_connections", "protocol=\"ws\"", "")                                        \
     XX(CONNECTIONS_SSE, "postern_connections", "protocol=\"sse\"", "")                                      \
     XX(SUBSCRIPTIONS, "postern_subscriptions", "", "Active subscriptions")                                  \
+    XX(SLOW_SUBSCRIPTIONS, "postern_slow_subscriptions", "", "Subscriptions behind the live events")        \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
     XX(CONVERSATIONS_CACHED, "postern_conversations_cached", "", "Conversations in memory")
 

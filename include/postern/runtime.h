@@ -61,6 +61,10 @@ typedef struct ptn_runtime_opts {
     ptn_env *env;      /* NULL: libuv */
     uint64_t spin_ns;  /* busy-wait before parking; 0: none */
     ptn_time drain_ns; /* how long actors may take to stop; 0: 5 s */
+    /* CPU time one message may take: past slow_ns it is traced (PTN_TRACE_SLOW), past stuck_ns the
+     * process writes a crash record and aborts.  Up to twice as much may pass before it is noticed.
+     * 0: never; the simulator never does. */
+    ptn_time slow_ns, stuck_ns;
 } ptn_runtime_opts;
 
 /* Makes a runtime that does not run yet.  0, -PTN_EINVAL or -PTN_ENOMEM. */
@@ -291,25 +295,50 @@ void ptn_waits_visit(ptn_runtime *rt,
                      void *arg);
 
 typedef struct ptn_worker_stats {
-    uint64_t turns, parks, wakes, messages;
+    uint64_t turns, parks, wakes, stalls, messages;
     uint64_t dead_letters, late_replies, deadline_expired;
-    uint64_t backing_off; /* children of its supervisors that wait for their restart, now */
-    uint64_t lag_ns_max;  /* longest turn since the last call that reset it */
+    uint64_t backing_off;   /* children of its supervisors that wait for their restart, now */
+    uint64_t slow_handlers; /* past slow_ns of CPU time */
+    uint64_t blocked_turns; /* past ten times slow_ns on the wall's clock */
+    uint64_t lag_ns_max;    /* longest turn since the last call that reset it */
 } ptn_worker_stats;
 void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *ret_stats);
 
 /* Called on a worker or lane thread for crashes and the first dead letters; the program logs.  Set
- * before ptn_runtime_run(). */
+ * before ptn_runtime_run().  PTN_TRACE_SLOW comes inside a signal handler while the slow handler is
+ * still running: only async-signal-safe functions may be called for it. */
 typedef struct ptn_trace_event {
-    enum { PTN_TRACE_CRASH, PTN_TRACE_RESTART, PTN_TRACE_DEAD_LETTER, PTN_TRACE_GAVE_UP } kind;
+    enum {
+        PTN_TRACE_CRASH,
+        PTN_TRACE_RESTART,
+        PTN_TRACE_DEAD_LETTER,
+        PTN_TRACE_GAVE_UP,
+        PTN_TRACE_SLOW,    /* text: the stack, as module+offset */
+        PTN_TRACE_BLOCKED, /* a turn that took long without using CPU time; addr: only the worker */
+    } kind;
     const char *actor;
     ptn_addr addr;
     uint32_t msg_type;
     int reason;
-    ptn_time wait_ns; /* RESTART: after this backoff */
+    ptn_time wait_ns; /* RESTART: after this backoff.  SLOW, BLOCKED: so far */
     const char *text;
 } ptn_trace_event;
 void ptn_runtime_on_trace(ptn_runtime *rt, void (*fn)(const ptn_trace_event *e, void *arg),
                           void *arg);
+
+/* ---- the end of the process --------------------------------------------------------------- */
+
+/* From now on a memory fault, an abort, a stack overflow in a worker or lane, or a handler past
+ * stuck_ns writes a record to standard error and to a file before it ends the process as it would
+ * have anyway (core dump included): why, thread, actor, kind of message, stack, what the other
+ * threads are doing, and the last trace events.  No payloads.  Places in code are module+offset,
+ * for addr2line.  Main thread, before the runtime runs.  0, -PTN_EINVAL (path too long) or
+ * -PTN_EIO. */
+typedef struct ptn_crash_opts {
+    const char *path;    /* mode 0600, replaced; copied.  NULL: standard error only */
+    const char *version; /* static */
+    const char *(*msg_name)(uint32_t type); /* async-signal-safe.  NULL: numbers only */
+} ptn_crash_opts;
+int ptn_crash_install(const ptn_crash_opts *o);
 
 #endif

@@ -91,6 +91,10 @@ int ptn_stream_write(ptn_stream *s, const void *p, size_t n);
 /* Bytes not yet accepted by the kernel. */
 size_t ptn_stream_queued(const ptn_stream *s);
 
+/* True: more than `bytes` wait, and the kernel takes nothing now; on_drain will come.  A queue that
+ * only this turn filled is flushed first. */
+bool ptn_stream_is_congested(ptn_stream *s, size_t bytes);
+
 /* Stops and resumes reading: back-pressure for the peer.  No effect once the stream is ending. */
 void ptn_stream_read_enable(ptn_stream *s, bool on);
 /* Close after the queue is flushed (bounded by the stall limit), half-closing first and then

@@ -90,6 +90,8 @@ void frames_send_error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes
 
 /* Builds `event` {type, topic, epoch, offset, data} for the wire forms. */
 void frames_event_pack(ptn_pack *w, const ptn_event *e);
+/* Sends `gap`: called by the adapter's sink. */
+void frames_gap(ptn_ctx *c, frames_session *s, const ptn_gap *g);
 /* Sends `subscribed`, or `error` when r->code says so: called by the adapter's sink. */
 void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r);
 

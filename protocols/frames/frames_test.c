@@ -65,13 +65,14 @@ static void sink_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
     frames_subscribed(c, &((struct adapter *)self)->session, r);
 }
 
-static void sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     ptn_pack w;
     ptn_pack_init(&w, 0);
     frames_event_pack(&w, e);
     ptn_buf *b = ptn_pack_finish(&w);
     adapter_send(c, self, 0, ptn_buf_bytes(b));
     ptn_buf_unref(b);
+    return PTN_SINK_FREE;
 }
 
 static const ptn_sink_ops sink_ops = {.subscribed = sink_subscribed, .deliver = sink_deliver};
@@ -402,8 +403,8 @@ Test(frames, subscribe_checks_its_members) {
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topics\":\"a\"}"), "1 to 100");
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topics\":[\"a\",1]}"), "each topic");
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"\"}"), "each topic");
-    HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"policy\":\"latest\"}"),
-        "\"details\":{\"policy\":\"only \\\"disconnect\\\"");
+    HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"policy\":\"hope\"}"),
+        "\"details\":{\"policy\":\"must be one of: disconnect,");
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"since\":5}"), "\"details\":{\"since\":");
     HAS(ask(&a,
             "{\"type\":\"subscribe\",\"topic\":\"a\",\"since\":{\"epoch\":\"e\",\"offset\":-1}}"),

@@ -60,15 +60,20 @@ static bool read_since(ptn_ctx *c, frames_session *s, const struct frames_in *in
     return true;
 }
 
-static bool check_policy(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+static bool read_policy(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                        enum ptn_policy *ret_policy) {
     ptn_bytes raw;
-    ptn_str policy;
+    ptn_str name;
+    *ret_policy = PTN_POLICY_DEFAULT;
     if (!ptn_map_get(in->frame, "policy", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
-    if (ptn_unpack_str(&u, &policy) && ptn_str_eqz(policy, "disconnect"))
+    if (ptn_unpack_str(&u, &name))
+        *ret_policy = ptn_policy_of(name);
+    if (*ret_policy != PTN_POLICY_DEFAULT && *ret_policy != PTN_POLICY_COUNT)
         return true;
-    frames__invalid(c, s, in, "policy", "only \"disconnect\" is supported by this version");
+    frames__invalid(c, s, in, "policy",
+                    "must be one of: disconnect, drop_oldest, drop_newest, latest, stored");
     return false;
 }
 
@@ -93,8 +98,9 @@ static void refuse_topic(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
 void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     struct topics t;
     ptn_position since;
+    enum ptn_policy policy;
     if (!check_hub(c, s, in) || !read_topics(c, s, in, &t) || !read_since(c, s, in, &since) ||
-        !check_policy(c, s, in))
+        !read_policy(c, s, in, &policy))
         return;
     int err = 0;
     if (s->sink == PTN_SINK_NONE)
@@ -111,7 +117,7 @@ void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames
     for (uint32_t i = 0; i < t.n && !s->closed; i++) {
         ptn_str topic = {0};
         (void)ptn_unpack_str(&t.first, &topic); /* checked by read_topics */
-        err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since,
+        err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since, policy,
                                 &s->identity.p);
         if (err == 0)
             continue;
@@ -160,6 +166,20 @@ void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r) {
     }
     if (last)
         frames__call_free(call);
+}
+
+void frames_gap(ptn_ctx *c, frames_session *s, const ptn_gap *g) {
+    ptn_pack w;
+    frames__begin(&w, "gap", (ptn_bytes){0}, 4);
+    ptn_pack_key(&w, "topic");
+    ptn_pack_str(&w, g->topic);
+    ptn_pack_key(&w, "from");
+    ptn_pack_uint(&w, g->from);
+    ptn_pack_key(&w, "to");
+    ptn_pack_uint(&w, g->to);
+    ptn_pack_key(&w, "reason");
+    ptn_pack_cstr(&w, g->reason);
+    frames__send(c, s, 0, &w);
 }
 
 void frames__handle_unsubscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in) {

@@ -269,10 +269,11 @@ static inline int topics_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     }
     ptn_pack w;
     ptn_pack_init(&w, 0);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, 5);
     ptn_pack_cstr(&w, "e1");
     ptn_pack_uint(&w, 0);
     ptn_pack_bool(&w, true);
+    ptn_pack_bool(&w, false);
     ptn_pack_array(&w, 0);
     cr_assert_eq(ptn_reply(c, ptn_reply_token(c, m), PTN_MSG_TOPIC_ATTACHED, ptn_pack_finish(&w)),
                  0);

@@ -393,7 +393,9 @@ static void on_eof(ptn_ctx *c, void *owner) {
 static void on_drain(ptn_ctx *c, void *owner) {
     struct http_conn *conn = owner;
     conn->wait = HTTP_WAIT_NONE;
-    if (!conn->finishing)
+    if (conn->sse != NULL)
+        http_sse_drained(c, conn);
+    else if (!conn->finishing)
         http_conn_advance(c, conn);
 }
 

@@ -294,6 +294,7 @@ void http_out_uint(ptn_out *o, uint64_t v); /* decimal text */
 void http_sse_begin(ptn_ctx *c, struct http_exchange *x);
 void http_sse_free(ptn_ctx *c, struct http_conn *conn); /* c NULL: after a crash */
 void http_sse_drain(ptn_ctx *c, struct http_conn *conn);
+void http_sse_drained(ptn_ctx *c, struct http_conn *conn); /* the out-queue is empty again */
 void http_sse_session_revoked(ptn_ctx *c, struct http_conn *conn, ptn_str session);
 
 #endif

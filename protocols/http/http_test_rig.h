@@ -80,10 +80,11 @@ static inline void answer_attach(ptn_ctx *c, const ptn_msg *m) {
     bool recovered = ptn_str_eqz(epoch, "E") && since == 5;
     ptn_pack w;
     ptn_pack_init(&w, 64);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, 5);
     ptn_pack_cstr(&w, "E");
     ptn_pack_uint(&w, 7);
     ptn_pack_bool(&w, recovered);
+    ptn_pack_bool(&w, /* stored= */ false);
     ptn_pack_array(&w, recovered ? 2 : 0);
     for (unsigned i = 6; recovered && i <= 7; i++) {
         ptn_pack_array(&w, 2);

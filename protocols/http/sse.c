@@ -21,7 +21,8 @@ struct http_sse {
     ptn_hub *hub;
     ptn_sink_id sink;
     ptn_timer ping;
-    bool live; /* the head has been sent */
+    bool live;      /* the head has been sent */
+    bool congested; /* the hub waits for on_drain */
 };
 
 /* ---- text ---------------------------------------------------------------------------------- */
@@ -131,22 +132,61 @@ static ptn_frame *event_frame(struct http_edge *e, const ptn_event *event) {
     return f;
 }
 
-static void on_deliver(ptn_ctx *c, void *self, ptn_event *event) {
+static enum ptn_sink_load load_of(struct http_sse *sse) {
+    struct http_conn *conn = sse->conn;
+    const size_t busy = conn->edge->limits.out_bytes_max / 8;
+    if (ptn_stream_queued(conn->stream) <= busy || !ptn_stream_is_congested(conn->stream, busy))
+        return PTN_SINK_FREE;
+    sse->congested = true;
+    return ptn_stream_queued(conn->stream) > 2 * busy ? PTN_SINK_FULL : PTN_SINK_BUSY;
+}
+
+static enum ptn_sink_load on_deliver(ptn_ctx *c, void *self, ptn_event *event) {
     struct http_sse *sse = self;
     struct http_conn *conn = sse->conn;
     if (orphan_reap(c, sse) || conn->finishing || !sse->live)
-        return;
+        return PTN_SINK_FREE;
     ptn_frame **form = &event->forms[PTN_FORM_SSE];
     if (*form == NULL)
         *form = event_frame(conn->edge, event);
     int err = *form == NULL ? -PTN_ENOMEM : ptn_stream_send(conn->stream, *form);
     if (err == 0) {
         ptn_count(PTN_C_DELIVERED_SSE, 1);
-        return;
+        return load_of(sse);
     }
     ptn_count(PTN_C_DROPPED_SLOW_CONSUMER, err == -PTN_ESLOW ? 1 : 0);
     conn->finishing = true;
     ptn_stream_close(conn->stream, err); /* after a refused send: already closing, harmless */
+    return PTN_SINK_FREE;
+}
+
+static void on_gap(ptn_ctx *c, void *self, const ptn_gap *g) {
+    struct http_sse *sse = self;
+    struct http_conn *conn = sse->conn;
+    if (orphan_reap(c, sse) || conn->finishing || !sse->live)
+        return;
+    ptn_out *o = http_scratch(conn->edge);
+    http_out_z(o, "event: gap\ndata: {\"topic\":");
+    ptn_json_string(o, g->topic);
+    http_out_z(o, ",\"from\":");
+    http_out_uint(o, g->from);
+    http_out_z(o, ",\"to\":");
+    http_out_uint(o, g->to);
+    http_out_z(o, ",\"reason\":");
+    ptn_json_string(o, ptn_str_of(g->reason));
+    http_out_z(o, "}\n\n");
+    if (o->err == 0)
+        ptn_stream_write(conn->stream, o->p, o->len);
+    else
+        ptn_stream_close(conn->stream, o->err); /* never a silent hole */
+}
+
+void http_sse_drained(ptn_ctx *c, struct http_conn *conn) {
+    struct http_sse *sse = conn->sse;
+    if (!sse->congested)
+        return;
+    sse->congested = false;
+    ptn_hub_sink_writable(c, sse->hub, sse->sink);
 }
 
 static void on_reset(ptn_ctx *c, void *self) {
@@ -162,7 +202,7 @@ static void on_reset(ptn_ctx *c, void *self) {
 }
 
 static const ptn_sink_ops sink_ops = {
-    .subscribed = on_subscribed, .deliver = on_deliver, .reset = on_reset};
+    .subscribed = on_subscribed, .deliver = on_deliver, .gap = on_gap, .reset = on_reset};
 
 /* ---- begin, heartbeat, end ----------------------------------------------------------------- */
 
@@ -232,7 +272,8 @@ void http_sse_begin(ptn_ctx *c, struct http_exchange *x) {
     sse->hub = conn->edge->base.config->hub;
     int err = ptn_hub_sink_open(sse->hub, &sink_ops, sse, &sse->sink);
     if (err == 0) {
-        err = ptn_hub_subscribe(c, sse->hub, sse->sink, 0, topic, since, &x->principal);
+        err = ptn_hub_subscribe(c, sse->hub, sse->sink, 0, topic, since, PTN_POLICY_DEFAULT,
+                                &x->principal);
         if (err != 0)
             ptn_hub_sink_close(c, sse->hub, sse->sink);
     }

@@ -208,7 +208,8 @@ static void on_close(ptn_ctx *c, void *owner, int reason) {
     free(w);
 }
 
-static const ptn_stream_ops stream_ops = {.on_read = ws__on_read, .on_close = on_close};
+static const ptn_stream_ops stream_ops = {
+    .on_read = ws__on_read, .on_drain = ws__on_drain, .on_close = on_close};
 
 /* The edge actor is gone; after an orderly end its list is empty. */
 static void edge_gone(void *arg) {
@@ -254,6 +255,7 @@ static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, con
     w->ping_ns = l->ws_ping_ns;
     w->pong_ns = l->ws_pong_ns;
     w->depth_max = l->depth_max;
+    w->out_bytes_max = (uint32_t)l->out_bytes_max;
     ws_parser_init(&w->parser, w->opcode, l->message_bytes_max);
     w->session = (frames_session){
         .ops = &session_ops,

@@ -34,6 +34,8 @@ struct ws_conn {
     uint8_t opcode; /* of what it sends and takes */
     bool heard;     /* bytes have come since the last ping */
     bool authenticated;
+    bool congested; /* the hub waits for on_drain */
+    uint32_t out_bytes_max;
     edge *edge;
     struct ws_conn *next, **pprev; /* of the edge; of the orphans: next only */
     struct ws_backlog *backlog;    /* not NULL: reading is off until answers have come */
@@ -88,6 +90,8 @@ void ws__backlog_done(struct ws_conn *w);
 
 int ws__sink_open(struct ws_conn *w);
 void ws__sink_close(ptn_ctx *c, struct ws_conn *w);
+/* The stream's on_drain: the hub goes on. */
+void ws__on_drain(ptn_ctx *c, void *owner);
 
 /* ---- conn.c ---- */
 

@@ -21,22 +21,49 @@ static bool event_encode(struct ws_conn *w, ptn_event *e) {
     return e->forms[w->form] != NULL;
 }
 
+/* How far the queue is filled: past an eighth of its bound what comes from the store waits, past a
+ * quarter live events too.  The rest is for answers and control frames, which never wait. */
+static enum ptn_sink_load load_of(struct ws_conn *w) {
+    const size_t busy = w->out_bytes_max / 8;
+    if (PTN_LIKELY(ptn_stream_queued(w->stream) <= busy) ||
+        !ptn_stream_is_congested(w->stream, busy))
+        return PTN_SINK_FREE;
+    w->congested = true;
+    return ptn_stream_queued(w->stream) > 2 * busy ? PTN_SINK_FULL : PTN_SINK_BUSY;
+}
+
 /* The hottest function of the broker: once per event and subscriber. */
-static void sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     struct ws_conn *w = self;
     (void)c;
     if (PTN_UNLIKELY(w->state != WS_OPEN))
-        return;
+        return PTN_SINK_FREE;
     if (PTN_UNLIKELY(e->forms[w->form] == NULL) && !event_encode(w, e)) {
         ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
-        return;
+        return PTN_SINK_FREE;
     }
     if (PTN_UNLIKELY(ptn_stream_send(w->stream, e->forms[w->form]) != 0)) {
         ptn_count(PTN_C_DROPPED_SLOW_CONSUMER, 1);
         w->state = WS_DONE;
-        return;
+        return PTN_SINK_FREE;
     }
     ptn_count(PTN_C_DELIVERED_WS, 1);
+    return load_of(w);
+}
+
+static void sink_gap(ptn_ctx *c, void *self, const ptn_gap *g) {
+    struct ws_conn *w = self;
+    if (w->stream != NULL)
+        frames_gap(c, &w->session, g);
+}
+
+void ws__on_drain(ptn_ctx *c, void *owner) {
+    struct ws_conn *w = owner;
+    if (!w->congested)
+        return;
+    w->congested = false;
+    if (w->session.sink != PTN_SINK_NONE)
+        ptn_hub_sink_writable(c, w->session.hub, w->session.sink);
 }
 
 /* The subscriptions are lost: the client must come back and subscribe again. */
@@ -48,6 +75,7 @@ static void sink_reset(ptn_ctx *c, void *self) {
 static const ptn_sink_ops sink_ops = {
     .subscribed = sink_subscribed,
     .deliver = sink_deliver,
+    .gap = sink_gap,
     .reset = sink_reset,
 };
 

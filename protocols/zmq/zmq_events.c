@@ -75,7 +75,7 @@ static bool event_send(void *socket, ptn_str topic, zmq_msg_t *body) {
     return true;
 }
 
-static void sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     zmq_gw *gw = self;
     bool reserved = ptn_topic_is_reserved(e->topic);
     bool wanted[ZMQ_GW_SIDES];
@@ -87,11 +87,11 @@ static void sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
         any = any || wanted[side];
     }
     if (!any)
-        return;
+        return PTN_SINK_FREE;
     zmq_msg_t body;
     if (body_make(e, &body) < 0) {
         ptn_count(PTN_C_DROPPED_ZMQ_PEER, 1);
-        return;
+        return PTN_SINK_FREE;
     }
     for (int side = 0; side < ZMQ_GW_SIDES; side++) {
         if (!wanted[side])
@@ -106,6 +106,7 @@ static void sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
         gw->events_dirty = true;
         ptn_at_turn_end(c, look_again, gw);
     }
+    return PTN_SINK_FREE; /* libzmq drops at its own high-water mark */
 }
 
 static void sink_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {

@@ -47,6 +47,17 @@ typedef struct ptn_transport_cbs {                            /* worker thread *
     void (*on_error)(void *owner, int err);
 } ptn_transport_cbs;
 
+/* A thread that is watched.  Both callbacks run on that thread inside a signal handler, between any
+ * two instructions: they may use async-signal-safe functions and relaxed atomics only. */
+struct ptn__text;
+typedef struct ptn_env_guard {
+    const char *name;
+    void (*say)(void *arg, struct ptn__text *t); /* what it is doing, one line; NULL: no more */
+    void (*tick)(void *arg); /* whenever it has used tick_ns of CPU time; NULL or 0: never */
+    ptn_time tick_ns;
+    void *arg;
+} ptn_env_guard;
+
 typedef struct ptn_env_ops {
     void (*free)(ptn_env *e);
 
@@ -60,6 +71,12 @@ typedef struct ptn_env_ops {
     /* Any thread.  Makes a parked worker take a turn.  docs/memory-model.md rule R1 says who may
      * call. */
     void (*wake)(ptn_env *e, unsigned worker);
+
+    /* Worker thread, in started() and stopped(); both NULL where nothing is watched (simulation).
+     * The thread gets a place in the crash record, and ticks.  An error means that it goes without.
+     */
+    int (*guard)(ptn_env *e, const ptn_env_guard *g);
+    void (*unguard)(ptn_env *e);
 
     /* Endpoints: main thread, before run().  where as in stream.h; ret_addr holds the real address.
      */

@@ -603,6 +603,10 @@ ptn_time ptn_sim_now(const ptn_env *e) {
     return ptn__sim_of(e)->now;
 }
 
+void ptn_sim_pass(ptn_env *e, ptn_time ns) {
+    ptn__sim_of(e)->now += ns;
+}
+
 void ptn_sim_faults_set(ptn_env *e, const ptn_sim_faults *f) {
     struct ptn__sim *s = ptn__sim_of(e);
     s->faults = *f;

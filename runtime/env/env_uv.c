@@ -15,6 +15,7 @@
  * lets a port do so after the workers are gone).
  */
 #include "runtime/env/env_uv.h"
+#include "runtime/env/crash.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -62,6 +63,16 @@ static void env_wake(ptn_env *e, unsigned worker) {
     struct ptn__uv_worker *ws = atomic_load_explicit(&u->workers, memory_order_acquire);
     if (ws != NULL && worker < u->n_workers)
         uv_async_send(&ws[worker].wake);
+}
+
+static int env_guard(ptn_env *e, const ptn_env_guard *g) {
+    (void)e;
+    return ptn__guard_enter(g);
+}
+
+static void env_unguard(ptn_env *e) {
+    (void)e;
+    ptn__guard_leave();
 }
 
 /* ---- the worker's loop -------------------------------------------------------------------- */
@@ -274,6 +285,8 @@ static const ptn_env_ops uv_ops = {
     .random = env_random,
     .run = env_run,
     .wake = env_wake,
+    .guard = env_guard,
+    .unguard = env_unguard,
     .bind = ptn__uv_bind,
     .endpoint_free = ptn__uv_endpoint_free,
     .listen = ptn__uv_listen,

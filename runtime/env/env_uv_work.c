@@ -6,6 +6,7 @@
  * A watch may be closed inside its own callback: the struct lives until libuv's close callback, and
  * libuv calls no handle that is closing.
  */
+#include "runtime/env/crash.h"
 #include "runtime/env/env_uv.h"
 
 #include <pthread.h>
@@ -155,7 +156,9 @@ struct ptn_env_lane {
 
 static void *lane_thread(void *arg) {
     ptn_env_lane *l = arg;
+    const ptn_env_guard guard = {.name = l->name};
     (void)pthread_setname_np(pthread_self(), l->name);
+    (void)ptn__guard_enter(&guard);
     for (bool closing = false; !closing;) {
         pthread_mutex_lock(&l->lock);
         while (!atomic_load_explicit(&l->wanted, memory_order_relaxed) && !l->closing)
@@ -168,6 +171,7 @@ static void *lane_thread(void *arg) {
         while (l->step(l->arg))
             continue;
     }
+    ptn__guard_leave();
     return NULL;
 }
 

@@ -166,8 +166,8 @@ static void on_response(struct client *c, unsigned long status, ptn_str body) {
     } else {
         ORACLE(status == 408 || status >= 500, "wire: a good request is answered %lu: %.*s", status,
                (int)(body.n < 200 ? body.n : 200), body.p);
-        ORACLE(status != 500 || actors_may_fail(), "wire: 500: %.*s",
-               (int)(body.n < 200 ? body.n : 200), body.p);
+        ORACLE((status != 500 || may_fail()) && (status != 507 || disk_may_be_full()),
+               "wire: %lu: %.*s", status, (int)(body.n < 200 ? body.n : 200), body.p);
         world->tally.refusals++;
         (void)snprintf(c->refusal, sizeof c->refusal, "HTTP %lu", status);
     }

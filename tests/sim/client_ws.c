@@ -434,15 +434,16 @@ static void on_response(ptn_bytes frame, const struct call *call) {
 
 /* Refusals that a good client must expect.  It asks again. */
 static void on_error(struct client *c, ptn_bytes frame, const struct call *call) {
-    static const char *const expected[] = {"overloaded", "timeout", "draining", "internal",
-                                           "conflict"};
+    static const char *const expected[] = {"overloaded", "timeout", "draining", "conflict"};
     ptn_str code = {"", 0};
     (void)ptn_map_get_str(frame, "code", &code);
     bool ok = false;
     for (size_t i = 0; i < PTN_ARRAY_LEN(expected); i++)
         ok = ok || ptn_str_eqz(code, expected[i]);
     if (ptn_str_eqz(code, "internal"))
-        ok = actors_may_fail();
+        ok = may_fail();
+    else if (ptn_str_eqz(code, "storage_full"))
+        ok = disk_may_be_full();
     ORACLE(ok, "wire: client %u did nothing wrong and hears %.*s", c->index, (int)code.n, code.p);
     world->tally.refusals++;
     ptn_str message = {"", 0};

@@ -33,6 +33,7 @@
 #define STOP_NS_MAX (30 * PTN_SEC)
 #define CHECK_NS (250 * PTN_MS)
 #define CHECK_EVERY_STEPS 16u
+#define STARTS_MAX 3u
 #define FRAME_SLACK (256u << 10) /* what one turn may add to a queue before it is judged */
 
 static struct broker {
@@ -191,16 +192,12 @@ static void add_conversation(store_db *db, unsigned k) {
     execute(db, PTN_MSG_STORE_CONV_ADD, &w);
 }
 
-static void database_path(char *out, size_t out_bytes) {
-    (void)snprintf(out, out_bytes, "%s/postern.db", world->dir);
-}
-
 void life_prepare(void) {
-    char path[96];
     store_db *db;
     const char *why = "";
-    database_path(path, sizeof path);
-    ORACLE(store_db_open(path, &(store_db_opts){0}, &db, &why) == 0, "prepare: %s", why);
+    disk_plug(NULL);
+    ORACLE(store_db_open(DATABASE, &(store_db_opts){.vfs = DISK_VFS}, &db, &why) == 0,
+           "prepare: %s", why);
     int err = store_db_begin(db);
     for (unsigned u = 0; u < USERS; u++)
         add_user(db, u);
@@ -231,17 +228,42 @@ static void check_bounds(void) {
     ptn_actors_visit(B.rt, check_mailbox, NULL);
 }
 
+static const struct death *death(void) {
+    static const struct death never;
+    return world->life < LIVES_MAX - 1 ? &world->plan.deaths[world->life] : &never;
+}
+
+static void killed(void) {
+    world->tally.kills++;
+    world->tally.power_losses += death()->power;
+    _exit(EXIT_KILLED); /* as SIGKILL: nothing is flushed, nobody is told */
+}
+
+static void on_slow_disk(ptn_time ns) {
+    ptn_sim_pass(B.env, ns);
+}
+
+static void plug_disk(void) {
+    disk_plug(&(struct disk_opts){.seed = world->seed * LIVES_MAX + world->life,
+                                  .faults = world->plan.disk,
+                                  .end_at = death()->disk_op,
+                                  .end_power = death()->power,
+                                  .on_end = killed,
+                                  .on_slow = on_slow_disk});
+}
+
 static void on_event(void *arg, const ptn_sim_event *e) {
     (void)arg;
-    world->hash = (world->hash ^ e->hash) * UINT64_C(0x9e3779b97f4a7c15);
+    world->hash = (world->hash ^ e->hash ^ disk_ops()) * UINT64_C(0x9e3779b97f4a7c15);
     world->steps++;
     if (B.trace)
         fprintf(stderr, "%llu %llu.%09llu %s %llu %016llx\n", (unsigned long long)e->step,
                 (unsigned long long)(e->now / PTN_SEC), (unsigned long long)(e->now % PTN_SEC),
                 e->kind, (unsigned long long)e->id, (unsigned long long)e->hash);
-    if (world->life == 0 && e->step == world->plan.kill_step) {
-        world->tally.kills++;
-        _exit(EXIT_KILLED); /* as SIGKILL: nothing is flushed, nobody is told */
+    if (e->step == death()->step) {
+        if (death()->power)
+            disk_power_loss();
+        killed();
     }
     if (e->step % CHECK_EVERY_STEPS == 0)
         check_bounds();
@@ -298,6 +320,7 @@ static void look(void *arg) {
         ptn_sim_faults calm;
         ptn_sim_faults_none(&calm);
         ptn_sim_faults_set(B.env, &calm);
+        disk_faults_set(NULL);
         B.settling = true;
         swarm_settle();
         B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
@@ -309,8 +332,26 @@ static void look(void *arg) {
 
 /* ---- a life ---------------------------------------------------------------------------------- */
 
+/* As whoever starts a broker does: when its disk fails then, it is started again. */
+static void open_store(void) {
+    const char *why = "";
+    store_config config = {.path = DATABASE,
+                           .rt = B.rt,
+                           .db = {.vfs = DISK_VFS,
+                                  .cache_bytes = world->plan.cache_bytes,
+                                  .checkpoint_pages = world->plan.checkpoint_pages}};
+    int err = -PTN_EIO;
+    for (unsigned i = 0; i < STARTS_MAX && err != 0; i++)
+        err = store_open(&config, &B.store, &why);
+    if (err == 0)
+        return;
+    disk_faults_set(NULL);
+    err = store_open(&config, &B.store, &why);
+    ORACLE(err == 0, "durability: the store does not open again: %s", why);
+    disk_faults_set(&world->plan.disk);
+}
+
 static void build(void) {
-    char path[96];
     const char *why = "";
     ptn_sim_opts opts = {.seed = world->seed * 2 + world->life,
                          .faults = world->plan.faults,
@@ -329,9 +370,8 @@ static void build(void) {
     }
     err = ptn_endpoint_bind(B.rt, sim_address, &B.endpoint, &why);
     PTN_ASSERT(err == 0);
-    database_path(path, sizeof path);
-    err = store_open(&(store_config){.path = path, .rt = B.rt}, &B.store, &why);
-    ORACLE(err == 0, "durability: the store does not open again: %s", why);
+    plug_disk();
+    open_store();
     spawn_all();
     swarm_spawn(B.rt, opts.seed);
 }
@@ -365,10 +405,12 @@ void life_run(bool trace) {
     build();
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_start(&B.clients[i], B.env, i);
-    ptn_sim_timer_start(B.env, &B.timer, world->plan.busy_ns, look, NULL);
+    ptn_sim_timer_start(B.env, &B.timer, world->plan.busy_ns >> world->life, look, NULL);
     int err = ptn_runtime_run(B.rt);
     ORACLE(err == 0, "crash: the runtime ended with %s", ptn_err_name(err));
     take_apart();
+    disk_power_loss(); /* the end of an orderly stop is as durable as everything before */
+    disk_plug(NULL);
     check_store();
     exit(0);
 }

@@ -8,7 +8,7 @@
 
 #include "world.h"
 
-/* Accounts and conversations, once per run; in world->dir. */
+/* Accounts and conversations, once per run; on the simulated disk. */
 void life_prepare(void);
 
 /* Runs to the end of this life and never returns: 0 stopped in order, EXIT_KILLED, EXIT_ORACLE. */

@@ -14,18 +14,15 @@
  */
 #include "life.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LIVES_MAX 2u
 #define LIFE_SECONDS_MAX 120u /* of real time: a loop inside one step */
 #define SEEDS_MAX 1024u
 #define JOBS_MAX 64u
@@ -43,30 +40,6 @@ static struct tally *total; /* of all processes */
 static _Noreturn void die(const char *what) {
     fprintf(stderr, "postern-sim: %s: %s\n", what, strerror(errno));
     exit(2);
-}
-
-/* ---- a directory for the store --------------------------------------------------------------- */
-
-static void dir_make(void) {
-    struct stat st;
-    bool memory = stat("/dev/shm", &st) == 0 && access("/dev/shm", W_OK) == 0;
-    (void)snprintf(world->dir, sizeof world->dir, "%s/postern-sim-XXXXXX",
-                   memory ? "/dev/shm" : "/tmp");
-    if (mkdtemp(world->dir) == NULL)
-        die("a temporary directory");
-}
-
-static void dir_remove(void) {
-    DIR *d = opendir(world->dir);
-    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
-        char path[400];
-        (void)snprintf(path, sizeof path, "%s/%s", world->dir, e->d_name);
-        if (e->d_name[0] != '.')
-            (void)unlink(path);
-    }
-    if (d != NULL)
-        (void)closedir(d);
-    (void)rmdir(world->dir);
 }
 
 /* ---- one seed -------------------------------------------------------------------------------- */
@@ -108,14 +81,16 @@ static bool run(const struct options *o, uint64_t seed, bool stirred) {
     memset(world, 0, sizeof *world);
     world->seed = seed;
     world_plan(seed);
-    dir_make();
+    disk_make();
     int status = 0;
     for (world->life = 0; world->life < LIVES_MAX; world->life++) {
         status = live(o, stirred);
         if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_KILLED)
             break;
     }
-    dir_remove();
+    const struct disk_stats disk = disk_stats();
+    world->tally.disk_errors = disk.errors;
+    world->tally.disk_full = disk.full;
     if (WIFSIGNALED(status))
         (void)snprintf(world->failure, sizeof world->failure, "%s: life %u ended by signal %d",
                        WTERMSIG(status) == SIGALRM ? "liveness" : "crash", world->life,
@@ -293,21 +268,38 @@ static struct options read_options(int argc, char **argv) {
 }
 
 static void print_tally(void) {
-    printf(
-        "%llu seeds, %llu failed; %llu sessions, %llu lost, %llu vanished, %llu kills, %llu actor "
-        "crashes, %llu other misfortunes; %llu answers, %llu refusals, %llu messages and %llu "
-        "events acknowledged, "
-        "%llu events heard, %llu positions recovered, %llu not; %llu asks and %llu "
-        "monitors of the swarm ended\n",
-        (unsigned long long)crowd.done, (unsigned long long)(crowd.failed + crowd.caught),
-        (unsigned long long)total->sessions, (unsigned long long)total->closed,
-        (unsigned long long)total->vanished, (unsigned long long)total->kills,
-        (unsigned long long)total->crashes, (unsigned long long)total->buggified,
-        (unsigned long long)total->answers, (unsigned long long)total->refusals,
-        (unsigned long long)total->acks, (unsigned long long)total->publishes,
-        (unsigned long long)total->events, (unsigned long long)total->resumed,
-        (unsigned long long)total->not_recovered, (unsigned long long)total->asks,
-        (unsigned long long)total->downs);
+    const uint64_t numbers[] = {crowd.done,          crowd.failed + crowd.caught,
+                                total->sessions,     total->closed,
+                                total->vanished,     total->kills,
+                                total->power_losses, total->crashes,
+                                total->buggified,    total->disk_errors,
+                                total->disk_full,    total->answers,
+                                total->refusals,     total->acks,
+                                total->publishes,    total->events,
+                                total->resumed,      total->not_recovered,
+                                total->asks,         total->downs};
+    static const char *const words[] = {" seeds, ",
+                                        " failed; ",
+                                        " sessions, ",
+                                        " lost, ",
+                                        " vanished, ",
+                                        " kills, ",
+                                        " of them by power, ",
+                                        " actor crashes, ",
+                                        " other misfortunes, ",
+                                        " disk errors, ",
+                                        " writes without room; ",
+                                        " answers, ",
+                                        " refusals, ",
+                                        " messages and ",
+                                        " events acknowledged, ",
+                                        " events heard, ",
+                                        " positions recovered, ",
+                                        " not; ",
+                                        " asks and ",
+                                        " monitors of the swarm ended\n"};
+    for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
+        printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }
 
 int main(int argc, char **argv) {

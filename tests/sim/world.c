@@ -7,6 +7,7 @@
 #include "actors/store_db.h"
 
 #include <postern/messages.h>
+#include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +31,29 @@ static uint32_t pick(ptn_sim_rng *r, uint32_t odds_of_any, uint32_t min, uint32_
     return min + (uint32_t)ptn_sim_rng_below(r, max - min + 1);
 }
 
+/* From numbers of its own: the rest of the story does not change with it. */
+static void plan_storage(uint64_t seed) {
+    ptn_sim_rng rng, *r = &rng;
+    struct plan *p = &world->plan;
+    ptn_sim_rng_seed(r, seed ^ UINT64_C(0xd15c));
+    disk_faults_draw(r, &p->disk);
+    p->cache_bytes = pick(r, 3, 16 << 10, 256 << 10);
+    p->checkpoint_pages = pick(r, 2, 4, 400);
+    for (unsigned i = 0; i < LIVES_MAX - 1; i++) {
+        struct death *d = &p->deaths[i];
+        d->power = ptn_sim_rng_below(r, 2) == 0;
+        uint64_t how = ptn_sim_rng_below(r, 6), soon = ptn_sim_rng_exp(r, 40);
+        if (d->step != 0)
+            continue; /* the first life has its end already */
+        if (how == 0)
+            d->disk_op = 1 + soon;
+        else if (how < 3)
+            d->disk_op = 1 + ptn_sim_rng_exp(r, 3000);
+        else if (how == 3 && i > 0)
+            d->step = 1 + ptn_sim_rng_exp(r, 400); /* before the clients have done much */
+    }
+}
+
 void world_plan(uint64_t seed) {
     ptn_sim_rng rng, *r = &rng;
     struct plan *p = &world->plan;
@@ -38,7 +62,7 @@ void world_plan(uint64_t seed) {
         .workers = 1 + (unsigned)ptn_sim_rng_below(r, 2),
         .clients = 2 + (unsigned)ptn_sim_rng_below(r, CLIENTS_MAX - 1),
         .busy_ns = (3 + ptn_sim_rng_below(r, 12)) * PTN_SEC,
-        .kill_step = ptn_sim_rng_below(r, 3) == 0 ? 200 + ptn_sim_rng_below(r, 10000) : 0,
+        .deaths = {{.step = ptn_sim_rng_below(r, 3) == 0 ? 200 + ptn_sim_rng_below(r, 10000) : 0}},
         .hub_mailbox = pick(r, 3, 2, 16),
         .owner_mailbox = pick(r, 4, 4, 64),
         .router_mailbox = pick(r, 6, 4, 64),
@@ -56,10 +80,20 @@ void world_plan(uint64_t seed) {
         .vanish_ppm = pick(r, 2, 50000, 600000),
     };
     ptn_sim_faults_draw(r, &p->faults);
+    plan_storage(seed);
 }
 
 bool actors_may_fail(void) {
     return world->plan.faults.buggify_ppm > 0;
+}
+
+bool may_fail(void) {
+    const struct disk_faults *f = &world->plan.disk;
+    return actors_may_fail() || f->read_ppm + f->write_ppm + f->sync_ppm > 0;
+}
+
+bool disk_may_be_full(void) {
+    return world->plan.disk.full_ppm > 0;
 }
 
 /* ---- who is who ------------------------------------------------------------------------------ */
@@ -222,18 +256,51 @@ static uint64_t check_page(store_db *db, unsigned conversation, uint64_t after,
     return after;
 }
 
+static void check_integrity(void) {
+    sqlite3 *sql = NULL;
+    sqlite3_stmt *s = NULL;
+    int rc = sqlite3_open_v2(DATABASE, &sql, SQLITE_OPEN_READWRITE, DISK_VFS);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(sql, "PRAGMA integrity_check(1)", -1, &s, NULL);
+    const char *says = rc == SQLITE_OK && sqlite3_step(s) == SQLITE_ROW
+                           ? (const char *)sqlite3_column_text(s, 0)
+                           : NULL;
+    ORACLE(says != NULL && strcmp(says, "ok") == 0, "store: the database is damaged: %s",
+           says != NULL ? says : sqlite3_errmsg(sql));
+    (void)sqlite3_finalize(s);
+    (void)sqlite3_close(sql);
+}
+
+/* The totals that the store keeps, against what it holds. */
+static void check_totals(store_db *db, uint64_t messages) {
+    uint32_t type, n;
+    uint64_t total;
+    static const uint8_t nil = 0xc0;
+    ptn_buf *reply = store_db_execute(db, PTN_MSG_STORE_STATS, (ptn_bytes){&nil, 1}, &type);
+    ORACLE(reply != NULL && type == PTN_MSG_STORE_STATS_REPLY, "store: no totals");
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(reply));
+    ORACLE(ptn_unpack_array(&u, &n) && ptn_unpack_uint(&u, &total) && ptn_unpack_uint(&u, &total) &&
+               ptn_unpack_uint(&u, &total),
+           "store: bad totals");
+    ORACLE(total == messages, "store: it counts %llu messages and has %llu",
+           (unsigned long long)total, (unsigned long long)messages);
+    ptn_buf_unref(reply);
+}
+
 void check_store(void) {
-    char path[96];
     const char *why = "";
     store_db *db;
-    (void)snprintf(path, sizeof path, "%s/postern.db", world->dir);
-    ORACLE(store_db_open(path, &(store_db_opts){0}, &db, &why) == 0, "store: cannot open: %s", why);
+    uint64_t messages = 0;
+    check_integrity();
+    ORACLE(store_db_open(DATABASE, &(store_db_opts){.vfs = DISK_VFS}, &db, &why) == 0,
+           "store: cannot open: %s", why);
     for (unsigned k = 0; k < CONVERSATIONS; k++) {
         uint64_t at = 0, last = 0, before;
         do {
             before = at;
             at = check_page(db, k, at, &last);
         } while (at > before);
+        messages += at;
         ORACLE(at == last, "store: conversation %u ends at %llu instead of %llu", k,
                (unsigned long long)at, (unsigned long long)last);
         ORACLE(at >= world->last_seq[k],
@@ -245,5 +312,6 @@ void check_store(void) {
         ORACLE(!s->acked || (s->seq != 0 && world->order[s->conversation][s->seq] == i + 1),
                "durability: message %u was acknowledged and is not in the store", i);
     }
+    check_totals(db, messages);
     store_db_close(db);
 }

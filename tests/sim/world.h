@@ -9,7 +9,7 @@
 #ifndef POSTERN_TESTS_SIM_WORLD_H
 #define POSTERN_TESTS_SIM_WORLD_H
 
-#include "runtime/env/env_sim.h"
+#include "disk.h"
 
 #define USERS 4u
 #define CONVERSATIONS 3u
@@ -21,6 +21,9 @@
 #define SESSIONS_MAX 1024u
 #define PLACES_MAX 32768u /* a power of two; topic events seen at all */
 #define EPOCH_MAX 48u
+#define LIVES_MAX 4u
+
+#define DATABASE "postern.db" /* on the simulated disk */
 
 #define EXIT_ORACLE 3 /* an oracle has spoken: world.failure says what */
 #define EXIT_KILLED 4 /* the plan killed the broker */
@@ -45,25 +48,32 @@ struct place { /* one topic event, as the first who saw it saw it */
 
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
-        crashes, kills, vanished, buggified, asks, downs;
+        crashes, kills, power_losses, vanished, buggified, asks, downs, disk_errors, disk_full;
+};
+
+struct death {        /* of a life; all zero: it ends in order */
+    uint64_t step;    /* at this event */
+    uint64_t disk_op; /* in the middle of this operation of the disk */
+    bool power;       /* and what was not synced is lost */
 };
 
 struct plan { /* drawn from the seed */
     unsigned workers, clients;
-    ptn_time busy_ns;   /* with faults; then everything must settle */
-    uint64_t kill_step; /* of the first life; 0: never */
+    ptn_time busy_ns; /* with faults, half of it in each further life; then all must settle */
+    struct death deaths[LIVES_MAX - 1];
     uint32_t hub_mailbox, owner_mailbox, router_mailbox; /* messages; 0: as in production */
     uint32_t swarm, swarm_mailbox;                       /* actors of swarm.c */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
     ptn_sim_faults faults;
+    struct disk_faults disk;
+    uint32_t cache_bytes, checkpoint_pages; /* of the store; 0: as in production */
 };
 
 struct world {
     uint64_t seed;
     unsigned life;
     struct plan plan;
-    char dir[64];
     char failure[512];
     uint64_t hash, steps;
     uint32_t n_sent, n_sessions;
@@ -84,8 +94,10 @@ _Noreturn void oracle_failed(const char *fmt, ...) __attribute__((format(printf,
 #define ORACLE(e, ...) ((e) ? (void)0 : oracle_failed(__VA_ARGS__))
 
 void world_plan(uint64_t seed);
-/* Actors fail in this run: a good client may hear of an internal error. */
 bool actors_may_fail(void);
+/* Actors or the disk fail in this run: a good client may hear of an internal error. */
+bool may_fail(void);
+bool disk_may_be_full(void);
 
 /* Who is who: the same in every run. */
 const char *user_id(unsigned user);

@@ -10,6 +10,8 @@ the next start on the same data.
 import json
 import os
 import random
+import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -19,8 +21,8 @@ import uuid
 
 import msgpack
 
-from harness import (PATIENCE, RELEASE, Broker, RawHttp, RawWs, SystemTest, Zmq, run_program,
-                     show_stderr, split_address)
+from harness import (PASSWORD, PATIENCE, RELEASE, Broker, RawHttp, RawWs, SystemTest, Zmq,
+                     run_program, show_stderr, split_address)
 
 SEED = int(os.environ.get("POSTERN_TEST_SEED", "20260101"))
 ROUNDS = 8
@@ -386,6 +388,56 @@ class StartTest(CrashCase):
         broker.start()
         self.assertEqual(broker.call("GET", API + "/health").status, 200)
         broker.stop()
+
+
+class RecordTest(CrashCase):
+    """A crash leaves a record, and the next start tells of it."""
+
+    def test_record(self):
+        """Why, where, build and threads; readable by the owner only; told once; no secrets."""
+        broker = self.broker()
+        ann = broker.user("ann")
+        token = broker.token()
+        before = os.path.join(broker.data, "crash-previous.txt")
+        path = os.path.join(broker.data, "crash.txt")
+        for sig in (signal.SIGSEGV, signal.SIGABRT):
+            self.assertFalse(os.path.exists(path))
+            pid = broker.process.pid
+            broker.send_signal(sig)
+            status = broker.process.wait(PATIENCE)
+            if "POSTERN_TEST_SLOW" not in os.environ:  # a sanitizer takes the signal after us, and exits
+                self.assertEqual(status, -sig)
+            self.assertNotEqual(status, 0)
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+            with open(path, encoding="utf-8") as f:
+                record = f.read()
+            self.assertIn(f"process: {pid}\n", record)
+            self.assertIn(f"why: {sig.name}, sent by process {os.getpid()}\n", record)
+            self.assertRegex(record, r"(?m)^version: \d+\.\d+\.\d+ \(.+\)$")
+            self.assertRegex(record, r"(?m)^build: [0-9a-f]{40}$")
+            self.assertRegex(record, r"(?m)^thread: ptn-w0: worker 0, ")
+            self.assertRegex(record, r"stack:\n(  .+\+0x[0-9a-f]+\n){3,}")
+            self.assertTrue(record.endswith("end of record\n"), record)
+            self.assertIn(record.splitlines()[5], broker.stderr(), "also on standard error")
+            for secret in (ann["token"], token, PASSWORD):
+                self.assertNotIn(secret, record)
+            broker.start()
+            self.assertFalse(os.path.exists(path))
+            with open(before, encoding="utf-8") as f:
+                self.assertEqual(f.read(), record)
+            told = [line for line in self.log(broker) if line["event"] == "broker.crashed_before"]
+            self.assertIn(sig.name, told[-1]["why"])
+            self.assertEqual(broker.call("GET", API + "/users/me", token=ann["token"]).status, 200)
+        broker.stop()
+        broker.start()
+        told = [line for line in self.log(broker) if line["event"] == "broker.crashed_before"]
+        self.assertEqual(len(told), 2, "each crash is told once")
+        broker.stop()
+
+    def log(self, broker):
+        """The lines of standard error that are lines of the log."""
+        with open(broker.stderr_path, encoding="utf-8") as f:
+            return [json.loads(line) for line in f if line.startswith("{")]
 
 
 class SecondInstanceTest(SystemTest):

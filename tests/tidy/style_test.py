@@ -33,6 +33,7 @@ COVERED = {
     "runtime/deadletter.c": "runtime/supervise_test.c",
     "runtime/dispatch.c": "runtime/worker_test.c",
     "runtime/envelope.c": "runtime/worker_test.c",
+    "runtime/env/crash.c": "runtime/watchdog_test.c",
     "runtime/env/env_sim.c": "tests/sim/main.c",
     "runtime/env/env_sim_net.c": "tests/sim/main.c",
     "runtime/log.c": "broker/log_test.c",

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * watchdog.c - notices handlers that do not return, and tells what a worker is doing.
+ *
+ * A worker runs one actor at a time, so one that does not return stops all the others on it.  The
+ * environment ticks on the worker's CPU clock (env.h, guard): two ticks that find the same message
+ * of the same batch in the same turn mean that it has had at least one tick's worth of CPU time.
+ * The hot path only keeps `w->ctx` up to date; reading the clock per handler would cost more than
+ * many handlers do.
+ *
+ * A handler that sleeps uses no CPU time: that cannot be told from a process that is stopped, so
+ * nobody is killed for it.  It shows afterwards, as a turn that took long on the wall's clock.  In
+ * the simulator there are no ticks: there a handler that does not return is a test that does not
+ * end.
+ */
+#include "runtime/env/crash.h"
+#include "runtime/internal.h"
+
+#include <postern/log.h>
+
+#define QUIET_NS PTN_SEC      /* one report a worker and second; all are counted */
+#define BLOCKED_FACTOR 10u    /* of slow_ns: a throttled container often stands still for 100 ms */
+#define STACK_TEXT_BYTES 1024 /* fits into a line of the log */
+
+/* Worker thread, in a signal handler. */
+static void say(void *arg, struct ptn__text *t) {
+    struct ptn__worker *w = arg;
+    const ptn_ctx *c = atomic_load_explicit(&w->ctx, memory_order_relaxed);
+    ptn__text_z(t, "worker ");
+    ptn__text_u64(t, w->index);
+    if (c == NULL) {
+        bool parked = atomic_load_explicit(&w->ready, memory_order_relaxed) == PTN__PARKED;
+        ptn__text_z(t, parked ? ", asleep" : ", between actors");
+        return;
+    }
+    ptn__text_z(t, ", actor ");
+    ptn__text_z(t, c->slot->ops->name);
+    ptn__text_z(t, " ");
+    ptn__text_hex(t, c->slot->self);
+    ptn__text_z(t, c->cur != NULL ? ", message " : ", in a callback");
+    if (c->cur != NULL)
+        ptn__text_msg(t, c->cur->type);
+}
+
+/* Worker thread, in a signal handler. */
+static void report(struct ptn__worker *w, const ptn_ctx *c, ptn_time used_ns) {
+    ptn__count(&w->slow_handlers, 1);
+    ptn_time now = w->env->ops->now(w->env);
+    if (now < w->watch.quiet_until)
+        return;
+    w->watch.quiet_until = now + QUIET_NS;
+    char stack[STACK_TEXT_BYTES];
+    struct ptn__text t = {.p = stack, .max = sizeof stack - 1};
+    ptn__text_stack(&t, " ");
+    stack[t.n] = '\0';
+    ptn_trace_event e = {.kind = PTN_TRACE_SLOW,
+                         .actor = c->slot->ops->name,
+                         .addr = c->slot->self,
+                         .msg_type = c->cur != NULL ? c->cur->type : 0,
+                         .wait_ns = used_ns,
+                         .text = stack};
+    ptn__trace(w->rt, &e);
+}
+
+/* Worker thread, in a signal handler. */
+static void tick(void *arg) {
+    struct ptn__worker *w = arg;
+    struct ptn__watch *k = &w->watch;
+    const ptn_runtime *rt = w->rt;
+    const ptn_ctx *c = atomic_load_explicit(&w->ctx, memory_order_relaxed);
+    uint64_t turn = atomic_load_explicit(&w->turns, memory_order_relaxed);
+    if (c == NULL || c != k->ctx || c->n != k->n || turn != k->turn) {
+        k->ctx = c;
+        k->n = c != NULL ? c->n : 0;
+        k->turn = turn;
+        k->ticks = 0;
+        return;
+    }
+    ptn_time used = ++k->ticks * rt->tick_ns;
+    if (k->ticks == 1 && rt->slow_ns != 0) {
+        k->slow_turn = turn + 1; /* what the counter says at its end */
+        report(w, c, used);
+    }
+    if (rt->stuck_ns != 0 && used >= rt->stuck_ns)
+        ptn__crash_abort("a handler did not return", used / PTN_MS);
+}
+
+void ptn__watchdog_blocked(struct ptn__worker *w, ptn_time took) {
+    uint64_t turn = atomic_load_explicit(&w->turns, memory_order_relaxed);
+    ptn__count(&w->blocked_turns, 1);
+    if (w->watch.slow_turn == turn || w->now < w->watch.blocked_quiet_until)
+        return; /* told already, and better */
+    w->watch.blocked_quiet_until = w->now + took + QUIET_NS;
+    ptn_trace_event e = {.kind = PTN_TRACE_BLOCKED,
+                         .actor = "",
+                         .addr = (ptn_addr)w->index << 56,
+                         .wait_ns = took,
+                         .text = "a handler blocked, or the machine stood still"};
+    ptn__trace(w->rt, &e);
+}
+
+void ptn__watchdog_start(struct ptn__worker *w) {
+    char name[16];
+    struct ptn__text t = {.p = name, .max = sizeof name - 1};
+    ptn__text_z(&t, "ptn-w");
+    ptn__text_u64(&t, w->index);
+    name[t.n] = '\0';
+    const ptn_env_guard g = {
+        .name = name, .say = say, .tick = tick, .tick_ns = w->rt->tick_ns, .arg = w};
+    if (w->env->ops->guard != NULL && w->env->ops->guard(w->env, &g) < 0)
+        PTN_LOG(PTN_LOG_WARN, "watchdog.off", PTN_F_INT("worker", w->index));
+}
+
+void ptn__watchdog_stop(struct ptn__worker *w) {
+    if (w->env->ops->unguard != NULL)
+        w->env->ops->unguard(w->env);
+}
+
+void ptn__watchdog_init(ptn_runtime *rt, const ptn_runtime_opts *o) {
+    rt->slow_ns = o->slow_ns;
+    rt->stuck_ns = o->stuck_ns;
+    rt->tick_ns = o->slow_ns != 0 && (o->stuck_ns == 0 || o->slow_ns < o->stuck_ns) ? o->slow_ns
+                                                                                    : o->stuck_ns;
+    rt->blocked_ns = o->slow_ns != 0 ? BLOCKED_FACTOR * o->slow_ns : PTN_NEVER;
+}
