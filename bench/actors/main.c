@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * main.c - postern-actors: runs one program of the actor benchmarks and prints its figures.
+ *
+ * Usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US]
+ * SIZE and WARM_UP are the n of basic.c and many.c, of the measured run and of the one before it;
+ * the sizes that are published are in bench/actors/run.
+ * Output, of the measured run: operations, nanoseconds, those of CPU time, resident bytes gained.
+ */
+#include "bench/actors/rig.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SIZE_LIMIT 10000000u
+
+struct job { /* the conductor's argument, and its result */
+    const struct program *program;
+    struct bench runs[2];
+    uint64_t ns, cpu_ns;
+    int64_t rss_bytes;
+    bool done;
+    /* at the start of the run */
+    uint64_t t0, cpu0;
+    int64_t rss0;
+};
+
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec t;
+    (void)clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int64_t rss_bytes(void) {
+    long total = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f == NULL || fscanf(f, "%ld %ld", &total, &resident) != 2)
+        resident = 0;
+    if (f != NULL)
+        (void)fclose(f);
+    return (int64_t)resident * sysconf(_SC_PAGESIZE);
+}
+
+int seat_init(ptn_ctx *c, void *state, void *arg) {
+    (void)c;
+    *(const struct seat **)state = arg;
+    return 0;
+}
+
+int spawn_peers(ptn_ctx *c, struct bench *b, const ptn_actor_ops *ops, unsigned n,
+                enum placement where, unsigned total, uint32_t mbox_max) {
+    for (unsigned end = b->n_peers + n; b->n_peers < end; b->n_peers++) {
+        unsigned i = b->n_peers;
+        unsigned worker = where == DEALT ? i % b->workers : i * b->workers / total;
+        const ptn_actor_opts o = {.worker = (int)worker, .mbox_msgs_max = mbox_max};
+        b->seats[i] = (struct seat){b, i};
+        int err = ptn_spawn(c, ops, &o, &b->seats[i], &b->peers[i]);
+        if (err < 0)
+            return err;
+    }
+    return 0;
+}
+
+int report(ptn_ctx *c, const struct bench *b, uint64_t value) {
+    ptn_buf *v = ptn_buf_copy(&value, sizeof(value));
+    if (v == NULL)
+        return -PTN_ENOMEM;
+    int err = ptn_cast(c, b->conductor, MSG_REPORT, v);
+    if (err < 0)
+        ptn_buf_unref(v);
+    return err;
+}
+
+/* ---- the conductor ----------------------------------------------------------------------------
+ */
+
+struct conductor_state {
+    struct job *job;
+    unsigned run, reports;
+    uint64_t sum;
+};
+
+static int run_start(ptn_ctx *c, struct conductor_state *s) {
+    struct bench *b = &s->job->runs[s->run];
+    b->conductor = ptn_self(c);
+    s->reports = 0;
+    s->sum = 0;
+    int err = s->job->program->start(c, b);
+    s->job->rss0 = rss_bytes();
+    s->job->cpu0 = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    s->job->t0 = clock_ns(CLOCK_MONOTONIC);
+    for (unsigned i = 0; err == 0 && i < b->starters; i++)
+        err = ptn_cast(c, b->peers[b->starter_first + i], MSG_START, NULL);
+    return err;
+}
+
+static int conductor_init(ptn_ctx *c, void *state, void *arg) {
+    ((struct conductor_state *)state)->job = arg;
+    return ptn_cast(c, ptn_self(c), MSG_START, NULL);
+}
+
+static int conductor_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct conductor_state *s = state;
+    struct job *job = s->job;
+    uint64_t value;
+    if (m->type == PTN_MSG_STOPPING)
+        ptn_exit(c, 0);
+    if (m->type == MSG_START)
+        return run_start(c, s);
+    if (m->type != MSG_REPORT)
+        return 0;
+    PTN_REQUIRE(c, m->len == sizeof(value));
+    memcpy(&value, m->data, sizeof(value));
+    s->sum += value;
+    if (++s->reports < job->runs[s->run].reports)
+        return 0;
+    job->ns = clock_ns(CLOCK_MONOTONIC) - job->t0;
+    job->cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - job->cpu0;
+    job->rss_bytes = rss_bytes() - job->rss0;
+    PTN_REQUIRE(c, s->sum == job->runs[s->run].sum);
+    if (++s->run < PTN_ARRAY_LEN(job->runs))
+        return run_start(c, s);
+    job->done = true;
+    ptn_runtime_stop(ptn_ctx_runtime(c));
+    return 0;
+}
+
+static const ptn_actor_ops conductor_ops = {.name = "conductor",
+                                            .state_size = sizeof(struct conductor_state),
+                                            .init = conductor_init,
+                                            .handle = conductor_handle};
+
+/* A failed actor of a program would leave the others waiting. */
+static void on_trace(const ptn_trace_event *e, void *arg) {
+    (void)arg;
+    if (e->kind != PTN_TRACE_CRASH)
+        return;
+    (void)fprintf(stderr, "postern-actors: %s failed: %s %s\n", e->actor, ptn_err_name(e->reason),
+                  e->text == NULL ? "" : e->text);
+    _exit(1);
+}
+
+/* ---- command line -----------------------------------------------------------------------------
+ */
+
+static const struct program *program_find(const char *name) {
+    for (size_t i = 0; i < n_programs_basic; i++) {
+        if (strcmp(programs_basic[i].name, name) == 0)
+            return &programs_basic[i];
+    }
+    for (size_t i = 0; i < n_programs_many; i++) {
+        if (strcmp(programs_many[i].name, name) == 0)
+            return &programs_many[i];
+    }
+    return NULL;
+}
+
+static bool parse(const char *text, uint64_t min, uint64_t max, uint64_t *ret_n) {
+    char *end;
+    uint64_t n = strtoul(text, &end, 10);
+    if (end == text || *end != '\0' || n < min || n > max)
+        return false;
+    *ret_n = n;
+    return true;
+}
+
+static int run(struct job *job, const ptn_runtime_opts *o) {
+    ptn_runtime *rt;
+    if (ptn_runtime_new(o, &rt) < 0)
+        return 1;
+    ptn_runtime_on_trace(rt, on_trace, NULL);
+    const ptn_actor_opts at = {.worker = 0};
+    int err = ptn_runtime_spawn(rt, &conductor_ops, &at, job, PTN_TEMPORARY, &(ptn_addr){0});
+    err = err < 0 ? err : ptn_runtime_run(rt);
+    ptn_runtime_free(rt);
+    if (err < 0 || !job->done) {
+        (void)fprintf(stderr, "postern-actors: %s did not finish\n", job->program->name);
+        return 1;
+    }
+    (void)printf("%llu %llu %llu %lld\n", (unsigned long long)job->runs[1].ops,
+                 (unsigned long long)job->ns, (unsigned long long)job->cpu_ns,
+                 (long long)job->rss_bytes);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    uint64_t workers, size, warm_up, spin_us = 0;
+    struct job job = {.program = argc < 5 ? NULL : program_find(argv[1])};
+    if (job.program == NULL || argc > 6 || !parse(argv[2], 1, PTN_WORKERS_MAX, &workers) ||
+        !parse(argv[3], 1, SIZE_LIMIT, &size) || !parse(argv[4], 1, SIZE_LIMIT, &warm_up) ||
+        (argc == 6 && !parse(argv[5], 0, 1000000, &spin_us))) {
+        (void)fputs("usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US]\n", stderr);
+        return 2;
+    }
+    const ptn_runtime_opts o = {.workers = (unsigned)workers, .spin_ns = spin_us * 1000};
+    job.runs[0] = (struct bench){.workers = o.workers, .n = warm_up};
+    job.runs[1] = (struct bench){.workers = o.workers, .n = size};
+    return run(&job, &o);
+}
