@@ -261,7 +261,7 @@ static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *rep
     struct conversation *v = op->conv;
     (void)state;
     if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
-        if (err != 0) { /* nobody knows whether it was done */
+        if (err != 0 && err != -PTN_EOVERLOAD) { /* nobody knows whether it was done */
             v->members_unsure = true;
             catch_up(c, v);
         }

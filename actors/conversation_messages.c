@@ -149,7 +149,9 @@ static void message_stored(ptn_ctx *c, void *state, int err, const ptn_msg *repl
     ptn_bytes message;
     (void)state;
     if (err != 0 || reply->type != PTN_MSG_STORE_MSG) {
-        if (err != 0) /* nobody knows whether it was stored: if so, it must still be published */
+        /* Unless it was refused at the door, nobody knows whether it was stored: if so, it must
+         * still be published. */
+        if (err != 0 && err != -PTN_EOVERLOAD)
             catch_up(c, v);
         op_pass(c, op, err, reply);
         return;

@@ -144,6 +144,7 @@ int store_open(const store_config *config, store **ret_store, const char **reter
                            .run = store_run_batch,
                            .arg = s,
                            .batch_max = batch_max,
+                           .queue_delay_ns = config->queue_delay_ns,
                            .jobs_max = config->jobs_max != 0 ? config->jobs_max : JOBS_MAX_DEFAULT};
         err = ptn_lane_open(config->rt, &o, &s->lane);
         if (err != 0 && reterr_why != NULL)

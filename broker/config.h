@@ -61,6 +61,7 @@ struct config_list {
     XX(S, body_timeout, body_timeout_ns, DURATION, "30s", 100 * PTN_MS, 3600 * PTN_SEC, "From the end of the headers to the end of the body.") \
     XX(S, request_timeout, request_timeout_ns, DURATION, "10s", 10 * PTN_MS, 600 * PTN_SEC, "Deadline of a request that does not ask for one.") \
     XX(S, request_timeout_max, request_timeout_max_ns, DURATION, "60s", 10 * PTN_MS, 3600 * PTN_SEC, "Longest deadline that Request-Timeout may ask for.") \
+    XX(S, queue_delay, queue_delay_ns, DURATION, "50ms", 0, 60 * PTN_SEC, "When requests have waited longer than this for 20 times as long, those that have are refused.  0s: never.") \
     XX(S, ws_auth, ws_auth_ns, DURATION, "5s", 100 * PTN_MS, 600 * PTN_SEC, "Time for the first auth frame of a WebSocket.") \
     XX(S, ws_ping, ws_ping_ns, DURATION, "25s", 100 * PTN_MS, 3600 * PTN_SEC, "Interval of WebSocket pings.") \
     XX(S, ws_pong, ws_pong_ns, DURATION, "10s", 100 * PTN_MS, 600 * PTN_SEC, "Time for the pong before the connection is closed.") \

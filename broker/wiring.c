@@ -98,8 +98,10 @@ static int open_data(struct broker *b, FILE *tell) {
         goto failed;
     char path[4096];
     const char *reason = "the path of the data directory is too long";
+    store_config how = {
+        .path = path, .rt = b->rt, .queue_delay_ns = b->config->limits.queue_delay_ns};
     if (keys_database_path(b->config->data, path, sizeof path) < 0 ||
-        store_open(&(store_config){.path = path, .rt = b->rt}, &b->store, &reason) < 0) {
+        store_open(&how, &b->store, &reason) < 0) {
         complain("the store", reason);
         return EXIT_FAILED;
     }
@@ -170,12 +172,15 @@ static void tell(void *arg);
 struct place { /* where an actor lives and how much may wait for it */
     int worker;
     uint32_t msgs_max, bytes_max;
+    ptn_time queue_delay_ns; /* 0: requests are not refused for having waited */
 };
 
 static int spawn(struct broker *b, const ptn_actor_ops *ops, void *arg, struct place p,
                  ptn_addr *ret_addr) {
-    ptn_actor_opts o = {
-        .worker = p.worker, .mbox_msgs_max = p.msgs_max, .mbox_bytes_max = p.bytes_max};
+    ptn_actor_opts o = {.worker = p.worker,
+                        .mbox_msgs_max = p.msgs_max,
+                        .mbox_bytes_max = p.bytes_max,
+                        .queue_delay_ns = p.queue_delay_ns};
     return ptn_runtime_spawn(b->rt, ops, &o, arg, PTN_PERMANENT, ret_addr);
 }
 
@@ -187,8 +192,9 @@ static const uint32_t request_msgs = 16384, request_bytes = 32 * MIB;
 
 static int spawn_worker_actors(struct broker *b, unsigned i) {
     ptn_directory *d = &b->directory;
-    struct place burst = {(int)i, burst_msgs, burst_bytes};
-    struct place requests = {(int)i, request_msgs, request_bytes};
+    struct place burst = {(int)i, burst_msgs, burst_bytes, 0};
+    struct place requests = {(int)i, request_msgs, request_bytes, b->config->limits.queue_delay_ns};
+    struct place probes = {(int)i, request_msgs, request_bytes, 0};
     b->router[i] = (struct router_config){.directory = d, .worker = i};
     b->auth[i] =
         (auth_config){.directory = d,
@@ -215,7 +221,7 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     if (r == 0)
         r = spawn(b, &auth_actor, &b->auth[i], requests, &d->auth[i]);
     if (r == 0)
-        r = spawn(b, &health_actor, &b->health[i], requests, &d->health[i]);
+        r = spawn(b, &health_actor, &b->health[i], probes, &d->health[i]);
     if (r == 0)
         r = spawn(b, &router_actor, &b->router[i], requests, &d->router[i]);
     return r;
@@ -223,7 +229,7 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
 
 /* The edges come last: nothing is accepted before everybody else is there. */
 static int spawn_edges(struct broker *b, unsigned i) {
-    struct place p = {(int)i, burst_msgs, burst_bytes};
+    struct place p = {(int)i, burst_msgs, burst_bytes, 0};
     edge_config common = {.directory = &b->directory, .hub = b->hub[i]};
     config_edge_limits(b->config, &common.limits);
     b->edge[i] = b->admin_edge[i] = common;
@@ -250,12 +256,13 @@ static ptn_time actors_drain_ns(const struct postern_config *config) {
 
 static int spawn_all(struct broker *b) {
     ptn_directory *d = &b->directory;
-    struct place store_place = {0, burst_msgs, burst_bytes},
-                 first = {0, request_msgs, request_bytes};
+    struct place store_place = {0, burst_msgs, burst_bytes, 0}, /* its lane refuses */
+        users_place = {0, request_msgs, request_bytes, b->config->limits.queue_delay_ns},
+                 first = {0, request_msgs, request_bytes, 0};
     int r = spawn(b, &store_actor, b->store, store_place, &d->store);
     b->users = (users_config){.directory = d};
     if (r == 0)
-        r = spawn(b, &users_actor, &b->users, first, &d->users);
+        r = spawn(b, &users_actor, &b->users, users_place, &d->users);
     for (unsigned i = 0; i < b->workers && r == 0; i++)
         r = spawn_worker_actors(b, i);
     if (r == 0 && b->zmq != NULL)

@@ -61,6 +61,7 @@ typedef struct edge { /* state of the edge actor */
     ptn_out text; /* scratch for encoding; cleared before each use, kept small */
     uint32_t n_connections;
     bool draining;
+    bool paused; /* those whom every request passes are under pressure: nothing is read */
     struct http_conn *http_conns; /* all of them, doubly linked by their files */
     struct ws_conn *ws_conns;
     bool ws_deferred;            /* ws has registered what frees its connections after a crash */

@@ -279,7 +279,8 @@ void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spaw
     if (sp->cold != NULL)
         s->cold = sp->cold;
     s->life = PTN__HELD;
-    s->end_final = s->exiting = s->ending = false;
+    s->end_final = s->exiting = s->ending = s->watched = false;
+    s->sheds = s->cold->delay.target != 0;
     atomic_store_explicit(&s->handled, 0, memory_order_relaxed); /* stats, all of these */
     atomic_store_explicit(&s->incarnation, 0, memory_order_relaxed);
     atomic_store_explicit(&s->busy_ns_sum, 0, memory_order_relaxed);
@@ -289,11 +290,12 @@ void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spaw
     live_link(s);
 }
 
-/* *ret_cold: NULL when the actor has neither a supervisor nor a name. */
+/* *ret_cold: NULL when the actor has neither a supervisor nor a name, and sheds nothing. */
 static int cold_reserve(const struct ptn__spawn_req *req, struct ptn__cold **ret_cold) {
     const char *name = req->opts != NULL ? req->opts->register_as : NULL;
+    ptn_time delay = req->opts != NULL ? req->opts->queue_delay_ns : 0;
     *ret_cold = NULL;
-    if (name == NULL && req->sup == PTN_ADDR_NONE)
+    if (name == NULL && req->sup == PTN_ADDR_NONE && delay == 0)
         return 0;
     struct ptn__cold *k = ptn__cold_new();
     if (k == NULL)
@@ -301,6 +303,7 @@ static int cold_reserve(const struct ptn__spawn_req *req, struct ptn__cold **ret
     k->sup = req->sup;
     k->sup_index = req->sup_index;
     k->top = req->top;
+    k->delay.target = delay;
     if (name != NULL && (k->name = strdup(name)) == NULL) {
         free(k);
         return -PTN_ENOMEM;

@@ -176,7 +176,7 @@ static void control(ptn_ctx *c, struct ptn__env *e) {
         ptn__actor_end(s, e->err);
         break;
     case PTN__CTL_MONITOR:
-        ptn__monitor_add(s, e->from, e->corr);
+        ptn__monitor_add(s, e->from, e->corr, e->err != 0);
         break;
     case PTN__CTL_DEMONITOR:
         ptn__monitor_remove(s, e->from, e->corr);
@@ -195,6 +195,15 @@ static void control(ptn_ctx *c, struct ptn__env *e) {
     }
 }
 
+/* News of a monitored actor: does anybody still want it?  Everything else: yes. */
+static bool is_watched_for(struct ptn__slot *s, const struct ptn__env *e) {
+    if (e->type == PTN_MSG_DOWN)
+        return ptn__map_take(&s->cold->watches, e->corr) != NULL;
+    if (e->type == PTN_MSG_PRESSURE || e->type == PTN_MSG_RELIEF)
+        return ptn__map_get(&s->cold->watches, e->corr) != NULL;
+    return true;
+}
+
 /* A message for the actor's own code. */
 static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
     struct ptn__slot *s = c->slot;
@@ -208,8 +217,11 @@ static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
         ptn_buf_unref(buf);
         return;
     }
-    if (e->kind == PTN__ENV_SYSTEM && e->type == PTN_MSG_DOWN &&
-        ptn__map_take(&s->cold->watches, e->corr) == NULL)
+    if (PTN_UNLIKELY(s->sheds) && e->kind == PTN__ENV_REQUEST && ptn__request_shed(c, e)) {
+        ptn_buf_unref(buf);
+        return;
+    }
+    if (e->kind == PTN__ENV_SYSTEM && !is_watched_for(s, e))
         return; /* ptn_demonitor() came first */
     c->cur_buf = buf;
     c->answered = false;
@@ -277,6 +289,8 @@ unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msg
     w->call_depth--;
     if (c.load_done != 0) /* relaxed: partner is the senders' fetch_add in load_add() */
         atomic_fetch_sub_explicit(&s->mbox_load, c.load_done, memory_order_relaxed);
+    if (PTN_UNLIKELY(s->watched))
+        ptn__pressure_look(s);
     *ret_stalled = c.n == 0 && ptn__mbox_has_more(s);
     return c.n;
 }

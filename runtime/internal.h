@@ -102,6 +102,14 @@ struct ptn__arena_chunk;
 struct ptn__defer;
 struct ptn__monitor;
 
+/* overload.c: has a queue stood for too long? */
+struct ptn__queue_delay {
+    ptn_time target;     /* 0: never */
+    ptn_time above_from; /* since then everything has waited longer than the target; 0: no */
+    ptn_time above_last; /* the last that did */
+    ptn_time shed_last;  /* 0: nothing yet */
+};
+
 struct ptn__slot {
     /* line 0: what senders touch */
     _Alignas(PTN_CACHELINE) _Atomic(uintptr_t) mbox_head; /* docs/memory-model.md, theorem 1 */
@@ -130,6 +138,8 @@ struct ptn__slot {
     bool exiting;       /* ptn_exit() was called */
     bool end_final : 1; /* ends for good, whatever its supervisor would say */
     bool ending : 1;    /* inside the end sequence: no new asks, timers, resources */
+    bool watched : 1;   /* cold->n_pressure > 0 */
+    bool sheds : 1;     /* cold->delay has a target */
     bool in_free;       /* guarded by the slot table's lock */
 
     /* line 2: owner, at birth and death */
@@ -168,6 +178,9 @@ struct ptn__cold {
     struct ptn__map watches; /* monitor reference -> target address */
     struct ptn__monitor *monitors;
     uint32_t n_monitors;
+    uint32_t n_pressure;           /* of the monitors: who wants the level, too */
+    bool pressed;                  /* the level that they know */
+    struct ptn__queue_delay delay; /* target 0: requests are never refused for waiting */
 };
 extern const struct ptn__cold ptn__cold_none;
 struct ptn__cold *ptn__cold_new(void); /* NULL: no memory */
@@ -570,10 +583,20 @@ ptn_time ptn__wheel_next(const struct ptn__wheel *wh);
 bool ptn__timers_run(struct ptn__worker *w); /* true: more are due */
 void ptn__timers_stop_all(struct ptn__slot *s);
 
-void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref);
+void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref, bool pressure);
 void ptn__monitor_remove(struct ptn__slot *s, ptn_addr watcher, uint64_t ref);
 void ptn__monitors_fire(struct ptn__slot *s);
 void ptn__monitors_free(struct ptn__slot *s);
+/* Owner, after a batch of a watched actor. */
+void ptn__pressure_look(struct ptn__slot *s);
+
+/* So many must be behind a request before its wait means anything. */
+#define PTN__QUEUE_STANDS 16u
+/* True: what has waited for so long, with n_waiting behind it, is refused. */
+bool ptn__queue_delay_sheds(struct ptn__queue_delay *q, ptn_time now, ptn_time waited,
+                            uint32_t n_waiting);
+/* Owner.  True: this request has been refused. */
+bool ptn__request_shed(ptn_ctx *c, const struct ptn__env *e);
 void ptn__watches_cancel(struct ptn__slot *s);
 void ptn__send_down(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref);
 

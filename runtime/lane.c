@@ -28,6 +28,8 @@ struct ptn_lane {
     ptn_env_lane *env_lane;
     ptn_lane_job *pending; /* lane thread: taken, oldest first */
     ptn_lane_job **batch;
+    struct ptn__queue_delay delay;
+    ptn_time batch_ns; /* what the last batch took */
 };
 
 static void lane_take(ptn_lane *l) {
@@ -55,6 +57,23 @@ bool ptn_lane_expired(ptn_lane *l, const ptn_lane_job *job) {
     return job_expired(l, job, ptn_lane_now(l));
 }
 
+/* Everybody waits for the batch in progress, whatever the disk: a queue stands when more than that
+ * is before a job. */
+static bool job_shed(ptn_lane *l, const ptn_lane_job *job, ptn_time now, uint32_t n_done) {
+    if (l->delay.target == 0 || job->reply.corr == 0 || job->reply.deadline == PTN_NEVER)
+        return false;
+    uint32_t waited_us = (uint32_t)(now >> 10) - job->enq_us;
+    ptn_time waited = waited_us < INT32_MAX ? (ptn_time)waited_us << 10 : 0;
+    uint32_t waiting = atomic_load_explicit(&l->depth, memory_order_relaxed) - n_done;
+    if (waited <= 2 * l->batch_ns)
+        waited = 0;
+    if (!ptn__queue_delay_sheds(&l->delay, now, waited, waiting))
+        return false;
+    ptn_count(PTN_C_SHED_DELAY, 1);
+    (void)ptn_lane_reply_err(l, job->reply, -PTN_EOVERLOAD);
+    return true;
+}
+
 /* Lane thread.  One batch; false: nothing was waiting. */
 static bool lane_step(void *arg) {
     ptn_lane *l = arg;
@@ -71,13 +90,15 @@ static bool lane_step(void *arg) {
         job->next = done;
         done = job;
         n_done++;
-        if (!job_expired(l, job, now))
+        if (!job_expired(l, job, now) && !job_shed(l, job, now, n_done))
             l->batch[n++] = job;
     }
     if (n_done == 0)
         return false;
-    if (n > 0)
+    if (n > 0) {
         l->opts.run(l, l->opts.arg, l->batch, n);
+        l->batch_ns = ptn_lane_now(l) - now;
+    }
     size_t bytes = 0;
     while (done != NULL) {
         ptn_lane_job *job = done;
@@ -100,6 +121,7 @@ int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) 
         return -PTN_ENOMEM;
     memset(l, 0, sizeof(*l));
     l->opts = *o;
+    l->delay.target = o->queue_delay_ns;
     if (l->opts.batch_max == 0)
         l->opts.batch_max = BATCH_DEFAULT;
     if (l->opts.jobs_max == 0)
@@ -140,6 +162,7 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
     ptn_lane_job *j = (ptn_lane_job *)(void *)e;
     *j = (ptn_lane_job){
         .type = m->type,
+        .enq_us = (uint32_t)(w->clock >> 10),
         .reply = {.to = m->from, .corr = m->corr, .deadline = m->deadline},
         .buf = ptn_buf_ref(m->buf),
     };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * watch.c - monitors: who wants to know that an actor is gone.
+ * watch.c - monitors: who wants to know that an actor is gone, and who that its mailbox fills.
  *
  * The list sits in the target's slot and only its owner touches it, so ptn_monitor() is a message
  * and works across workers.  The watcher keeps its references, and a DOWN whose reference it no
@@ -10,6 +10,7 @@
  */
 #include "runtime/mbox.h"
 
+#include <postern/metrics.h>
 #include <stdlib.h>
 
 _Static_assert(sizeof(void *) >= sizeof(ptn_addr), "the watch table keeps addresses as pointers");
@@ -20,21 +21,27 @@ struct ptn__monitor {
     struct ptn__monitor *next;
     ptn_addr watcher;
     uint64_t ref;
+    bool pressure; /* wants the level, too */
 };
 
-void ptn__send_down(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref) {
+static void send_news(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref,
+                      uint32_t type) {
     struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
     struct ptn__env e = {.to = watcher,
                          .from = target,
                          .corr = ref,
                          .deadline = PTN_NEVER,
-                         .type = PTN_MSG_DOWN,
+                         .type = type,
                          .kind = PTN__ENV_SYSTEM};
     int err = ptn__send_unbounded(&sender, &e, NULL);
     PTN_ASSERT(err != -PTN_ENOMEM); /* a watcher would wait forever */
 }
 
-int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref) {
+void ptn__send_down(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref) {
+    send_news(w, watcher, target, ref, PTN_MSG_DOWN);
+}
+
+static int monitor(ptn_ctx *c, ptn_addr target, bool pressure, uint64_t *ret_ref) {
     struct ptn__worker *w = c->w;
     struct ptn__slot *s = c->slot;
     if (target == PTN_ADDR_NONE)
@@ -53,10 +60,18 @@ int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref) {
     if (ptn__slot_find(w->rt, target) == NULL)
         ptn__send_down(w, s->self, target, ref);
     else
-        ptn__send_control(w, target, s->self, PTN__CTL_MONITOR, ref, 0);
+        ptn__send_control(w, target, s->self, PTN__CTL_MONITOR, ref, pressure ? 1 : 0);
     if (ret_ref != NULL)
         *ret_ref = ref;
     return 0;
+}
+
+int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref) {
+    return monitor(c, target, false, ret_ref);
+}
+
+int ptn_pressure_watch(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref) {
+    return monitor(c, target, true, ret_ref);
 }
 
 int ptn_demonitor(ptn_ctx *c, uint64_t ref) {
@@ -79,17 +94,68 @@ void ptn__watches_cancel(struct ptn__slot *s) {
     ptn__map_done(m);
 }
 
+/* ---- the target's side -------------------------------------------------------------------- */
+
+static void pressure_tell(struct ptn__slot *s, const struct ptn__monitor *m) {
+    send_news(s->worker, m->watcher, s->self, m->ref,
+              s->cold->pressed ? PTN_MSG_PRESSURE : PTN_MSG_RELIEF);
+}
+
+/* Only batches take messages out, so after a batch is the one place where the level can fall, and
+ * soon enough to see it rise: until then the bound holds. */
+void ptn__pressure_look(struct ptn__slot *s) {
+    struct ptn__cold *k = s->cold;
+    /* relaxed: a hint; whatever comes later is seen after the next batch */
+    uint64_t load = atomic_load_explicit(&s->mbox_load, memory_order_relaxed);
+    uint64_t msgs = load >> 40, bytes = load & (PTN__LOAD_ONE - 1);
+    uint64_t msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed);
+    uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
+    bool high = msgs * 2 > msgs_max || bytes * 2 > bytes_max;
+    bool low = msgs * 4 < msgs_max && bytes * 4 < bytes_max;
+    if (k->pressed ? !low : !high)
+        return;
+    k->pressed = !k->pressed;
+    ptn_gauge_add(PTN_G_ACTORS_PRESSED, k->pressed ? 1 : -1);
+    for (const struct ptn__monitor *m = k->monitors; m != NULL; m = m->next)
+        if (m->pressure)
+            pressure_tell(s, m);
+}
+
+static void pressure_drop(struct ptn__slot *s) {
+    struct ptn__cold *k = s->cold;
+    if (--k->n_pressure > 0)
+        return;
+    s->watched = false;
+    if (k->pressed)
+        ptn_gauge_add(PTN_G_ACTORS_PRESSED, -1);
+    k->pressed = false;
+}
+
 /* A target that cannot remember one more watcher reports itself down: never silence. */
-void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref) {
+void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref, bool pressure) {
     struct ptn__cold *k = ptn__cold_own(s);
     struct ptn__monitor *m = k != NULL && k->n_monitors < MONITORS_MAX ? malloc(sizeof(*m)) : NULL;
     if (m == NULL) {
         ptn__send_down(s->worker, watcher, s->self, ref);
         return;
     }
-    *m = (struct ptn__monitor){.next = k->monitors, .watcher = watcher, .ref = ref};
+    *m = (struct ptn__monitor){
+        .next = k->monitors, .watcher = watcher, .ref = ref, .pressure = pressure};
     k->monitors = m;
     k->n_monitors++;
+    if (!pressure)
+        return;
+    k->n_pressure++;
+    s->watched = true;
+    if (k->pressed)
+        pressure_tell(s, m);
+}
+
+static void monitor_free(struct ptn__slot *s, struct ptn__monitor *m) {
+    if (m->pressure)
+        pressure_drop(s);
+    s->cold->n_monitors--;
+    free(m);
 }
 
 void ptn__monitor_remove(struct ptn__slot *s, ptn_addr watcher, uint64_t ref) {
@@ -97,8 +163,7 @@ void ptn__monitor_remove(struct ptn__slot *s, ptn_addr watcher, uint64_t ref) {
         struct ptn__monitor *m = *p;
         if (m->ref == ref && m->watcher == watcher) {
             *p = m->next;
-            s->cold->n_monitors--;
-            free(m);
+            monitor_free(s, m);
             return;
         }
     }
@@ -109,7 +174,7 @@ void ptn__monitors_fire(struct ptn__slot *s) {
         struct ptn__monitor *m = s->cold->monitors;
         s->cold->monitors = m->next;
         ptn__send_down(s->worker, m->watcher, s->self, m->ref);
-        free(m);
+        monitor_free(s, m);
     }
 }
 
@@ -117,6 +182,6 @@ void ptn__monitors_free(struct ptn__slot *s) {
     while (s->cold->monitors != NULL) {
         struct ptn__monitor *m = s->cold->monitors;
         s->cold->monitors = m->next;
-        free(m);
+        monitor_free(s, m);
     }
 }

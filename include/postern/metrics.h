@@ -37,6 +37,7 @@
     XX(SHED_DELAY, "postern_shed_total", "reason=\"delay\"", "Requests refused to keep the rest in time or in memory, by reason") \
     XX(SHED_MEMORY, "postern_shed_total", "reason=\"memory\"", "")                                          \
     XX(DEADLINE_EXPIRED, "postern_deadline_expired_total", "", "Requests whose deadline passed in a queue")   \
+    XX(EDGE_PAUSES, "postern_edge_pauses_total", "", "Times an edge stopped reading because router or auth were behind") \
     XX(MEMORY_PRESSURE, "postern_memory_pressure_total", "", "Times the memory budget was reached")         \
     XX(AUTH_FAILED, "postern_auth_failures_total", "", "Logins and tokens refused")                         \
     XX(ACTOR_CRASHES, "postern_actor_crashes_total", "", "Actors that failed")                              \
@@ -51,6 +52,7 @@
     XX(SUBSCRIPTIONS, "postern_subscriptions", "", "Active subscriptions")                                  \
     XX(SLOW_SUBSCRIPTIONS, "postern_slow_subscriptions", "", "Subscriptions behind the live events")        \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
+    XX(ACTORS_PRESSED, "postern_actors_under_pressure", "", "Watched actors whose mailbox is filling")       \
     XX(CONVERSATIONS_CACHED, "postern_conversations_cached", "", "Conversations in memory")
 
 /* id, name, labels, help.  Unit: seconds (observed in ns). */

@@ -36,6 +36,8 @@ enum ptn_runtime_msg {
     PTN_MSG_SIGNAL = 2, /* corr = signal number (ptn_signal_watch) */
     /* The runtime drains, or a group restart wants this child down: finish and ptn_exit() before
      * the deadline. */
+    PTN_MSG_PRESSURE = 8, /* a watched mailbox is over half full: from, corr as DOWN */
+    PTN_MSG_RELIEF = 9,   /* and under a quarter again */
     PTN_MSG_STOPPING = 3,
 };
 
@@ -103,6 +105,10 @@ typedef struct ptn_actor_opts {
     int worker;              /* -1: the spawner's; from outside: round robin */
     uint32_t mbox_msgs_max;  /* 0: 1024 */
     uint32_t mbox_bytes_max; /* 0: 1 MiB */
+    /* When requests have been waiting longer than this for 20 times as long, those that have are
+     * refused with -PTN_EOVERLOAD instead of handled, until the others come in time; the same while
+     * the memory budget is spent.  0: never. */
+    ptn_time queue_delay_ns;
 } ptn_actor_opts;
 
 enum ptn_restart { PTN_PERMANENT, PTN_TRANSIENT, PTN_TEMPORARY };
@@ -196,7 +202,12 @@ static inline bool ptn_timer_is_armed(const ptn_timer *t) {
 
 /* PTN_MSG_DOWN later, exactly once. */
 int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref);
-int ptn_demonitor(ptn_ctx *c, uint64_t ref);
+/* The same, and the level of the target's mailbox: PTN_MSG_PRESSURE when more than half of its
+ * bound waits after one of its batches, in messages or bytes; PTN_MSG_RELIEF when less than a
+ * quarter does.  The target comes to the watch in its turn, behind what waits already.  A restart
+ * of the target changes nothing; DOWN ends pressure as well. */
+int ptn_pressure_watch(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref);
+int ptn_demonitor(ptn_ctx *c, uint64_t ref); /* of both kinds; nothing comes after it */
 int ptn_whereis(ptn_runtime *rt, const char *name, ptn_addr *ret_addr);
 int ptn_signal_watch(ptn_ctx *c, int signum); /* PTN_MSG_SIGNAL to the current actor */
 
@@ -215,6 +226,7 @@ typedef struct ptn_lane ptn_lane;
 typedef struct ptn_lane_job {
     struct ptn_lane_job *next; /* the lane's */
     uint32_t type;
+    uint32_t enq_us;    /* the lane's: when it came */
     ptn_reply_to reply; /* corr 0: nobody waits */
     ptn_buf *buf;       /* owned by the lane; gone after run() returns */
 } ptn_lane_job;
@@ -225,6 +237,8 @@ typedef struct ptn_lane_opts {
     size_t batch_max;  /* 0: 1024 */
     uint32_t jobs_max; /* waiting; past it ptn_lane_send refuses.  0: 65536 */
     size_t bytes_max;  /* of their payloads, likewise.  0: 64 MiB */
+    /* As ptn_actor_opts.queue_delay_ns, but never less than two batches took.  0: never. */
+    ptn_time queue_delay_ns;
 } ptn_lane_opts;
 int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane);
 /* Worker threads.  Queues m (type, payload, reply address); -PTN_EOVERLOAD when full. */

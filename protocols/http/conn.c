@@ -201,8 +201,8 @@ static void wait_update(ptn_ctx *c, struct http_conn *conn) {
     } else if (ptn_stream_queued(conn->stream) > limits->out_bytes_max) {
         wait = HTTP_WAIT_FLUSH;
         after = PTN_MS;
-    } else if (conn->sealed) {
-        wait = HTTP_WAIT_NONE;
+    } else if (conn->sealed || conn->edge->base.paused) {
+        wait = HTTP_WAIT_NONE; /* it is not the peer who makes us wait */
     } else if (http_parser_in_body(&conn->parser)) {
         wait = HTTP_WAIT_BODY;
         after = limits->body_ns;
@@ -223,7 +223,7 @@ static void wait_update(ptn_ctx *c, struct http_conn *conn) {
 /* ---- in ------------------------------------------------------------------------------------ */
 
 static bool may_parse(const struct http_conn *conn) {
-    return !conn->sealed && !conn->finishing &&
+    return !conn->sealed && !conn->finishing && !conn->edge->base.paused &&
            conn->n_exchanges < conn->edge->limits.pipeline_max &&
            conn->held_bytes <= conn->edge->limits.body_bytes_max &&
            ptn_stream_queued(conn->stream) <= conn->edge->limits.out_bytes_max;
@@ -522,7 +522,7 @@ void http_conn_accept(ptn_ctx *c, void *edge_arg, ptn_stream *s) {
     ptn_stream_limits(s, (size_t)e->limits.out_bytes_max + 2 * (size_t)PTN_BUF_BYTES_MAX,
                       e->limits.stall_ns);
     ptn_stream_open(s, &conn_stream_ops, conn);
-    wait_update(c, conn);
+    http_conn_advance(c, conn); /* the first wait, and no reading while the edge pauses */
 }
 
 void http_conn_drain(ptn_ctx *c, struct http_conn *conn) {

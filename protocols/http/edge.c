@@ -22,6 +22,39 @@ static void edge_release(void *arg) {
     ptn_out_done(&e->base.text);
 }
 
+/* Every request of this worker passes its router, and most its verifier.  While the mailbox of one
+ * of them fills, the edge reads nothing, and TCP pushes back.  The owners of routes are not
+ * watched: one that is slow refuses its own requests, and must not stop those of others. */
+static int watch_pressure(ptn_ctx *c, struct http_edge *e) {
+    const ptn_directory *d = e->base.config->directory;
+    const ptn_addr targets[] = {d->router[e->base.worker], d->auth[e->base.worker]};
+    int err = 0;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(targets) && err == 0; i++)
+        if (targets[i] != PTN_ADDR_NONE && !e->base.config->admin)
+            err = ptn_pressure_watch(c, targets[i], &e->watches[i]);
+    return err;
+}
+
+static void pressure_changed(ptn_ctx *c, struct http_edge *e, const ptn_msg *m) {
+    for (size_t i = 0; i < PTN_ARRAY_LEN(e->watches); i++) {
+        if (m->corr != e->watches[i])
+            continue;
+        uint8_t bit = (uint8_t)(1u << i);
+        e->pressed = (uint8_t)(m->type == PTN_MSG_PRESSURE ? e->pressed | bit : e->pressed & ~bit);
+    }
+    if (e->base.paused == (e->pressed != 0))
+        return;
+    e->base.paused = e->pressed != 0;
+    if (e->base.paused)
+        ptn_count(PTN_C_EDGE_PAUSES, 1);
+    struct http_conn *next;
+    for (struct http_conn *conn = e->base.http_conns; conn != NULL; conn = next) {
+        next = conn->next;
+        http_conn_advance(c, conn);
+    }
+    ws_pause_changed(c, &e->base);
+}
+
 static int edge_init(ptn_ctx *c, void *state, void *arg) {
     struct http_edge *e = state;
     const edge_config *config = arg;
@@ -40,6 +73,9 @@ static int edge_init(ptn_ctx *c, void *state, void *arg) {
         ptn_json_parser_free(e->base.json);
         return err;
     }
+    err = watch_pressure(c, e);
+    if (err != 0)
+        return err;
     for (size_t i = 0; i < config->n_endpoints; i++) {
         err = ptn_listen(c, config->endpoints[i], http_conn_accept, e, &e->listeners[i]);
         if (err != 0)
@@ -118,6 +154,11 @@ static int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         break;
     case WS_MSG_READ_ON:
         ws_read_on(c, &e->base);
+        break;
+    case PTN_MSG_PRESSURE:
+    case PTN_MSG_RELIEF:
+    case PTN_MSG_DOWN:
+        pressure_changed(c, e, m);
         break;
     case PTN_MSG_SESSION_REVOKED:
         session_revoked(c, e, m);

@@ -7,6 +7,8 @@
  * stream stops reading, so that TCP pushes back.  When half of the answers have gone out, the tail
  * is fed again, and with its end reading is on.  Control frames behind unread data wait with it.
  *
+ * While the edge pauses, all sessions count as full.
+ *
  * Answers come in the context of the edge or, for subscriptions, of the hub, and in the middle of
  * the session's work.  So an answer only puts the connection on the edge's list and casts
  * WS_MSG_READ_ON to the edge; reading goes on in that message.
@@ -31,7 +33,7 @@ struct reading { /* what the parser's callbacks get */
 /* While it closes, a connection reads on: frames are thrown away, the peer's close is what counts.
  */
 static bool must_wait(const struct ws_conn *w) {
-    return w->state == WS_OPEN && frames_is_full(&w->session);
+    return w->state == WS_OPEN && (frames_is_full(&w->session) || w->edge->paused);
 }
 
 /* The payload is no JSON or msgpack value that we take; the connection survives. */
@@ -137,7 +139,7 @@ void ws__backlog_done(struct ws_conn *w) {
 
 void ws__read_on(ptn_ctx *c, struct ws_conn *w) {
     struct ws_backlog *b = w->backlog;
-    if (b == NULL || (w->state == WS_OPEN && !frames_has_room(&w->session)))
+    if (b == NULL || (w->state == WS_OPEN && (!frames_has_room(&w->session) || w->edge->paused)))
         return;
     edge *e = w->edge;
     if (b->pprev == NULL) {
@@ -218,5 +220,19 @@ void ws_read_on(ptn_ctx *c, edge *e) {
     while ((b = e->ws_ready) != NULL) {
         backlog_unlink(b);
         go_on(c, b->conn);
+    }
+}
+
+void ws_pause_changed(ptn_ctx *c, edge *e) {
+    for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next) {
+        if (!e->paused) {
+            ws__read_on(c, w);
+        } else if (w->state == WS_OPEN && w->backlog == NULL) {
+            struct ws_backlog *b = malloc(sizeof *b);
+            if (b == NULL)
+                continue; /* its next read stops it */
+            *b = (struct ws_backlog){.conn = w};
+            wait_with(c, w, b);
+        }
     }
 }

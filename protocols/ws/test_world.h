@@ -16,6 +16,7 @@
 #define MSG_DRAIN_ALL (PTN_MSG_TYPE_END + 2) /* WS_MSG_READ_ON is the one before */
 #define MSG_REVOKE (PTN_MSG_TYPE_END + 3)
 #define MSG_CRASH (PTN_MSG_TYPE_END + 4)
+#define MSG_PAUSE (PTN_MSG_TYPE_END + 5) /* and again: goes on */
 #define HEAD_MAX 2048
 
 struct world {
@@ -23,7 +24,7 @@ struct world {
     edge_config config;
     ptn_endpoint *ep;
     ptn_addr addr;
-    unsigned n_inits; /* under the rig's lock */
+    unsigned n_inits, n_pauses; /* under the rig's lock */
 };
 
 /* ---- the edge of the test ------------------------------------------------------------------- */
@@ -126,6 +127,11 @@ static inline int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return 0;
     case MSG_CRASH:
         return -PTN_EINVAL;
+    case MSG_PAUSE:
+        e->base.paused = !e->base.paused;
+        ws_pause_changed(c, &e->base);
+        rig_count(&e->world->rig, &e->world->n_pauses);
+        return 0;
     default:
         return 0;
     }

@@ -29,6 +29,9 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
 /* Goes on with the connections that waited for answers and have got them. */
 void ws_read_on(ptn_ctx *c, edge *e);
 
+/* edge->paused has changed: nothing more is read, or reading goes on. */
+void ws_pause_changed(ptn_ctx *c, edge *e);
+
 /* Every ws connection of this edge: `drain` frame and close 1012 (drain), or 4501 for one session.
  */
 /* After the `drain` frame a connection closes once its requests are answered: ws_drain_idle() looks

@@ -175,3 +175,32 @@ Test(ws_pressure, a_crash_frees_what_waits) {
     rig_wait(&w.rig, &w.n_inits, 2);
     world_stop(&w);
 }
+
+/* While the edge pauses nothing is read, of old connections and of new ones; the frames come to
+ * their turn afterwards. */
+Test(ws_pressure, a_pause_of_the_edge_holds_everybody) {
+    struct world w = {0};
+    world_start(&w);
+    int old = ws_connect(&w, "/ws", "Authorization: Bearer good\r\n", "", 0);
+    expect_text(old, "welcome");
+    tell(&w, MSG_PAUSE, NULL);
+    rig_wait(&w.rig, &w.n_pauses, 1);
+    int fresh = ws_connect(&w, "/ws", "Authorization: Bearer good\r\n", "", 0);
+    expect_text(fresh, "welcome");
+    const uint64_t received = counter(PTN_C_RECEIVED_WS);
+    send_burst(old, 3, "{\"type\":\"ping\",\"id\":%u}", NULL);
+    send_burst(fresh, 3, "{\"type\":\"ping\",\"id\":%u}", NULL);
+    int probe = ws_connect(&w, "/ws", "Authorization: Bearer good\r\n", "", 0);
+    expect_text(probe, "welcome"); /* the worker has had its chance to read */
+    cr_expect_eq(counter(PTN_C_RECEIVED_WS), received);
+    tell(&w, MSG_PAUSE, NULL);
+    for (unsigned i = 0; i < 3; i++) {
+        expect_text(old, "pong");
+        expect_text(fresh, "pong");
+    }
+    cr_expect_eq(counter(PTN_C_RECEIVED_WS), received + 6);
+    say_bye(probe);
+    say_bye(fresh);
+    say_bye(old);
+    world_stop(&w);
+}

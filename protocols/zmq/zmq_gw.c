@@ -9,6 +9,7 @@
  */
 #include "protocols/zmq/zmq_int.h"
 
+#include <postern/metrics.h>
 #include <zmq.h>
 
 bool zmq_gw_readable(void *socket) {
@@ -54,7 +55,7 @@ static bool request_read(ptn_ctx *c, zmq_gw_state *st) {
 }
 
 static void requests_read(ptn_ctx *c, zmq_gw_state *st) {
-    if (st->gw->router == NULL)
+    if (st->gw->router == NULL || st->pressed != 0)
         return;
     uint32_t n = 0;
     while (n < ZMQ_GW_TURN_MSGS && request_read(c, st))
@@ -99,6 +100,31 @@ static int prefixes_once(ptn_ctx *c, zmq_gw *gw) {
     return 0;
 }
 
+/* As the other edges do: those whom every request passes must keep up. */
+static int watch_pressure(ptn_ctx *c, zmq_gw_state *st) {
+    const zmq_gw *gw = st->gw;
+    const ptn_addr targets[] = {gw->directory->router[gw->worker], gw->directory->auth[gw->worker]};
+    int err = 0;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(targets) && err == 0; i++)
+        if (targets[i] != PTN_ADDR_NONE)
+            err = ptn_pressure_watch(c, targets[i], &st->pressure[i]);
+    return err;
+}
+
+static void pressure_changed(ptn_ctx *c, zmq_gw_state *st, const ptn_msg *m) {
+    bool was = st->pressed != 0;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(st->pressure); i++) {
+        uint8_t bit = (uint8_t)(1u << i);
+        if (m->corr == st->pressure[i])
+            st->pressed =
+                (uint8_t)(m->type == PTN_MSG_PRESSURE ? st->pressed | bit : st->pressed & ~bit);
+    }
+    if (!was && st->pressed != 0)
+        ptn_count(PTN_C_EDGE_PAUSES, 1);
+    if (was && st->pressed == 0)
+        zmq_gw_kick(c, st->gw);
+}
+
 static int gw_init(ptn_ctx *c, void *state, void *arg) {
     zmq_gw_state *st = state;
     zmq_gw *gw = arg;
@@ -120,6 +146,8 @@ static int gw_init(ptn_ctx *c, void *state, void *arg) {
     if (err == 0)
         err = prefixes_once(c, gw);
     if (err == 0)
+        err = watch_pressure(c, st);
+    if (err == 0)
         err = watch(c, gw->router, router_ready, &st->watches[0]);
     for (int side = 0; side < ZMQ_GW_SIDES && err == 0; side++)
         err = watch(c, gw->events[side].socket, events_ready, &st->watches[1 + side]);
@@ -135,6 +163,11 @@ static int gw_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         st->gw->kicked = false;
         requests_read(c, st);
         zmq_gw_events_read(c, st);
+        break;
+    case PTN_MSG_PRESSURE:
+    case PTN_MSG_RELIEF:
+    case PTN_MSG_DOWN:
+        pressure_changed(c, st, m);
         break;
     case PTN_MSG_DRAIN:
         /* New requests hear `draining`; what is in flight is answered. */
