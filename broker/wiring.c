@@ -194,7 +194,9 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     ptn_directory *d = &b->directory;
     struct place burst = {(int)i, burst_msgs, burst_bytes, 0};
     struct place requests = {(int)i, request_msgs, request_bytes, b->config->limits.queue_delay_ns};
-    struct place probes = {(int)i, request_msgs, request_bytes, 0};
+    /* Probes and metrics pass the router and health, and must be answered in every overload: these
+     * two refuse nothing for having waited, and nothing for lack of memory. */
+    struct place always = {(int)i, request_msgs, request_bytes, 0};
     b->router[i] = (struct router_config){.directory = d, .worker = i};
     b->auth[i] =
         (auth_config){.directory = d,
@@ -221,9 +223,9 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     if (r == 0)
         r = spawn(b, &auth_actor, &b->auth[i], requests, &d->auth[i]);
     if (r == 0)
-        r = spawn(b, &health_actor, &b->health[i], probes, &d->health[i]);
+        r = spawn(b, &health_actor, &b->health[i], always, &d->health[i]);
     if (r == 0)
-        r = spawn(b, &router_actor, &b->router[i], requests, &d->router[i]);
+        r = spawn(b, &router_actor, &b->router[i], always, &d->router[i]);
     return r;
 }
 

@@ -120,6 +120,9 @@ class PressureTest(SystemTest):
             self.assertProblem(reply, 503, "overloaded")
             self.assertEqual(reply.headers.get("Retry-After"), "1")
             self.assertOk(exchange(rest, "GET", API + "/health"))
+            for probe in ("/livez", "/readyz", "/metrics"):
+                reply = self.broker.call("GET", probe, address=self.broker.admin)
+                self.assertEqual(reply.status, 200, probe)
 
             reply = self.broker.call("GET", API + "/conversations", token=self.ann["token"])
             self.assertProblem(reply, 503, "overloaded")
