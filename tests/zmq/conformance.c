@@ -215,7 +215,10 @@ static struct part *value_of(const char *name) {
 static void set_value(const char *name, const struct part *value) {
     if (R.n_names == NAMES_MAX)
         fail("too many names");
-    (void)snprintf(R.names[R.n_names].name, sizeof R.names[0].name, "%s", name);
+    size_t len = strlen(name);
+    if (len >= sizeof R.names[0].name)
+        fail("a name too long");
+    memcpy(R.names[R.n_names].name, name, len + 1);
     R.names[R.n_names++].value = *value;
 }
 
@@ -616,7 +619,10 @@ static void scenario_end(void) {
 
 static void scenario_begin(const char *name) {
     scenario_end();
-    (void)snprintf(R.scenario, sizeof R.scenario, "%s", name);
+    size_t len = strlen(name);
+    if (len >= sizeof R.scenario)
+        fail("a scenario's name too long");
+    memcpy(R.scenario, name, len + 1);
     memset(R.sockets, 0, sizeof R.sockets);
     R.n_sockets = R.n_names = 0;
     R.n_scenarios++;
