@@ -145,7 +145,7 @@ static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_event e = {0};
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
-    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &e.topic) ||
+    if (!ptn_unpack_array(&u, &n) || n < 4 || !ptn_unpack_str(&u, &e.topic) ||
         !ptn_unpack_str(&u, &e.epoch) || !ptn_unpack_uint(&u, &e.offset) ||
         !ptn_unpack_any(&u, &e.data))
         return -PTN_EPROTO;

@@ -199,7 +199,7 @@ static bool event_read(ptn_buf *b, ptn_event *ret_e) {
     ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(b));
     uint32_t n;
     *ret_e = (ptn_event){.buf = b};
-    return ptn_unpack_array(&u, &n) && n == 4 && ptn_unpack_str(&u, &ret_e->topic) &&
+    return ptn_unpack_array(&u, &n) && n >= 4 && ptn_unpack_str(&u, &ret_e->topic) &&
            ptn_unpack_str(&u, &ret_e->epoch) && ptn_unpack_uint(&u, &ret_e->offset) &&
            ptn_unpack_any(&u, &ret_e->data);
 }

@@ -27,6 +27,7 @@
 
 #define BATCH_MAX_DEFAULT 512u
 #define JOBS_MAX_DEFAULT 16384u
+#define FLUSH_NS (1 * PTN_SEC)
 #define STOP_POLL_NS (20 * PTN_MS)
 
 struct outcome {
@@ -81,15 +82,29 @@ static void batch_failed(struct store *s, size_t n, int err) {
     }
 }
 
+/* One write that must be on disk before its answer makes all of them wait: it costs them nothing.
+ */
+static bool is_relaxed(ptn_lane_job **jobs, size_t n) {
+    bool relaxed = false;
+    for (size_t i = 0; i < n; i++) {
+        if (!store_db_is_write(jobs[i]->type))
+            continue;
+        if (!store_db_is_relaxed(jobs[i]->type))
+            return false;
+        relaxed = true;
+    }
+    return relaxed;
+}
+
 /* All writes of the batch: executed, committed, answered. */
 static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t n) {
     size_t started = 0;
-    int err = 0;
+    int err = store_db_relax(s->db, is_relaxed(jobs, n));
     for (size_t i = 0; i < n; i++) {
         s->outcomes[i] = (struct outcome){0};
         if (!store_db_is_write(jobs[i]->type))
             continue;
-        if (started++ == 0)
+        if (started++ == 0 && err == 0)
             err = store_db_begin(s->db);
         if (err == 0)
             s->outcomes[i] = run_job(s, jobs[i]);
@@ -105,7 +120,7 @@ static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t
             ptn_count(PTN_C_STORE_ROWS, store_db_rows_committed(s->db));
         }
     }
-    if (err != 0)
+    if (started > 0 && err != 0)
         batch_failed(s, n, err);
     for (size_t i = 0; i < n; i++)
         if (store_db_is_write(jobs[i]->type))
@@ -139,6 +154,8 @@ int store_open(const store_config *config, store **ret_store, const char **reter
         err = store_db_open(config->path, &config->db, &s->db, reterr_why);
     if (err == 0 && (err = store_db_settle(s->db)) != 0 && reterr_why != NULL)
         *reterr_why = "what the last crash left in the database's log cannot be made durable";
+    if (err == 0 && (err = store_db_claim(s->db)) != 0 && reterr_why != NULL)
+        *reterr_why = "the database cannot be written";
     if (err == 0) {
         ptn_lane_opts o = {.name = "store",
                            .run = store_run_batch,
@@ -172,7 +189,7 @@ void store_close(store *s) {
 
 struct store_state {
     store *store;
-    ptn_timer stop_timer;
+    ptn_timer stop_timer, flush_timer;
     bool busy; /* a message came since the last look */
 };
 
@@ -195,6 +212,15 @@ static void stop_when_idle(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_timer_start(c, t, STOP_POLL_NS, stop_when_idle, NULL);
 }
 
+/* What was committed without waiting is on disk a second later at the latest. */
+static void flush_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct store_state *st = state;
+    const ptn_msg flush = {.from = ptn_self(c), .type = PTN_MSG_STORE_FLUSH, .deadline = PTN_NEVER};
+    (void)arg;
+    if (ptn_lane_send(c, st->store->lane, &flush) < 0)
+        ptn_timer_start(c, t, FLUSH_NS, flush_due, NULL);
+}
+
 static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct store_state *st = state;
     if (m->type == PTN_MSG_STOPPING) {
@@ -208,6 +234,8 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     int err = ptn_lane_send(c, st->store->lane, m);
     if (err < 0 && m->corr != 0)
         ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
+    if (store_db_is_relaxed(m->type) && !ptn_timer_is_armed(&st->flush_timer))
+        ptn_timer_start(c, &st->flush_timer, FLUSH_NS, flush_due, NULL);
     return 0;
 }
 

@@ -68,6 +68,11 @@ static int last_err(store_db *db) {
     return err != 0 ? err : -PTN_EIO;
 }
 
+static void caches_drop(store_db *db) {
+    store_convs_drop(db);
+    store_topics_drop(db);
+}
+
 /* ---- open and close ----------------------------------------------------------------------- */
 
 /* The name of a new file is durable when its directory is; SQLite sees to that for the log only. */
@@ -166,10 +171,27 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
     return 0;
 }
 
+static bool meta_set(store_db *db, const char *name, int64_t value);
+
+/* Everything is on disk: positions are worth what they say. */
+static int note_clean_end(store_db *db) {
+    int err = store_db_relax(db, false);
+    if (err == 0)
+        err = store_db_begin(db);
+    if (err != 0)
+        return err;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPICS_TIGHT);
+    if (s != NULL)
+        (void)(store_run(db, s) && meta_set(db, "clean", 1));
+    return store_db_commit(db);
+}
+
 void store_db_close(store_db *db) {
     if (db == NULL)
         return;
-    store_convs_drop(db);
+    if (db->claimed && !db->in_transaction)
+        (void)note_clean_end(db); /* without it the next start is a little more careful */
+    caches_drop(db);
     for (size_t i = 0; i < STORE_SQL_COUNT; i++)
         (void)sqlite3_finalize(db->statement[i]);
     (void)sqlite3_close(db->sql);
@@ -296,7 +318,7 @@ ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
     int err = !known && db->doomed != 0 ? db->doomed : last_err(db);
     if (db->in_transaction && db->doomed == 0)
         db->doomed = err;
-    store_convs_drop(db);
+    caches_drop(db);
     /* A cursor left open would keep an old snapshot alive and the log from shrinking. */
     for (sqlite3_stmt *s = sqlite3_next_stmt(db->sql, NULL); s != NULL;
          s = sqlite3_next_stmt(db->sql, s))
@@ -315,73 +337,9 @@ static bool check_data_version(store_db *db) {
     int64_t version = sqlite3_column_int64(s, 0);
     (void)sqlite3_reset(s);
     if (version != db->data_version)
-        store_convs_drop(db);
+        caches_drop(db);
     db->data_version = version;
     return true;
-}
-
-int store_db_begin(store_db *db) {
-    PTN_ASSERT(!db->in_transaction);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN);
-    db->doomed = 0;
-    db->rows_committed = 0;
-    db->users_added = db->conversations_added = db->messages_added = 0;
-    if (s == NULL || sqlite3_step(s) != SQLITE_DONE) {
-        int err = last_err(db);
-        if (s != NULL)
-            (void)sqlite3_reset(s);
-        return err;
-    }
-    (void)sqlite3_reset(s);
-    db->in_transaction = true;
-    if (!check_data_version(db)) {
-        int err = last_err(db);
-        store_db_rollback(db);
-        return err;
-    }
-    return 0;
-}
-
-static bool add_total(store_db *db, const char *name, int64_t n) {
-    if (n == 0)
-        return true;
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOTALS_ADD);
-    if (s == NULL)
-        return false;
-    store_bind_str(s, 1, ptn_str_of(name));
-    (void)sqlite3_bind_int64(s, 2, n);
-    return store_run(db, s);
-}
-
-int store_db_commit(store_db *db) {
-    PTN_ASSERT(db->in_transaction);
-    if (db->doomed == 0) {
-        (void)(add_total(db, "users", db->users_added) &&
-               add_total(db, "conversations", db->conversations_added) &&
-               add_total(db, "messages", db->messages_added));
-    }
-    sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
-    if (s != NULL && store_run(db, s)) {
-        db->in_transaction = false;
-        db->rows_committed = (uint32_t)db->messages_added;
-        return 0;
-    }
-    int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
-    store_db_rollback(db);
-    return err;
-}
-
-void store_db_rollback(store_db *db) {
-    store_convs_drop(db);
-    db->in_transaction = false;
-    db->doomed = 0;
-    if (sqlite3_get_autocommit(db->sql) == 0) { /* some errors have rolled back already */
-        sqlite3_stmt *s = store_sql(db, STORE_SQL_ROLLBACK);
-        if (s != NULL) {
-            (void)sqlite3_step(s);
-            (void)sqlite3_reset(s);
-        }
-    }
 }
 
 /* Reads the log and writes it back: what is in the cache is dirty then, whatever the kernel thought
@@ -405,14 +363,147 @@ static int rewrite_log(sqlite3_file *log) {
     return rc == SQLITE_OK ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : rc;
 }
 
-int store_db_settle(store_db *db) {
-    int err = store_db_begin(db); /* nobody else writes to the log meanwhile */
-    if (err != 0)
-        return err;
+/* After a failed flush, and once after opening: what stands in the log may not be on disk, and the
+ * kernel takes it for clean. */
+static int settle(store_db *db) {
+    if (!db->unsettled)
+        return 0;
     sqlite3_file *log = log_of(db);
     int rc = log != NULL ? rewrite_log(log) : SQLITE_OK;
-    store_db_rollback(db);
+    db->unsettled = rc != SQLITE_OK;
     return err_of_sqlite(rc);
+}
+
+int store_db_begin(store_db *db) {
+    PTN_ASSERT(!db->in_transaction);
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN);
+    db->doomed = 0;
+    db->rows_committed = 0;
+    db->must_sync = false;
+    db->users_added = db->conversations_added = db->messages_added = db->events_added = 0;
+    if (s == NULL || sqlite3_step(s) != SQLITE_DONE) {
+        int err = last_err(db);
+        if (s != NULL)
+            (void)sqlite3_reset(s);
+        return err;
+    }
+    (void)sqlite3_reset(s);
+    db->in_transaction = true;
+    int err = check_data_version(db) ? settle(db) : last_err(db);
+    if (err != 0)
+        store_db_rollback(db);
+    return err;
+}
+
+int store_db_settle(store_db *db) {
+    db->unsettled = true;
+    int err = store_db_begin(db); /* nobody else writes to the log meanwhile */
+    if (err == 0)
+        store_db_rollback(db);
+    return err;
+}
+
+/* ---- commits that do not wait ------------------------------------------------------------- */
+
+int store_db_relax(store_db *db, bool on) {
+    PTN_ASSERT(!db->in_transaction);
+    if (db->relaxed == on)
+        return 0;
+    sqlite3_stmt *s = store_sql(db, on ? STORE_SQL_SYNC_NORMAL : STORE_SQL_SYNC_FULL);
+    if (s == NULL || !store_run(db, s))
+        return last_err(db);
+    db->relaxed = on;
+    return 0;
+}
+
+int store_db_flush(store_db *db) {
+    sqlite3_file *log = log_of(db);
+    int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
+    if (rc == SQLITE_OK)
+        return 0;
+    db->unsettled = true;
+    caches_drop(db);
+    return err_of_sqlite(rc);
+}
+
+/* ---- clean ends --------------------------------------------------------------------------- */
+
+static bool meta_set(store_db *db, const char *name, int64_t value) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_META_SET);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, ptn_str_of(name));
+    (void)sqlite3_bind_int64(s, 2, value);
+    return store_run(db, s);
+}
+
+/* A new database has nothing to be careful about. */
+static bool ended_cleanly(store_db *db) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_META);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, PTN_STR("clean"));
+    int rc = sqlite3_step(s);
+    bool clean = rc == SQLITE_DONE || (rc == SQLITE_ROW && sqlite3_column_int(s, 0) != 0);
+    (void)sqlite3_reset(s);
+    return clean;
+}
+
+int store_db_claim(store_db *db) {
+    int err = store_db_begin(db);
+    if (err != 0)
+        return err;
+    if (!ended_cleanly(db)) {
+        sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPICS_RENEW);
+        if (s != NULL)
+            (void)store_run(db, s);
+    }
+    (void)meta_set(db, "clean", 0);
+    err = store_db_commit(db);
+    db->claimed = err == 0;
+    return err;
+}
+
+static bool add_total(store_db *db, const char *name, int64_t n) {
+    if (n == 0)
+        return true;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOTALS_ADD);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, ptn_str_of(name));
+    (void)sqlite3_bind_int64(s, 2, n);
+    return store_run(db, s);
+}
+
+int store_db_commit(store_db *db) {
+    PTN_ASSERT(db->in_transaction);
+    if (db->doomed == 0) {
+        (void)(add_total(db, "users", db->users_added) &&
+               add_total(db, "conversations", db->conversations_added) &&
+               add_total(db, "messages", db->messages_added));
+    }
+    sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
+    if (s != NULL && store_run(db, s)) {
+        db->in_transaction = false;
+        db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
+        return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
+    }
+    int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
+    store_db_rollback(db);
+    return err;
+}
+
+void store_db_rollback(store_db *db) {
+    caches_drop(db);
+    db->in_transaction = false;
+    db->doomed = 0;
+    if (sqlite3_get_autocommit(db->sql) == 0) { /* some errors have rolled back already */
+        sqlite3_stmt *s = store_sql(db, STORE_SQL_ROLLBACK);
+        if (s != NULL) {
+            (void)sqlite3_step(s);
+            (void)sqlite3_reset(s);
+        }
+    }
 }
 
 uint32_t store_db_rows_committed(const store_db *db) {
@@ -450,6 +541,15 @@ static ptn_buf *op_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     return store_reply(db, &w, PTN_MSG_STORE_STATS_REPLY, ret_type);
 }
 
+static ptn_buf *op_flush(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    (void)u;
+    int err = store_db_flush(db);
+    if (err == 0)
+        return store_ok(ret_type);
+    *ret_type = PTN_MSG_PROBLEM;
+    return store_db_problem_of(err);
+}
+
 static const struct operation {
     uint32_t type;
     enum { READ, PAGE, WRITE } kind; /* PAGE: a read whose answer may be large */
@@ -476,6 +576,11 @@ static const struct operation {
     {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},
     {PTN_MSG_STORE_SESSIONS_REVOKED, READ, 1, store_sessions_revoked},
     {PTN_MSG_STORE_STATS, READ, 0, op_stats},
+    {PTN_MSG_STORE_EVENT_APPEND, WRITE, 6, store_event_append},
+    {PTN_MSG_STORE_EVENT_APPEND_WRITTEN, WRITE, 6, store_event_append_written},
+    {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
+    {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
+    {PTN_MSG_STORE_FLUSH, READ, 0, op_flush},
 };
 
 /* NULL: not for the store. */
@@ -494,6 +599,10 @@ bool store_db_is_write(uint32_t type) {
 bool store_db_is_page(uint32_t type) {
     const struct operation *o = find_operation(type);
     return o != NULL && o->kind == PAGE;
+}
+
+bool store_db_is_relaxed(uint32_t type) {
+    return type == PTN_MSG_STORE_EVENT_APPEND_WRITTEN;
 }
 
 static ptn_buf *run_operation(store_db *db, const struct operation *o, ptn_bytes payload,

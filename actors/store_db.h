@@ -42,8 +42,14 @@ void store_db_close(store_db *db); /* accepts NULL; an open transaction is rolle
  * this once after opening.  Errors as store_db_begin() and store_db_commit(). */
 int store_db_settle(store_db *db);
 
+/* Whoever serves clients from this database: after a start that follows no clean end, topics whose
+ * newest events may be lost get new epochs.  store_db_close() then notes the clean end. */
+int store_db_claim(store_db *db);
+
 /* True for kinds that change the database. */
 bool store_db_is_write(uint32_t type);
+/* True for writes that need not wait for the disk. */
+bool store_db_is_relaxed(uint32_t type);
 /* True for reads whose answers may be large: pages of messages, conversations, users. */
 bool store_db_is_page(uint32_t type);
 
@@ -51,6 +57,10 @@ bool store_db_is_page(uint32_t type);
  * the lock for longer than busy_ms.  commit: 0, or the error that everybody in the transaction must
  * hear (-PTN_EFULL, -PTN_EIO, -PTN_ENOMEM, -PTN_EOVERLOAD), and then nothing of it was stored. */
 int store_db_begin(store_db *db);
+/* Between transactions: whether commits from now on wait for the disk (default), or are durable at
+ * the next flush or waiting commit only. */
+int store_db_relax(store_db *db, bool on);
+int store_db_flush(store_db *db);
 int store_db_commit(store_db *db);
 void store_db_rollback(store_db *db);
 
@@ -63,7 +73,7 @@ ptn_buf *store_db_execute(store_db *db, uint32_t type, ptn_bytes payload, uint32
 /* PROBLEM payload for a runtime error, as ptn_problem_pass() would send it.  NULL: no memory. */
 ptn_buf *store_db_problem_of(int err);
 
-/* Messages stored by the transaction that committed last: for metrics. */
+/* Messages and events stored by the transaction that committed last: for metrics. */
 uint32_t store_db_rows_committed(const store_db *db);
 
 #endif

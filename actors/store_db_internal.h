@@ -70,6 +70,22 @@
                  " ON CONFLICT DO UPDATE SET seq = excluded.seq, read_ms = excluded.read_ms"               \
                  " WHERE excluded.seq > seq")                                                              \
     XX(READ_TOP, "SELECT user, seq FROM reads WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2")          \
+    XX(TOPIC, "SELECT key, epoch, base, loose FROM topics WHERE name = ?1")                                \
+    XX(TOPIC_ADD, "INSERT INTO topics(name, epoch) SELECT ?1, ?2"                                          \
+                  " WHERE coalesce((SELECT max(key) FROM topics), 0) < ?3 - 1")                            \
+    XX(TOPIC_LOOSE, "UPDATE topics SET loose = 1 WHERE key = ?1")                                          \
+    XX(EVENT_LAST, "SELECT max(place) FROM topic_log WHERE place BETWEEN ?1 AND ?2")                       \
+    XX(EVENT_ADD, "INSERT INTO topic_log(place, created_ms, id, data) VALUES(?1, ?2, ?3, ?4)")             \
+    XX(EVENT_IDS, "SELECT place, id FROM topic_log WHERE place > ?1 AND place <= ?2 AND id IS NOT NULL"    \
+                  " ORDER BY place")                                                                       \
+    XX(EVENTS, "SELECT place, data FROM topic_log WHERE place > ?1 AND place < ?2 ORDER BY place LIMIT ?3") \
+    XX(META, "SELECT value FROM meta WHERE name = ?1")                                                     \
+    XX(META_SET, "INSERT INTO meta(name, value) VALUES(?1, ?2)"                                            \
+                 " ON CONFLICT DO UPDATE SET value = excluded.value")                                      \
+    XX(TOPICS_RENEW, "UPDATE topics SET epoch = lower(hex(randomblob(8))), loose = 0 WHERE loose = 1")     \
+    XX(TOPICS_TIGHT, "UPDATE topics SET loose = 0 WHERE loose = 1")                                        \
+    XX(SYNC_FULL, "PRAGMA synchronous = FULL")                                                             \
+    XX(SYNC_NORMAL, "PRAGMA synchronous = NORMAL")                                                         \
     XX(PAGES, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
 /* clang-format on */
 #define STORE_USER_COLUMNS "id, name, password_hash, roles, household, created_ms, preferences"
@@ -94,15 +110,32 @@ struct store_conv {
     } sender[STORE_SENDERS];
 };
 
+#define STORE_EPOCH_BYTES 16
+
+struct store_topic { /* what an append needs to know of a durable topic; a cache likewise */
+    UT_hash_handle hh;
+    int64_t key, last;
+    bool loose; /* has taken events that were not synced */
+    char epoch[STORE_EPOCH_BYTES];
+    uint32_t name_bytes;
+    char name[];
+};
+
 struct store_db {
     sqlite3 *sql;
     sqlite3_stmt *statement[STORE_SQL_COUNT];
     struct store_conv *convs;
+    struct store_topic *topics;
     uint32_t convs_max;
     int64_t data_version; /* changes when another process has written */
     bool in_transaction;
-    int doomed; /* 0, or the negative error that the commit will return */
-    int64_t users_added, conversations_added, messages_added; /* by the open transaction */
+    bool relaxed;   /* commits do not wait for the disk */
+    bool must_sync; /* this one does */
+    bool claimed;   /* store_db_claim() */
+    bool unsettled; /* the log may hold what the disk does not */
+    int doomed;     /* 0, or the negative error that the commit will return */
+    int64_t users_added, conversations_added, messages_added,
+        events_added; /* by the open transaction */
     uint32_t rows_committed;
 };
 
@@ -169,6 +202,13 @@ int store_is_sender(store_db *db, struct store_conv *c, ptn_str user);
 /* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
 int store_conv_find(store_db *db, ptn_str id, struct store_conv **ret_c);
 void store_convs_drop(store_db *db);
+
+/* store_db_topics.c */
+ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_event_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_event_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+void store_topics_drop(store_db *db);
 
 /* store_db_messages.c */
 ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);

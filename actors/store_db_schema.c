@@ -79,7 +79,24 @@ static const char schema_1[] =
     ") STRICT, WITHOUT ROWID;"
     "CREATE INDEX reads_by_seq ON reads(conversation, seq);";
 
-static const char *const migrations[] = {schema_1};
+static const char schema_2[] =
+    "CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE topics("
+    " key INTEGER PRIMARY KEY,"
+    " name TEXT NOT NULL UNIQUE,"
+    " epoch TEXT NOT NULL,"
+    " base INTEGER NOT NULL DEFAULT 0," /* newest offset that was removed */
+    " loose INTEGER NOT NULL DEFAULT 0" /* took events that were written, not synced */
+    ") STRICT;"
+    "CREATE TABLE topic_log("
+    " place INTEGER PRIMARY KEY," /* topic << 40 | offset */
+    " created_ms INTEGER NOT NULL,"
+    " id BLOB,"
+    " data BLOB NOT NULL"
+    ") STRICT;";
+
+static const char *const migrations[] = {schema_1, schema_2};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))
 
 static int read_version(sqlite3 *sql, int *ret_version) {

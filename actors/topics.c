@@ -12,201 +12,13 @@
  * told to start over (OWNER_RESTARTED) before it gets anything newer, or from a timer when nothing
  * newer comes.
  */
-#include "actors/topics.h"
+#include "actors/topics_internal.h"
 
 #include <postern/metrics.h>
 
-#include <stdlib.h>
-#include <uthash.h>
-
-#define EPOCH_BYTES 16
 #define RESYNC_NS (50 * PTN_MS)
 
-struct history { /* ring of sealed EVENT payloads, oldest at `first` */
-    ptn_buf **events;
-    uint32_t first, n, cap;
-    uint64_t bytes;
-};
-
-/* Topics that may be forgotten because nobody listens, and topics with a history to forget. */
-enum topic_list { LIST_UNHEARD, LIST_HISTORY, LISTS };
-
-struct topic_link {
-    struct topic *next, *prev;
-    bool in;
-};
-
-struct topic {
-    UT_hash_handle hh;
-    struct topic_link link[LISTS];
-    uint64_t hubs; /* bit per worker whose hub is attached */
-    uint64_t offset;
-    struct history history;
-    char epoch[EPOCH_BYTES];
-    uint32_t name_bytes;
-    char name[];
-};
-
-struct publication;
-
-struct topics {
-    struct topics_config config;
-    struct publication *idle; /* finished ones, for reuse; arena memory */
-    struct topic *by_name;
-    struct topic *first[LISTS], *last[LISTS]; /* most recently used first */
-    uint64_t watching;                        /* workers whose hub wants every event */
-    uint64_t resync; /* workers whose hub refused an event: tell it to start over */
-    ptn_timer resync_timer;
-    uint64_t history_bytes;
-    int64_t n_topics;
-};
-
-/* ---- lists -------------------------------------------------------------------------------- */
-
-static void list_remove(struct topics *s, enum topic_list k, struct topic *t) {
-    struct topic_link *l = &t->link[k];
-    if (!l->in)
-        return;
-    *(l->prev != NULL ? &l->prev->link[k].next : &s->first[k]) = l->next;
-    *(l->next != NULL ? &l->next->link[k].prev : &s->last[k]) = l->prev;
-    *l = (struct topic_link){0};
-}
-
-static void list_to_front(struct topics *s, enum topic_list k, struct topic *t) {
-    list_remove(s, k, t);
-    t->link[k] = (struct topic_link){.next = s->first[k], .in = true};
-    *(s->first[k] != NULL ? &s->first[k]->link[k].prev : &s->last[k]) = t;
-    s->first[k] = t;
-}
-
-/* ---- history ------------------------------------------------------------------------------ */
-
-static void history_drop_oldest(struct topics *s, struct history *h) {
-    ptn_buf *b = h->events[h->first];
-    size_t n = ptn_buf_bytes(b).n;
-    h->first = (h->first + 1) % h->cap;
-    h->n--;
-    h->bytes -= n;
-    s->history_bytes -= n;
-    ptn_buf_unref(b);
-}
-
-static void history_clear(struct topics *s, struct topic *t) {
-    struct history *h = &t->history;
-    while (h->n > 0)
-        history_drop_oldest(s, h);
-    free(h->events);
-    *h = (struct history){0};
-    list_remove(s, LIST_HISTORY, t);
-}
-
-static bool history_grow(struct history *h, uint32_t max) {
-    uint32_t cap = h->cap == 0 ? 4 : h->cap * 2;
-    if (cap > max)
-        cap = max;
-    ptn_buf **events = malloc(cap * sizeof(ptn_buf *));
-    if (events == NULL)
-        return false;
-    for (uint32_t i = 0; i < h->n; i++)
-        events[i] = h->events[(h->first + i) % h->cap];
-    free(h->events);
-    h->events = events;
-    h->first = 0;
-    h->cap = cap;
-    return true;
-}
-
-/* Keeps a reference to b.  What does not fit the bounds pushes the oldest out; topics that were not
- * used for longest lose their history first when the whole shard is over its budget. */
-static void history_add(struct topics *s, struct topic *t, ptn_buf *b) {
-    struct history *h = &t->history;
-    size_t n = ptn_buf_bytes(b).n;
-    if (n > s->config.history_bytes_max) {
-        history_clear(s, t); /* a hole is worse than nothing */
-        return;
-    }
-    while (h->n > 0 &&
-           (h->n == s->config.history_events_max || h->bytes + n > s->config.history_bytes_max))
-        history_drop_oldest(s, h);
-    if (h->n == h->cap && !history_grow(h, s->config.history_events_max)) {
-        history_clear(s, t);
-        return;
-    }
-    h->events[(h->first + h->n++) % h->cap] = ptn_buf_ref(b);
-    h->bytes += n;
-    s->history_bytes += n;
-    list_to_front(s, LIST_HISTORY, t);
-    while (s->history_bytes > s->config.history_total_bytes && s->last[LIST_HISTORY] != t)
-        history_clear(s, s->last[LIST_HISTORY]);
-}
-
-/* ---- table -------------------------------------------------------------------------------- */
-
-static void topic_free(struct topics *s, struct topic *t) {
-    history_clear(s, t);
-    list_remove(s, LIST_UNHEARD, t);
-    HASH_DELETE(hh, s->by_name, t);
-    s->n_topics--;
-    ptn_gauge_add(PTN_G_TOPICS, -1);
-    free(t);
-}
-
-/* Makes room by forgetting the topic that nobody listens to and nobody used for longest. */
-static bool evict_one(struct topics *s) {
-    if (s->last[LIST_UNHEARD] == NULL)
-        return false;
-    topic_free(s, s->last[LIST_UNHEARD]);
-    return true;
-}
-
-static void topic_set_hub(struct topics *s, struct topic *t, unsigned worker, bool attached) {
-    uint64_t bit = UINT64_C(1) << worker;
-    t->hubs = attached ? t->hubs | bit : t->hubs & ~bit;
-    if (t->hubs != 0)
-        list_remove(s, LIST_UNHEARD, t);
-    else if (!t->link[LIST_UNHEARD].in)
-        list_to_front(s, LIST_UNHEARD, t);
-}
-
-/* The topic, the most recently used now; made when absent.  NULL: every place is taken by a topic
- * in use. */
-static struct topic *topic_of(ptn_ctx *c, struct topics *s, ptn_str name) {
-    struct topic *t = NULL;
-    HASH_FIND(hh, s->by_name, name.p, name.n, t);
-    if (t != NULL) {
-        if (t->hubs == 0)
-            list_to_front(s, LIST_UNHEARD, t);
-        return t;
-    }
-    if (s->n_topics >= (int64_t)s->config.topics_max && !evict_one(s))
-        return NULL;
-    t = calloc(1, sizeof *t + name.n);
-    if (t == NULL)
-        return NULL;
-    static const char hex[] = "0123456789abcdef";
-    uint8_t random[EPOCH_BYTES / 2];
-    ptn_random(c, random, sizeof random);
-    for (unsigned i = 0; i < EPOCH_BYTES; i++)
-        t->epoch[i] = hex[random[i / 2] >> (i % 2 * 4) & 15];
-    memcpy(t->name, name.p, name.n);
-    t->name_bytes = (uint32_t)name.n;
-    HASH_ADD_KEYPTR(hh, s->by_name, t->name, t->name_bytes, t);
-    list_to_front(s, LIST_UNHEARD, t);
-    s->n_topics++;
-    ptn_gauge_add(PTN_G_TOPICS, 1);
-    return t;
-}
-
-/* ---- publishing --------------------------------------------------------------------------- */
-
-struct publication { /* an answer that waits for the hubs to count */
-    struct topics *shard;
-    struct publication *next;
-    ptn_reply_to reply;
-    uint64_t offset, subscribers;
-    uint32_t waiting;
-    char epoch[EPOCH_BYTES];
-};
+/* ---- publications ------------------------------------------------------------------------- */
 
 /* From the arena and back to a list: the steady path does not allocate.  There are never more than
  * requests in flight, which the adapters bound. */
@@ -221,25 +33,56 @@ static struct publication *publication_new(ptn_ctx *c, struct topics *s, ptn_rep
     return p;
 }
 
-static void publication_recycle(struct publication *p) {
+void publication_recycle(struct publication *p) {
+    if (p->topic != NULL)
+        topic_unpin(p->shard, p->topic);
+    ptn_buf_unref(p->event);
     p->next = p->shard->idle;
     p->shard->idle = p;
 }
 
-static void publication_end(ptn_ctx *c, struct publication *p) {
+static void answer_202(ptn_ctx *c, ptn_reply_to to, ptn_str epoch, uint64_t offset,
+                       uint64_t subscribers, enum durability level) {
+    static const char *const names[] = {"memory", "written", "synced"};
     ptn_pack w;
-    ptn_pack_init(&w, 96);
+    ptn_pack_init(&w, 128);
     ptn_response_begin(&w, 202);
-    ptn_pack_map(&w, 3);
+    ptn_pack_map(&w, 4);
     ptn_pack_key(&w, "epoch");
-    ptn_pack_str(&w, (ptn_str){p->epoch, EPOCH_BYTES});
+    ptn_pack_str(&w, epoch);
     ptn_pack_key(&w, "offset");
-    ptn_pack_uint(&w, p->offset);
+    ptn_pack_uint(&w, offset);
     ptn_pack_key(&w, "subscribers");
-    ptn_pack_uint(&w, p->subscribers);
-    ptn_response_send(c, p->reply, &w);
+    ptn_pack_uint(&w, subscribers);
+    ptn_pack_key(&w, "durability");
+    ptn_pack_cstr(&w, names[level]);
+    ptn_response_send(c, to, &w);
+}
+
+void publication_answer(ptn_ctx *c, struct publication *p) {
+    answer_202(c, p->reply, (ptn_str){p->epoch, EPOCH_BYTES}, p->offset, p->subscribers, p->level);
+    p->answered = true;
+}
+
+void publication_settle(ptn_ctx *c, struct publication *p) {
+    if (p->waiting > 0)
+        return;
+    if (!p->answered)
+        publication_answer(c, p);
     publication_recycle(p);
 }
+
+void publication_fail(ptn_ctx *c, struct publication *p, int err, const ptn_msg *reply) {
+    if (p->has_id)
+        event_id_forget(p->shard, p->id);
+    if (!p->answered && p->reply.corr != 0)
+        ptn_problem_pass(c, p->reply, err, reply);
+    else
+        ptn_count(PTN_C_DROPPED_STORE, 1);
+    publication_recycle(p);
+}
+
+/* ---- publishing --------------------------------------------------------------------------- */
 
 static void counted(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct publication *p = arg;
@@ -251,8 +94,8 @@ static void counted(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void
         if (ptn_unpack_array(&u, &n) && n == 1 && ptn_unpack_uint(&u, &subscribers))
             p->subscribers += subscribers;
     }
-    if (--p->waiting == 0)
-        publication_end(c, p);
+    p->waiting--;
+    publication_settle(c, p);
 }
 
 static void resync(ptn_ctx *c, struct topics *s, unsigned worker);
@@ -303,47 +146,69 @@ static void send_event(ptn_ctx *c, struct topics *s, unsigned worker, ptn_buf *e
     resync(c, s, worker);
 }
 
-/* Assigns the offset, remembers, fans out.  0 or negative; p is the caller's until something waits
- * on it. */
-static int publish(ptn_ctx *c, struct topics *s, ptn_str name, ptn_bytes data,
+void fan_out_event(ptn_ctx *c, struct topics *s, const struct topic *t, ptn_buf *event,
                    struct publication *p) {
-    struct topic *t = topic_of(c, s, name);
-    if (t == NULL)
-        return -PTN_EOVERLOAD;
+    uint64_t hubs = t->hubs | s->watching;
+    for (unsigned worker = 0; hubs != 0; worker++, hubs >>= 1)
+        if (hubs & 1)
+            send_event(c, s, worker, event, p);
+}
+
+void topic_resync(ptn_ctx *c, struct topics *s, const struct topic *t) {
+    for (unsigned worker = 0; worker < s->config.directory->workers; worker++)
+        if ((t->hubs | s->watching) & UINT64_C(1) << worker)
+            resync(c, s, worker);
+}
+
+ptn_buf *event_pack(ptn_ctx *c, const struct topic *t, uint64_t offset, ptn_bytes data,
+                    const uint8_t *id) {
     ptn_pack w;
-    ptn_pack_init(&w, 48 + name.n + data.n);
-    ptn_pack_array(&w, 4);
-    ptn_pack_str(&w, name);
-    ptn_pack_str(&w, (ptn_str){t->epoch, EPOCH_BYTES});
-    ptn_pack_uint(&w, t->offset + 1);
+    ptn_pack_init(&w, 96 + t->name_bytes + data.n);
+    ptn_pack_array(&w, t->durable != NULL ? 6 : 4);
+    ptn_pack_str(&w, topic_name(t));
+    ptn_pack_str(&w, topic_epoch(t));
+    ptn_pack_uint(&w, offset);
     if (data.n > 0)
         ptn_pack_raw(&w, data);
     else
         ptn_pack_nil(&w);
-    ptn_buf *event = ptn_pack_finish(&w);
+    if (t->durable != NULL) {
+        if (id != NULL)
+            ptn_pack_bin(&w, (ptn_bytes){id, EVENT_ID_BYTES});
+        else
+            ptn_pack_nil(&w);
+        ptn_pack_int(&w, ptn_wall_ms(c));
+    }
+    return ptn_pack_finish(&w);
+}
+
+/* Assigns the offset, remembers, fans out.  p NULL: nobody waits. */
+static int publish_in_memory(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes data,
+                             struct publication *p) {
+    ptn_buf *event = event_pack(c, t, t->offset + 1, data, NULL);
     if (event == NULL)
         return -PTN_ENOMEM;
     t->offset++;
     history_add(s, t, event);
     if (p != NULL) {
         p->offset = t->offset;
+        p->level = DURABILITY_MEMORY;
         memcpy(p->epoch, t->epoch, EPOCH_BYTES);
+        if (p->has_id)
+            event_id_done(s, p->id, topic_epoch(t), t->offset);
     }
-    uint64_t hubs = t->hubs | s->watching;
-    for (unsigned worker = 0; hubs != 0; worker++, hubs >>= 1)
-        if (hubs & 1)
-            send_event(c, s, worker, event, p);
+    fan_out_event(c, s, t, event, p);
     ptn_buf_unref(event);
     return 0;
 }
 
 /* The topic in the path.  Empty: the problem has been sent. */
-static ptn_str path_topic(ptn_ctx *c, const ptn_msg *m, const ptn_request *r, bool pattern,
+static ptn_str path_topic(ptn_ctx *c, ptn_reply_to to, const ptn_request *r, bool pattern,
                           char *buf, size_t buf_bytes) {
     ptn_str name;
     if (!ptn_path_segment(r->path, 1, buf, buf_bytes, &name) ||
         !(pattern ? ptn_pattern_is_valid(name) : ptn_topic_is_valid(name))) {
-        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_INVALID_REQUEST,
+        ptn_problem_send(c, to, PTN_CODE_INVALID_REQUEST,
                          "a topic is 1 to 255 bytes of dot-separated, non-empty segments without "
                          "blanks or '*'");
         return (ptn_str){NULL, 0};
@@ -351,30 +216,107 @@ static ptn_str path_topic(ptn_ctx *c, const ptn_msg *m, const ptn_request *r, bo
     return name;
 }
 
-static int on_post(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
-    ptn_request r;
-    char buf[PTN_TOPIC_BYTES_MAX];
-    if (!ptn_request_unpack(ptn_msg_bytes(m), &r))
-        return -PTN_EPROTO;
-    ptn_str name = path_topic(c, m, &r, false, buf, sizeof buf);
-    if (name.p == NULL)
-        return 0;
-    ptn_reply_to to = ptn_reply_token(c, m);
+/* ?durability=.  False: no such level. */
+static bool read_level(const ptn_request *r, enum durability *ret_level) {
+    static const char *const names[] = {"memory", "written", "synced"};
+    char buf[16];
+    ptn_str text;
+    *ret_level = DURABILITY_DEFAULT;
+    int64_t ignored;
+    if (ptn_query_int(r->query, "durability", 0, 0, &ignored) == 0)
+        return true; /* not given */
+    if (!ptn_query_get(r->query, "durability", buf, sizeof buf, &text))
+        return false;
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(names); i++)
+        if (ptn_str_eqz(text, names[i]))
+            *ret_level = (enum durability)i;
+    return *ret_level != DURABILITY_DEFAULT;
+}
+
+/* An id makes sending twice safe.  False: it was answered. */
+static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const ptn_request *r,
+                     ptn_str name) {
+    ptn_str key;
+    struct event_id *e;
+    if (r->headers.n == 0 || !ptn_map_get_str(r->headers, "idempotency-key", &key) || key.n == 0)
+        return true;
+    event_id_make(s, r->principal.user, name, key, r->body, p->id);
+    switch (event_id_begin(c, s, p->id, &e)) {
+    case ID_NEW:
+        p->has_id = true;
+        return true;
+    case ID_KNOWN:
+        answer_202(c, p->reply, (ptn_str){e->epoch, EPOCH_BYTES}, e->offset, 0,
+                   durable_rule(s, name) != NULL ? DURABILITY_SYNCED : DURABILITY_MEMORY);
+        return false;
+    case ID_UNDER_WAY:
+        ptn_problem_send(c, p->reply, PTN_CODE_IDEMPOTENCY_IN_PROGRESS,
+                         "the same request is still being worked on; ask again in a moment");
+        return false;
+    case ID_MISMATCH:
+        ptn_problem_send(c, p->reply, PTN_CODE_IDEMPOTENCY_MISMATCH,
+                         "this id or Idempotency-Key was used with another body; use a new one");
+        return false;
+    default:
+        ptn_problem_pass(c, p->reply, -PTN_ENOMEM, NULL);
+        return false;
+    }
+}
+
+/* The checked publication; NULL: it was answered. */
+static struct publication *publication_of(ptn_ctx *c, struct topics *s, const struct call *m,
+                                          const ptn_request *r, ptn_str name) {
+    enum durability level;
     if (ptn_topic_is_reserved(name)) {
-        ptn_problem_send(c, to, PTN_CODE_FORBIDDEN,
+        ptn_problem_send(c, m->to, PTN_CODE_FORBIDDEN,
                          "conversation.*, user.* and system.* are published by the broker; send a "
                          "message to the conversation, or choose another topic");
+        return NULL;
+    }
+    if (!read_level(r, &level)) {
+        ptn_problem_send_field(c, m->to, PTN_CODE_VALIDATION_FAILED, "the query is not valid",
+                               "durability", "one of: memory, written, synced");
+        return NULL;
+    }
+    struct publication *p = publication_new(c, s, m->to);
+    if (p == NULL) {
+        ptn_problem_pass(c, m->to, -PTN_ENOMEM, NULL);
+        return NULL;
+    }
+    p->level = level;
+    if (check_id(c, s, p, r, name))
+        return p;
+    publication_recycle(p);
+    return NULL;
+}
+
+static int on_post(ptn_ctx *c, struct topics *s, const struct call *m) {
+    ptn_request r;
+    char buf[PTN_TOPIC_BYTES_MAX];
+    if (!ptn_request_unpack(ptn_buf_bytes(m->buf), &r))
+        return -PTN_EPROTO;
+    ptn_str name = path_topic(c, m->to, &r, false, buf, sizeof buf);
+    if (name.p == NULL)
+        return 0;
+    struct topic *t = topic_of(c, s, name);
+    if (t == NULL) {
+        ptn_problem_pass(c, m->to, -PTN_EOVERLOAD, NULL);
         return 0;
     }
-    struct publication *p = publication_new(c, s, to);
-    int err = p != NULL ? publish(c, s, name, r.body, p) : -PTN_ENOMEM;
-    if (err < 0) {
-        if (p != NULL)
-            publication_recycle(p);
-        ptn_problem_pass(c, to, err, NULL);
-    } else if (p->waiting == 0) {
-        publication_end(c, p);
+    if (!durable_ready(c, s, t, m))
+        return 0;
+    struct publication *p = publication_of(c, s, m, &r, name);
+    if (p == NULL)
+        return 0;
+    if (t->durable != NULL) {
+        durable_publish(c, s, t, r.body, p);
+        return 0;
     }
+    int err = publish_in_memory(c, s, t, r.body, p);
+    if (err < 0)
+        publication_fail(c, p, err, NULL);
+    else
+        publication_settle(c, p);
     return 0;
 }
 
@@ -383,7 +325,7 @@ static int on_events(ptn_ctx *c, const ptn_msg *m) {
     char buf[PTN_TOPIC_BYTES_MAX];
     if (!ptn_request_unpack(ptn_msg_bytes(m), &r))
         return -PTN_EPROTO;
-    ptn_str name = path_topic(c, m, &r, true, buf, sizeof buf);
+    ptn_str name = path_topic(c, ptn_reply_token(c, m), &r, true, buf, sizeof buf);
     if (name.p == NULL)
         return 0;
     ptn_pack w;
@@ -396,26 +338,38 @@ static int on_events(ptn_ctx *c, const ptn_msg *m) {
     return 0;
 }
 
-static int on_publish(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
-    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+/* The broker's own events: nobody waits for an answer. */
+static int on_publish(ptn_ctx *c, struct topics *s, const struct call *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(m->buf));
     uint32_t n;
     ptn_str name;
     ptn_bytes data;
     if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_str(&u, &name) ||
         !ptn_unpack_any(&u, &data) || !ptn_topic_is_valid(name))
         return -PTN_EPROTO;
-    if (publish(c, s, name, data, NULL) < 0)
+    struct topic *t = topic_of(c, s, name);
+    if (t != NULL && !durable_ready(c, s, t, m))
+        return 0;
+    if (t != NULL && t->durable != NULL) {
+        struct publication *p = publication_new(c, s, (ptn_reply_to){0});
+        if (p == NULL)
+            return -PTN_ENOMEM;
+        p->answered = true;
+        p->level = DURABILITY_DEFAULT;
+        durable_publish(c, s, t, data, p);
+    } else if (t == NULL || publish_in_memory(c, s, t, data, NULL) < 0) {
         ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+    }
     return 0;
 }
 
 /* ---- subscribers -------------------------------------------------------------------------- */
 
 /* The worker of the hub that sent m, or workers when it is not a hub. */
-static unsigned hub_worker(const struct topics *s, const ptn_msg *m) {
+static unsigned hub_worker(const struct topics *s, ptn_addr from) {
     const ptn_directory *d = s->config.directory;
     for (unsigned i = 0; i < d->workers; i++)
-        if (d->hub[i] == m->from)
+        if (d->hub[i] == from)
             return i;
     return d->workers;
 }
@@ -445,37 +399,41 @@ static void pack_history(ptn_pack *w, const struct topic *t, uint32_t n) {
     }
 }
 
-static int on_attach(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
-    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+static int on_attach(ptn_ctx *c, struct topics *s, const struct call *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(m->buf));
     uint32_t n;
     uint64_t roles, since_offset;
     ptn_str name, user, since_epoch;
-    unsigned worker = hub_worker(s, m);
+    unsigned worker = hub_worker(s, m->from);
     if (worker == s->config.directory->workers || !ptn_unpack_array(&u, &n) || n != 5 ||
         !ptn_unpack_str(&u, &name) || !ptn_unpack_str(&u, &user) || !ptn_unpack_uint(&u, &roles) ||
         !ptn_unpack_str_or_nil(&u, &since_epoch) || !ptn_unpack_uint(&u, &since_offset))
         return -PTN_EPROTO;
-    ptn_reply_to to = ptn_reply_token(c, m);
     struct topic *t = topic_of(c, s, name);
     if (t == NULL) {
-        ptn_problem_send(c, to, PTN_CODE_OVERLOADED,
+        ptn_problem_send(c, m->to, PTN_CODE_OVERLOADED,
                          "too many topics are in use; try again later or raise limits.topics");
         return 0;
     }
+    if (!durable_ready(c, s, t, m))
+        return 0;
     topic_set_hub(s, t, worker, true);
-    bool recovered = since_epoch.n > 0 && history_covers(t, since_epoch, since_offset);
+    bool stored = t->durable != NULL;
+    bool recovered = since_epoch.n > 0 &&
+                     (stored ? ptn_str_eq(since_epoch, topic_epoch(t)) && since_offset <= t->offset
+                             : history_covers(t, since_epoch, since_offset));
     ptn_pack w;
     ptn_pack_init(&w, 64);
     ptn_pack_array(&w, 5);
     ptn_pack_str(&w, (ptn_str){t->epoch, EPOCH_BYTES});
     ptn_pack_uint(&w, t->offset);
     ptn_pack_bool(&w, recovered);
-    ptn_pack_bool(&w, /* stored= */ false);
-    pack_history(&w, t, recovered ? (uint32_t)(t->offset - since_offset) : 0);
+    ptn_pack_bool(&w, stored);
+    pack_history(&w, t, recovered && !stored ? (uint32_t)(t->offset - since_offset) : 0);
     ptn_buf *b = ptn_pack_finish(&w);
     if (b == NULL)
-        (void)ptn_reply_err(c, to, -PTN_ENOMEM);
-    else if (ptn_reply(c, to, PTN_MSG_TOPIC_ATTACHED, b) < 0)
+        (void)ptn_reply_err(c, m->to, -PTN_ENOMEM);
+    else if (ptn_reply(c, m->to, PTN_MSG_TOPIC_ATTACHED, b) < 0)
         ptn_buf_unref(b);
     return 0;
 }
@@ -484,12 +442,11 @@ static int on_detach(struct topics *s, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
     ptn_str name;
-    unsigned worker = hub_worker(s, m);
+    unsigned worker = hub_worker(s, m->from);
     if (worker == s->config.directory->workers || !ptn_unpack_array(&u, &n) || n != 1 ||
         !ptn_unpack_str(&u, &name))
         return -PTN_EPROTO;
-    struct topic *t = NULL;
-    HASH_FIND(hh, s->by_name, name.p, name.n, t);
+    struct topic *t = topic_find(s, name);
     if (t != NULL)
         topic_set_hub(s, t, worker, false);
     return 0;
@@ -499,7 +456,7 @@ static int on_watch_all(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
     bool on;
-    unsigned worker = hub_worker(s, m);
+    unsigned worker = hub_worker(s, m->from);
     if (worker == s->config.directory->workers || !ptn_unpack_array(&u, &n) || n != 1 ||
         !ptn_unpack_bool(&u, &on))
         return -PTN_EPROTO;
@@ -518,6 +475,7 @@ static void topics_release(void *arg) {
     HASH_ITER(hh, s->by_name, t, next) {
         topic_free(s, t);
     }
+    event_ids_free(s);
 }
 
 static int topics_init(ptn_ctx *c, void *state, void *arg) {
@@ -531,23 +489,47 @@ static int topics_init(ptn_ctx *c, void *state, void *arg) {
         s->config.history_bytes_max = 256u << 10;
     if (s->config.history_total_bytes == 0)
         s->config.history_total_bytes = 32u << 20;
+    if (s->config.ids_max == 0)
+        s->config.ids_max = 65536;
+    if (s->config.ids_ns == 0)
+        s->config.ids_ns = 600 * PTN_SEC;
+    if (s->config.waiting_max == 0)
+        s->config.waiting_max = 16384;
     /* After a crash the hubs must not wait for events that would never come. */
     for (unsigned i = 0; i < s->config.directory->workers; i++)
         resync(c, s, i);
     return ptn_defer(c, topics_release, s);
 }
 
+static int call_handle(ptn_ctx *c, struct topics *s, const struct call *m) {
+    switch (m->type) {
+    case PTN_MSG_ROUTE_TOPIC_POST:
+        return on_post(c, s, m);
+    case PTN_MSG_TOPIC_PUBLISH:
+        return on_publish(c, s, m);
+    default:
+        return on_attach(c, s, m);
+    }
+}
+
+void call_run(ptn_ctx *c, struct topics *s, const struct call *m) {
+    int err = call_handle(c, s, m);
+    PTN_REQUIRE(c, err == 0);
+}
+
 static int topics_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct topics *s = state;
     switch (m->type) {
     case PTN_MSG_ROUTE_TOPIC_POST:
-        return on_post(c, s, m);
+    case PTN_MSG_TOPIC_PUBLISH:
+    case PTN_MSG_TOPIC_ATTACH: {
+        struct call call = {.from = m->from, .type = m->type, .buf = m->buf};
+        if (m->corr != 0)
+            call.to = ptn_reply_token(c, m);
+        return call_handle(c, s, &call);
+    }
     case PTN_MSG_ROUTE_TOPIC_EVENTS:
         return on_events(c, m);
-    case PTN_MSG_TOPIC_PUBLISH:
-        return on_publish(c, s, m);
-    case PTN_MSG_TOPIC_ATTACH:
-        return on_attach(c, s, m);
     case PTN_MSG_TOPIC_DETACH:
         return on_detach(s, m);
     case PTN_MSG_TOPIC_WATCH_ALL:

@@ -110,8 +110,7 @@ static int resolve_address(const struct config_key *k, const char *data, char **
     (void)snprintf(whole, bytes, "%.*s%s%s", (int)before, *address, data, at + sizeof mark - 1);
     free(*address);
     *address = whole;
-    const char *advice =
-        k->kind == CONFIG_HTTP ? config_http_advice(whole) : config_zmq_advice(whole);
+    const char *advice = config_item_advice(k->kind, whole);
     return advice == NULL
                ? 0
                : config_fail(reterr, -PTN_EINVAL, "%s: \"%.300s\": %s", k->name, whole, advice);
@@ -196,10 +195,11 @@ void config_print_default(FILE *out) {
                 if (strcmp(sections[j].name, section) == 0)
                     fprintf(out, "\n# %s\n%s:\n", sections[j].help, section);
         }
+        bool none = config_key_is_list(k) && k->def[0] == '\0';
         const char *indent = section[0] == '\0' ? "" : "  ",
-                   *quote = k->kind == CONFIG_COUNT ? "" : "\"";
+                   *quote = none || k->kind == CONFIG_COUNT ? "" : "\"";
         fprintf(out, "%s%s# %s\n%s%s: %s%s%s\n", section[0] == '\0' ? "\n" : "", indent, k->help,
-                indent, k->key, quote, k->def, quote);
+                indent, k->key, quote, none ? "[]" : k->def, quote);
     }
 }
 

@@ -18,12 +18,14 @@
 
 enum config_log_format { CONFIG_LOG_AUTO, CONFIG_LOG_TEXT, CONFIG_LOG_JSON };
 
+#define CONFIG_LIST_MAX 16u
 struct config_list {
     char **items;
     size_t n;
 };
 
-/* key, field, kind, default, min, max, help.  Kinds: HTTP and ZMQ (lists of addresses), PATH,
+/* key, field, kind, default, min, max, help.  Kinds: HTTP and ZMQ (lists of addresses), RULES
+ * (list of config_rule_parse() texts), PATH,
  * COUNT, SIZE, DURATION, LEVEL, FORMAT.  min and max are ns for durations, bytes for sizes and
  * unused for the others.  In addresses `<data>` at the start of a path stands for the data
  * directory. */
@@ -71,16 +73,23 @@ struct config_list {
     XX(S, access_ttl, access_ttl_ns, DURATION, "15m", PTN_SEC, 86400 * PTN_SEC, "Life of an access token.") \
     XX(S, refresh_ttl, refresh_ttl_ns, DURATION, "30d", PTN_SEC, UINT64_C(31622400) * PTN_SEC, "Life of a refresh token, counted anew at each refresh.")
 
+#define CONFIG_TOPICS_MAP(XX, S)                                                                           \
+    XX(S, durable, durable, RULES, "", 0, 0, "Topics that are stored: PATTERN [age=30d] [bytes=1GiB] [events=1000000], one or a list; the first that matches counts.") \
+    XX(S, ids, ids, COUNT, "65536", 16, 16777216, "Publications with an id that one worker remembers, so that sending twice is safe.") \
+    XX(S, ids_for, ids_ns, DURATION, "10m", PTN_SEC, 7 * 86400 * PTN_SEC, "And for how long.")
+
 /* section (empty: top level), its map, help */
 #define CONFIG_SECTION_MAP(SS)                                                                             \
     SS(listen, CONFIG_LISTEN_MAP, "Addresses.  An empty list switches a listener off.")                    \
     SS(log, CONFIG_LOG_MAP, "Log lines go to standard error.")                                             \
     SS(limits, CONFIG_LIMITS_MAP, "Bounds; what goes over them is refused with advice.")                   \
+    SS(topics, CONFIG_TOPICS_MAP, "Topics; conversations are always stored.")                              \
     SS(auth, CONFIG_AUTH_MAP, "Tokens.")
 /* clang-format on */
 
 #define CONFIG_TYPE_HTTP struct config_list
 #define CONFIG_TYPE_ZMQ struct config_list
+#define CONFIG_TYPE_RULES struct config_list
 #define CONFIG_TYPE_PATH char *
 #define CONFIG_TYPE_COUNT uint32_t
 #define CONFIG_TYPE_SIZE uint64_t
@@ -120,6 +129,11 @@ struct config_sources {
 int config_load(const struct config_sources *sources, struct postern_config *ret_config,
                 struct config_error *reterr);
 void config_done(struct postern_config *c);
+
+/* "PATTERN [age=30d] [bytes=1GiB] [events=1000000]".  ret_rule->pattern points into text.  NULL:
+ * good; otherwise static advice. */
+struct topic_rule;
+const char *config_rule_parse(const char *text, struct topic_rule *ret_rule);
 
 /* Commented YAML of the defaults; config_load() accepts it. */
 void config_print_default(FILE *out);

@@ -30,6 +30,7 @@ struct file_list {
     char **key;                                                                                    \
     unsigned key##_count;
 #define FILE_TYPE_ZMQ(key) FILE_TYPE_HTTP(key)
+#define FILE_TYPE_RULES(key) FILE_TYPE_HTTP(key)
 #define FILE_TYPE_PATH(key) char *key;
 #define FILE_TYPE_COUNT(key) char *key;
 #define FILE_TYPE_SIZE(key) char *key;
@@ -64,6 +65,7 @@ static const cyaml_schema_value_t text_schema = {
                          0, CONFIG_LIST_MAX + 1),
 #define FIELD_HTTP LIST_FIELD
 #define FIELD_ZMQ LIST_FIELD
+#define FIELD_RULES LIST_FIELD
 #define FIELD_PATH TEXT_FIELD
 #define FIELD_COUNT TEXT_FIELD
 #define FIELD_SIZE TEXT_FIELD

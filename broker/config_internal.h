@@ -11,6 +11,7 @@
 enum config_kind {
     CONFIG_HTTP,
     CONFIG_ZMQ,
+    CONFIG_RULES,
     CONFIG_PATH,
     CONFIG_COUNT,
     CONFIG_SIZE,
@@ -31,13 +32,12 @@ struct config_key {
 #define CONFIG_KEY_SECTION(section, map, help) map(CONFIG_KEY_ONE, )
 #define CONFIG_KEYS                                                                                \
     ((size_t)(0 CONFIG_TOP_MAP(CONFIG_KEY_ONE, ) CONFIG_SECTION_MAP(CONFIG_KEY_SECTION)))
-#define CONFIG_LIST_MAX 16u
 #define CONFIG_TEXT_BYTES_MAX 4096u
 
 extern const struct config_key config_keys[CONFIG_KEYS];
 
 static inline bool config_key_is_list(const struct config_key *k) {
-    return k->kind == CONFIG_HTTP || k->kind == CONFIG_ZMQ;
+    return k->kind == CONFIG_HTTP || k->kind == CONFIG_ZMQ || k->kind == CONFIG_RULES;
 }
 
 /* NULL: no such key.  Exact; dashes do for underscores. */
@@ -65,6 +65,9 @@ int config_parse_size(const char *text, uint64_t *ret_bytes);
 /* Checks one address; NULL when it is good, otherwise static advice. */
 const char *config_http_advice(const char *address);
 const char *config_zmq_advice(const char *address);
+
+/* The same for one item of a list of that kind. */
+const char *config_item_advice(enum config_kind kind, const char *text);
 
 int config_apply_file(struct postern_config *c, const char *path, struct config_error *reterr);
 int config_apply_env(struct postern_config *c, char *const *env, struct config_error *reterr);

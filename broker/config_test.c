@@ -55,6 +55,8 @@ static const char *sample(const struct config_key *k) {
         return "127.0.0.1:4711";
     case CONFIG_ZMQ:
         return "tcp://127.0.0.1:4712";
+    case CONFIG_RULES:
+        return "orders.** age=30d events=5";
     case CONFIG_PATH:
         return "/some/where";
     case CONFIG_COUNT:
@@ -76,7 +78,8 @@ static void expect_sample(const struct postern_config *c, const struct config_ke
     uint64_t number;
     switch (k->kind) {
     case CONFIG_HTTP:
-    case CONFIG_ZMQ: {
+    case CONFIG_ZMQ:
+    case CONFIG_RULES: {
         const struct config_list *l = v;
         cr_assert_eq(l->n, 1, "%s by %s", k->name, how);
         cr_expect_str_eq(l->items[0], sample(k), "%s by %s", k->name, how);
@@ -227,9 +230,12 @@ Test(config, default_config_is_accepted_and_changes_nothing) {
         const char *va = (const char *)&a + k->offset, *vb = (const char *)&b + k->offset;
         if (k->kind == CONFIG_SIZE || k->kind == CONFIG_DURATION)
             cr_expect_eq(memcmp(va, vb, sizeof(uint64_t)), 0, "%s", k->name);
-        else if (config_key_is_list(k))
-            cr_expect_str_eq(((const struct config_list *)(const void *)va)->items[0],
-                             ((const struct config_list *)(const void *)vb)->items[0]);
+        if (!config_key_is_list(k))
+            continue;
+        const struct config_list *la = (const void *)va, *lb = (const void *)vb;
+        cr_assert_eq(la->n, lb->n, "%s", k->name);
+        for (size_t j = 0; j < la->n; j++)
+            cr_expect_str_eq(la->items[j], lb->items[j]);
     }
     config_done(&a);
     config_done(&b);

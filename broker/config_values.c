@@ -3,6 +3,7 @@
  * config_values.c - from text to values: durations, sizes, addresses; one parser for file,
  * environment and flags.
  */
+#include "actors/topics.h"
 #include "broker/config_internal.h"
 
 #include <ctype.h>
@@ -124,6 +125,53 @@ static void *value_of(struct postern_config *c, const struct config_key *k) {
     return (char *)c + k->offset;
 }
 
+/* ---- rules of durable topics ---------------------------------------------------------------- */
+
+/* One "name=value" of n bytes. */
+static bool rule_option(const char *text, size_t n, struct topic_rule *rule) {
+    static const struct unit plain[] = {{"", 1}};
+    char buf[64];
+    const char *equals = memchr(text, '=', n);
+    if (equals == NULL || n >= sizeof buf)
+        return false;
+    memcpy(buf, text, n);
+    buf[n] = '\0';
+    char *value = buf + (equals - text);
+    *value++ = '\0';
+    if (strcmp(buf, "bytes") == 0)
+        return config_parse_size(value, &rule->bytes) == 0 && rule->bytes > 0;
+    if (strcmp(buf, "events") == 0)
+        return parse_scaled(value, plain, 1, &rule->events) == 0 && rule->events > 0;
+    uint64_t ns;
+    if (strcmp(buf, "age") != 0 || config_parse_duration(value, &ns) < 0 || ns < PTN_SEC)
+        return false;
+    rule->age_ms = ns / PTN_MS;
+    return true;
+}
+
+const char *config_rule_parse(const char *text, struct topic_rule *ret_rule) {
+    *ret_rule = (struct topic_rule){.pattern = {text, strcspn(text, " ")}};
+    if (!ptn_pattern_is_valid(ret_rule->pattern))
+        return "begin with a topic or a pattern, such as orders.**";
+    for (const char *at = text + ret_rule->pattern.n; *at != '\0';) {
+        at += strspn(at, " ");
+        size_t n = strcspn(at, " ");
+        if (n > 0 && !rule_option(at, n, ret_rule))
+            return "options are age=30d (1s or more), bytes=1GiB and events=1000000";
+        at += n;
+    }
+    return NULL;
+}
+
+const char *config_item_advice(enum config_kind kind, const char *text) {
+    struct topic_rule rule;
+    if (kind == CONFIG_RULES)
+        return config_rule_parse(text, &rule);
+    return kind == CONFIG_HTTP ? config_http_advice(text) : config_zmq_advice(text);
+}
+
+/* ---- setting -------------------------------------------------------------------------------- */
+
 static void list_done(struct config_list *l) {
     for (size_t i = 0; i < l->n; i++)
         free(l->items[i]);
@@ -145,11 +193,10 @@ static int set_list(struct postern_config *c, const struct config_key *k, const 
                     size_t n, const char *where, struct config_error *reterr) {
     struct config_list list = {0};
     if (n > CONFIG_LIST_MAX)
-        return config_fail(reterr, -PTN_EINVAL, "%s: at most %u addresses", where, CONFIG_LIST_MAX);
+        return config_fail(reterr, -PTN_EINVAL, "%s: at most %u items", where, CONFIG_LIST_MAX);
     list.items = calloc(n == 0 ? 1 : n, sizeof *list.items);
     for (size_t i = 0; list.items != NULL && i < n; i++) {
-        const char *advice =
-            k->kind == CONFIG_HTTP ? config_http_advice(texts[i]) : config_zmq_advice(texts[i]);
+        const char *advice = config_item_advice(k->kind, texts[i]);
         if (advice != NULL) {
             list_done(&list);
             return config_fail(reterr, -PTN_EINVAL, "%s: \"%.200s\": %s", where, texts[i], advice);

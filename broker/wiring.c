@@ -54,6 +54,8 @@ struct broker {
     struct router_config router[PTN_WORKERS_MAX];
     auth_config auth[PTN_WORKERS_MAX];
     struct health_config health[PTN_WORKERS_MAX];
+    struct topic_rule rules[CONFIG_LIST_MAX];
+    size_t n_rules;
     struct topics_config topics[PTN_WORKERS_MAX];
     conversation_config conversation[PTN_WORKERS_MAX];
     users_config users;
@@ -190,6 +192,13 @@ static int spawn(struct broker *b, const ptn_actor_ops *ops, void *arg, struct p
 static const uint32_t burst_msgs = 65536, burst_bytes = 64 * MIB;
 static const uint32_t request_msgs = 16384, request_bytes = 32 * MIB;
 
+static void collect_rules(struct broker *b) {
+    const struct config_list *l = &b->config->topics.durable;
+    for (size_t i = 0; i < l->n && b->n_rules < CONFIG_LIST_MAX; i++)
+        if (config_rule_parse(l->items[i], &b->rules[b->n_rules]) == NULL)
+            b->n_rules++; /* config_load() has refused any other */
+}
+
 static int spawn_worker_actors(struct broker *b, unsigned i) {
     ptn_directory *d = &b->directory;
     struct place burst = {(int)i, burst_msgs, burst_bytes, 0};
@@ -210,11 +219,17 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
                                           .version = postern_version(),
                                           .revision = postern_revision(),
                                           .draining = &b->draining};
-    b->topics[i] = (struct topics_config){.directory = d, .shard = i};
+    b->topics[i] = (struct topics_config){.directory = d,
+                                          .shard = i,
+                                          .rules = b->rules,
+                                          .n_rules = b->n_rules,
+                                          .ids_max = b->config->topics.ids,
+                                          .ids_ns = b->config->topics.ids_ns};
     b->conversation[i] = (conversation_config){.directory = d, .shard = i};
     (void)crypto_generichash(b->conversation[i].id_key, sizeof b->conversation[i].id_key,
                              (const uint8_t *)"idempotency", sizeof "idempotency" - 1, b->key,
                              sizeof b->key);
+    memcpy(b->topics[i].id_key, b->conversation[i].id_key, sizeof b->topics[i].id_key);
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
     if (r == 0)
         r = spawn(b, &topics_actor, &b->topics[i], requests, &d->topics[i]);
@@ -262,6 +277,7 @@ static int spawn_all(struct broker *b) {
         users_place = {0, request_msgs, request_bytes, b->config->limits.queue_delay_ns},
                  first = {0, request_msgs, request_bytes, 0};
     int r = spawn(b, &store_actor, b->store, store_place, &d->store);
+    collect_rules(b);
     b->users = (users_config){.directory = d};
     if (r == 0)
         r = spawn(b, &users_actor, &b->users, users_place, &d->users);

@@ -34,7 +34,8 @@
     XX(TOPIC_DETACH)      /* [topic] cast: the last local subscriber has gone */                               \
     XX(TOPIC_WATCH_ALL)   /* [on] -> OK: the hub has wildcard subscribers and wants every event */        \
     XX(TOPIC_PUBLISH)     /* any actor -> owner: [topic, data] cast, for events of the broker itself */    \
-    XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data]; as an ask -> EVENT_COUNT */       \
+    XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data, id?, createdMs]; the last two of    \
+                           * durable topics only.  As an ask -> EVENT_COUNT */                             \
     XX(EVENT_COUNT)       /* [subscribers] */                                                              \
     XX(HUB_SUBSCRIBE)     /* sink -> hub of its worker: hub.h packs it */                                  \
     XX(HUB_UNSUBSCRIBE)                                                                                    \
@@ -75,10 +76,15 @@
     XX(STORE_MSG_RANGE)   /* [conversation, afterSeq?, beforeSeq?, limit] -> STORE_MSGS, ascending; with    \
                            * before only, or neither: the newest */                                        \
     XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
+    XX(STORE_TOPIC_OPEN)  /* [topic, epoch, ids]: makes it when it is not there -> STORE_TOPIC */          \
+    XX(STORE_TOPIC)       /* [epoch, lastOffset, [[id bin, offset], ..]]: the newest with an id, ascending */ \
+    XX(STORE_EVENT_APPEND)/* EVENT of a durable topic -> OK; another offset than the next: PROBLEM conflict */ \
+    XX(STORE_EVENT_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                  \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
     XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
     XX(STORE_STATS_REPLY)                                                                                  \
+    XX(STORE_FLUSH)       /* nil: what was only written is on disk now -> OK */                            \
     /* broker */                                                                                           \
     XX(DRAIN)             /* wiring -> edges: stop accepting, say goodbye */
 
@@ -139,6 +145,8 @@ const char *ptn_msg_type_name(uint32_t type);
     XX(CONFLICT, "conflict", 409, "Conflict", false)                                               \
     XX(PAYLOAD_TOO_LARGE, "payload_too_large", 413, "Payload too large", false)                    \
     XX(UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", 415, "Unsupported media type", false)     \
+    XX(IDEMPOTENCY_MISMATCH, "idempotency_mismatch", 422, "Idempotency key reused", false)         \
+    XX(IDEMPOTENCY_IN_PROGRESS, "idempotency_in_progress", 409, "Request in progress", true)       \
     XX(RATE_LIMITED, "rate_limited", 429, "Too many requests", true)                               \
     XX(TIMEOUT, "timeout", 504, "Timed out", true)                                                 \
     XX(OVERLOADED, "overloaded", 503, "Overloaded", true)                                          \

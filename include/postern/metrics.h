@@ -27,6 +27,7 @@
     XX(DROPPED_SLOW_CONSUMER, "postern_messages_dropped_total", "reason=\"slow_consumer\"", "Messages dropped, by reason") \
     XX(DROPPED_HUB_OVERLOAD, "postern_messages_dropped_total", "reason=\"hub_overload\"", "")               \
     XX(DROPPED_ZMQ_PEER, "postern_messages_dropped_total", "reason=\"zmq_peer_full\"", "")                  \
+    XX(DROPPED_STORE, "postern_messages_dropped_total", "reason=\"store_failed\"", "")                   \
     XX(CLOSED_SLOW_CONSUMER, "postern_disconnects_total", "reason=\"slow_consumer\"", "Connections cut off by the broker, by reason") \
     XX(CLOSED_PROTOCOL_ERROR, "postern_disconnects_total", "reason=\"protocol_error\"", "")                 \
     XX(CLOSED_TIMEOUT, "postern_disconnects_total", "reason=\"timeout\"", "")                               \

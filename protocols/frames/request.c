@@ -15,9 +15,9 @@
 /* ack {id, epoch, offset, durability}: where the event landed. */
 static void send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
                              const ptn_response *r) {
-    static const char *const members[] = {"epoch", "offset"};
+    static const char *const members[] = {"epoch", "offset", "durability"};
     ptn_pack w;
-    frames__begin(&w, "ack", frames__call_id(call), 3);
+    frames__begin(&w, "ack", frames__call_id(call), PTN_ARRAY_LEN(members));
     for (size_t i = 0; i < PTN_ARRAY_LEN(members); i++) {
         ptn_bytes raw;
         ptn_pack_key(&w, members[i]);
@@ -26,8 +26,6 @@ static void send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_
         else
             ptn_pack_nil(&w);
     }
-    ptn_pack_key(&w, "durability");
-    ptn_pack_cstr(&w, "memory");
     frames__send(c, s, call->ticket, &w);
 }
 
@@ -142,14 +140,41 @@ static ptn_str topic_path(ptn_str topic, char buf[TOPIC_PATH_BYTES_MAX]) {
     return (ptn_str){buf, n};
 }
 
-/* True when the member is absent, nil, or this text. */
-static bool member_is(ptn_bytes frame, const char *key, const char *only) {
+/* The query of a publish route.  False: durability is no text, or no level. */
+static bool read_durability(ptn_bytes frame, ptn_str *ret_query) {
+    static const char *const queries[] = {"durability=memory", "durability=written",
+                                          "durability=synced"};
+    const size_t skip = sizeof "durability=" - 1;
     ptn_bytes raw;
-    ptn_str v;
-    if (!ptn_map_get(frame, key, &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+    ptn_str level;
+    *ret_query = (ptn_str){0};
+    if (!ptn_map_get(frame, "durability", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
-    return ptn_unpack_str(&u, &v) && ptn_str_eqz(v, only);
+    if (!ptn_unpack_str(&u, &level))
+        return false;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(queries); i++)
+        if (ptn_str_eqz(level, queries[i] + skip))
+            *ret_query = ptn_str_of(queries[i]);
+    return ret_query->n > 0;
+}
+
+/* An id that could be a Message's makes sending twice safe, as for messages; any other one only
+ * correlates.  The map of headers; NULL: none, or no memory (*ret_ok). */
+static ptn_buf *idempotency_headers(const struct frames_in *in, bool *ret_ok) {
+    ptn_unpack u = ptn_unpack_of(in->id);
+    ptn_str id;
+    *ret_ok = true;
+    if (in->id.n == 0 || !ptn_unpack_str(&u, &id) || !ptn_id_is_valid(id))
+        return NULL;
+    ptn_pack w;
+    ptn_pack_init(&w, 96);
+    ptn_pack_map(&w, 1);
+    ptn_pack_key(&w, "idempotency-key");
+    ptn_pack_str(&w, id);
+    ptn_buf *b = ptn_pack_finish(&w);
+    *ret_ok = b != NULL;
+    return b;
 }
 
 void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
@@ -165,8 +190,9 @@ void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_i
         frames__invalid(c, s, in, "data", "is missing: the event's data, any value");
         return;
     }
-    if (!member_is(in->frame, "durability", "memory")) {
-        frames__invalid(c, s, in, "durability", "only \"memory\" is supported by this version");
+    ptn_str query;
+    if (!read_durability(in->frame, &query)) {
+        frames__invalid(c, s, in, "durability", "must be one of: memory, written, synced");
         return;
     }
     struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_PUBLISH);
@@ -175,10 +201,17 @@ void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_i
     char path[TOPIC_PATH_BYTES_MAX];
     ptn_request r = request_of(c, s, call);
     r.path = topic_path(topic, path);
+    r.query = query;
+    bool ok;
+    ptn_buf *headers = idempotency_headers(in, &ok);
+    r.headers = ptn_buf_bytes(headers);
     ptn_pack w;
     ptn_pack_init(&w, data.n + 512);
     ptn_request_begin(&w, &r);
     ptn_pack_raw(&w, data);
+    ptn_buf_unref(headers);
+    if (!ok)
+        w.err = -PTN_ENOMEM; /* finish fails, and the client hears `overloaded` */
     call_ask(c, call, &w, ptn_now(c) + s->request_ns);
 }
 

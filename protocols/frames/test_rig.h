@@ -100,7 +100,9 @@ static inline void fake_topic_post(ptn_ctx *c, const ptn_msg *m, const ptn_reque
     ptn_pack w;
     ptn_pack_init(&w, 0);
     ptn_response_begin(&w, 202);
-    ptn_pack_map(&w, 3);
+    ptn_pack_map(&w, 4);
+    ptn_pack_key(&w, "durability");
+    ptn_pack_cstr(&w, "memory");
     ptn_pack_key(&w, "epoch");
     ptn_pack_str(&w, q->path); /* so that the test sees how it was encoded */
     ptn_pack_key(&w, "offset");

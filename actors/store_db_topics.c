@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db_topics.c - the log of durable topics.
+ *
+ * One B-tree for all of them, keyed by place = topic << 40 | offset: an append is an insert at the
+ * end of a run of integers, a replay a range of neighbours.  The topics actor numbers the events;
+ * an append that is not the next one is refused, so a log has no holes, whatever failed before it.
+ *
+ * Levels.  A `written` event may be lost with the power although subscribers have seen it.  The
+ * topic is marked before the first one, on disk, and gets a new epoch after a start that follows no
+ * clean end: then no position from before can be mistaken for one after.
+ */
+#include "actors/store_db_internal.h"
+
+#include <stdlib.h>
+
+#define OFFSET_BITS 40
+#define OFFSET_MAX ((INT64_C(1) << OFFSET_BITS) - 1)
+#define TOPICS_MAX (INT64_C(1) << 23)
+#define IDS_MAX 1000u
+
+static int64_t place_of(const struct store_topic *t, uint64_t offset) {
+    return t->key << OFFSET_BITS | (int64_t)offset;
+}
+
+/* ---- the cache ---------------------------------------------------------------------------- */
+
+void store_topics_drop(store_db *db) {
+    struct store_topic *t, *next;
+    HASH_ITER(hh, db->topics, t, next) {
+        HASH_DELETE(hh, db->topics, t);
+        free(t);
+    }
+}
+
+static struct store_topic *cache_add(store_db *db, ptn_str name) {
+    if (HASH_COUNT(db->topics) >= db->convs_max) { /* insertion order: the oldest first */
+        struct store_topic *oldest = db->topics;
+        HASH_DELETE(hh, db->topics, oldest);
+        free(oldest);
+    }
+    struct store_topic *t = calloc(1, sizeof *t + name.n);
+    if (t == NULL)
+        return NULL;
+    memcpy(t->name, name.p, name.n);
+    t->name_bytes = (uint32_t)name.n;
+    HASH_ADD_KEYPTR(hh, db->topics, t->name, t->name_bytes, t);
+    if (t->hh.tbl == NULL) { /* no memory for the table */
+        free(t);
+        return NULL;
+    }
+    return t;
+}
+
+/* Newest offset in the log, at least `base`.  <0: failed. */
+static int64_t last_offset(store_db *db, int64_t key, int64_t base) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_LAST);
+    if (s == NULL)
+        return -1;
+    (void)sqlite3_bind_int64(s, 1, key << OFFSET_BITS);
+    (void)sqlite3_bind_int64(s, 2, key << OFFSET_BITS | OFFSET_MAX);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        return -1;
+    int64_t place = sqlite3_column_int64(s, 0); /* NULL: 0 */
+    (void)sqlite3_reset(s);
+    int64_t last = place & OFFSET_MAX;
+    return last > base ? last : base;
+}
+
+/* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
+static int topic_find(store_db *db, ptn_str name, struct store_topic **ret_t) {
+    struct store_topic *t = NULL;
+    HASH_FIND(hh, db->topics, name.p, name.n, t);
+    *ret_t = t;
+    if (t != NULL)
+        return 0;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPIC);
+    if (s == NULL)
+        return -PTN_EIO;
+    store_bind_str(s, 1, name);
+    int rc = sqlite3_step(s);
+    if (rc != SQLITE_ROW) {
+        (void)sqlite3_reset(s);
+        return rc == SQLITE_DONE ? -PTN_ENOTFOUND : -PTN_EIO;
+    }
+    int64_t key = sqlite3_column_int64(s, 0), base = sqlite3_column_int64(s, 2);
+    bool loose = sqlite3_column_int(s, 3) != 0;
+    ptn_str epoch = store_column_str(s, 1);
+    t = epoch.n == STORE_EPOCH_BYTES ? cache_add(db, name) : NULL;
+    if (t != NULL) {
+        t->key = key;
+        t->loose = loose;
+        memcpy(t->epoch, epoch.p, STORE_EPOCH_BYTES);
+    }
+    (void)sqlite3_reset(s);
+    if (t == NULL)
+        return -PTN_ENOMEM;
+    t->last = last_offset(db, key, base);
+    if (t->last < 0) {
+        store_topics_drop(db);
+        return -PTN_EIO;
+    }
+    *ret_t = t;
+    return 0;
+}
+
+/* ---- opening ------------------------------------------------------------------------------ */
+
+static bool topic_add(store_db *db, ptn_str name, ptn_str epoch) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPIC_ADD);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, name);
+    store_bind_str(s, 2, epoch);
+    (void)sqlite3_bind_int64(s, 3, TOPICS_MAX);
+    return store_run(db, s);
+}
+
+static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t ids,
+                             uint32_t *ret_type) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_IDS);
+    if (s == NULL)
+        return store_db_fail(db, ret_type);
+    int64_t first = t->last > (int64_t)ids ? t->last - (int64_t)ids : 0;
+    (void)sqlite3_bind_int64(s, 1, place_of(t, (uint64_t)first));
+    (void)sqlite3_bind_int64(s, 2, place_of(t, OFFSET_MAX));
+    ptn_pack rows, w;
+    ptn_pack_init(&rows, 64);
+    uint32_t n = 0;
+    int rc;
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW && n < IDS_MAX) {
+        ptn_pack_array(&rows, 2);
+        ptn_pack_bin(&rows, store_column_blob(s, 1));
+        ptn_pack_int(&rows, sqlite3_column_int64(s, 0) & OFFSET_MAX);
+        n++;
+    }
+    (void)sqlite3_reset(s);
+    ptn_buf *encoded = ptn_pack_finish(&rows);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
+        ptn_buf_unref(encoded);
+        return store_db_fail(db, ret_type);
+    }
+    if (encoded == NULL && n > 0)
+        return NULL;
+    ptn_pack_init(&w, 64 + ptn_buf_bytes(encoded).n);
+    ptn_pack_array(&w, 3);
+    ptn_pack_str(&w, (ptn_str){t->epoch, STORE_EPOCH_BYTES});
+    ptn_pack_int(&w, t->last);
+    ptn_pack_array(&w, n);
+    if (n > 0)
+        ptn_pack_raw(&w, ptn_buf_bytes(encoded));
+    ptn_buf_unref(encoded);
+    return store_reply(db, &w, PTN_MSG_STORE_TOPIC, ret_type);
+}
+
+ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    ptn_str name, epoch;
+    uint64_t ids;
+    struct store_topic *t;
+    if (!ptn_unpack_str(u, &name) || !ptn_unpack_str(u, &epoch) || epoch.n != STORE_EPOCH_BYTES ||
+        !ptn_unpack_uint(u, &ids))
+        return store_malformed(ret_type);
+    int err = topic_find(db, name, &t);
+    if (err == -PTN_ENOTFOUND && topic_add(db, name, epoch)) {
+        err = topic_find(db, name, &t);
+        if (err == -PTN_ENOTFOUND)
+            return store_problem(PTN_CODE_OVERLOADED, "there are too many durable topics",
+                                 ret_type);
+    }
+    if (err != 0)
+        return store_db_fail(db, ret_type);
+    return reply_opened(db, t, ids < IDS_MAX ? ids : IDS_MAX, ret_type);
+}
+
+/* ---- appending ---------------------------------------------------------------------------- */
+
+struct event_row {
+    ptn_str topic, epoch;
+    uint64_t offset;
+    ptn_bytes data, id;
+    int64_t created_ms;
+};
+
+static bool unpack_event(ptn_unpack *u, struct event_row *ret_e) {
+    ret_e->id = (ptn_bytes){NULL, 0};
+    return ptn_unpack_str(u, &ret_e->topic) && ptn_unpack_str(u, &ret_e->epoch) &&
+           ptn_unpack_uint(u, &ret_e->offset) && ret_e->offset <= OFFSET_MAX &&
+           ptn_unpack_any(u, &ret_e->data) &&
+           (ptn_unpack_nil(u) || ptn_unpack_bin(u, &ret_e->id)) &&
+           ptn_unpack_int(u, &ret_e->created_ms);
+}
+
+/* The mark comes to the disk before the event can be seen: store_db_commit() waits for it. */
+static bool loosen(store_db *db, struct store_topic *t) {
+    if (t->loose)
+        return true;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPIC_LOOSE);
+    if (s == NULL)
+        return false;
+    (void)sqlite3_bind_int64(s, 1, t->key);
+    t->loose = store_run(db, s);
+    db->must_sync = true;
+    return t->loose;
+}
+
+static ptn_buf *append(store_db *db, ptn_unpack *u, bool written, uint32_t *ret_type) {
+    struct event_row e;
+    struct store_topic *t;
+    if (!unpack_event(u, &e))
+        return store_malformed(ret_type);
+    int err = topic_find(db, e.topic, &t);
+    if (err == -PTN_ENOTFOUND)
+        return store_problem(PTN_CODE_INTERNAL, "the topic was not opened", ret_type);
+    if (err != 0)
+        return store_db_fail(db, ret_type);
+    if ((int64_t)e.offset != t->last + 1 ||
+        !ptn_str_eq(e.epoch, (ptn_str){t->epoch, STORE_EPOCH_BYTES}))
+        return store_problem(PTN_CODE_OVERLOADED,
+                             "an event before this one was not stored; send it again", ret_type);
+    if (written && !loosen(db, t))
+        return store_db_fail(db, ret_type);
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_ADD);
+    if (s == NULL)
+        return store_db_fail(db, ret_type);
+    (void)sqlite3_bind_int64(s, 1, place_of(t, e.offset));
+    (void)sqlite3_bind_int64(s, 2, e.created_ms);
+    store_bind_blob(s, 3, e.id);
+    store_bind_blob(s, 4, e.data);
+    if (!store_run(db, s))
+        return store_db_fail(db, ret_type);
+    t->last++;
+    db->events_added++;
+    return store_ok(ret_type);
+}
+
+ptn_buf *store_event_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    return append(db, u, /* written= */ false, ret_type);
+}
+
+ptn_buf *store_event_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    return append(db, u, /* written= */ true, ret_type);
+}
+
+/* ---- reading ------------------------------------------------------------------------------ */
+
+static int read_events(store_db *db, const struct store_topic *t, uint64_t after, uint64_t before,
+                       uint64_t limit, ptn_pack *rows) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENTS);
+    if (s == NULL)
+        return -1;
+    (void)sqlite3_bind_int64(s, 1, place_of(t, after));
+    (void)sqlite3_bind_int64(s, 2, place_of(t, before));
+    (void)sqlite3_bind_int64(s, 3, (int64_t)limit);
+    int n = 0, rc;
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
+        ptn_bytes data = store_column_blob(s, 1);
+        if (n > 0 && ptn_pack_len(rows) + data.n > STORE_RANGE_BYTES)
+            break;
+        ptn_pack_array(rows, 2);
+        ptn_pack_int(rows, sqlite3_column_int64(s, 0) & OFFSET_MAX);
+        ptn_pack_raw(rows, data);
+        n++;
+    }
+    (void)sqlite3_reset(s);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? n : -1;
+}
+
+/* An optional offset; absent: def. */
+static bool unpack_offset(ptn_unpack *u, uint64_t def, uint64_t *ret_v) {
+    *ret_v = def;
+    if (ptn_unpack_nil(u))
+        return true;
+    if (!ptn_unpack_uint(u, ret_v))
+        return false;
+    if (*ret_v > OFFSET_MAX)
+        *ret_v = OFFSET_MAX;
+    return true;
+}
+
+ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    ptn_str name;
+    uint64_t after, before, limit;
+    struct store_topic *t;
+    if (!ptn_unpack_str(u, &name) || !unpack_offset(u, 0, &after) ||
+        !unpack_offset(u, OFFSET_MAX, &before) || !ptn_unpack_uint(u, &limit))
+        return store_malformed(ret_type);
+    int err = topic_find(db, name, &t);
+    if (err == -PTN_ENOTFOUND)
+        return store_problem(PTN_CODE_NOT_FOUND, "no such durable topic", ret_type);
+    if (err != 0)
+        return store_db_fail(db, ret_type);
+    ptn_pack rows, w;
+    ptn_pack_init(&rows, 16384);
+    int n =
+        read_events(db, t, after, before, limit < STORE_ROWS_MAX ? limit : STORE_ROWS_MAX, &rows);
+    ptn_buf *encoded = ptn_pack_finish(&rows);
+    if (n < 0) {
+        ptn_buf_unref(encoded);
+        return store_db_fail(db, ret_type);
+    }
+    if (encoded == NULL && n > 0)
+        return NULL;
+    ptn_pack_init(&w, 32 + ptn_buf_bytes(encoded).n);
+    ptn_pack_array(&w, 2);
+    ptn_pack_int(&w, t->last);
+    ptn_pack_array(&w, (uint32_t)n);
+    if (n > 0)
+        ptn_pack_raw(&w, ptn_buf_bytes(encoded));
+    ptn_buf_unref(encoded);
+    return store_reply(db, &w, PTN_MSG_STORE_MSGS, ret_type);
+}
