@@ -190,7 +190,11 @@ static void loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void 
     struct op *op;
     (void)state;
     if (err == 0 && reply->type == PTN_MSG_STORE_CONV && reply->buf != NULL) {
-        PTN_REQUIRE(c, conv_adopt(v, reply->buf));
+        if ((err = conv_adopt(v, reply->buf)) == -PTN_ENOMEM) {
+            load_failed(c, v, err, NULL, false);
+            return;
+        }
+        PTN_REQUIRE(c, err == 0);
         conv_pin(v);
         while ((op = take_waiting(v)) != NULL)
             run(c, op);

@@ -150,14 +150,14 @@ static int compare_str(const void *a, const void *b) {
     return r != 0 ? r : (x->n > y->n) - (x->n < y->n);
 }
 
-bool conv_adopt(struct conversation *v, ptn_buf *record) {
+int conv_adopt(struct conversation *v, ptn_buf *record) {
     struct record r = {0};
     ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(record));
     if (!record_read(&u, &r))
-        return false;
+        return -PTN_EPROTO;
     ptn_str *members = calloc(r.n_members > 0 ? r.n_members : 1, sizeof *members);
     if (members == NULL)
-        return false;
+        return -PTN_ENOMEM;
     for (uint32_t i = 0; i < r.n_members; i++)
         (void)ptn_unpack_str(&r.members, &members[i]);
     qsort(members, r.n_members, sizeof *members, compare_str);
@@ -176,7 +176,7 @@ bool conv_adopt(struct conversation *v, ptn_buf *record) {
     v->creator = r.creator;
     v->epoch = r.epoch;
     v->created_ms = r.created_ms;
-    return true;
+    return 0;
 }
 
 bool conv_is_member(const struct conversation *v, ptn_str user) {

@@ -122,8 +122,8 @@ struct conversation *conv_find(struct shard *s, ptn_str id);
 struct conversation *conv_new(struct shard *s, ptn_str id);
 void conv_pin(struct conversation *v);
 void conv_unpin(struct conversation *v);
-/* Takes over a CONV payload.  False: malformed or no memory. */
-bool conv_adopt(struct conversation *v, ptn_buf *record);
+/* Takes over a CONV payload.  0, -PTN_EPROTO (malformed) or -PTN_ENOMEM. */
+int conv_adopt(struct conversation *v, ptn_buf *record);
 bool conv_is_member(const struct conversation *v, ptn_str user);
 void conv_free_all(struct shard *s);
 /* The Conversation that clients see. */

@@ -236,7 +236,7 @@ void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
     uint32_t n_old = v->n_members;
     v->members = NULL;
     v->n_members = 0;
-    if (!conv_adopt(v, record)) {
+    if (conv_adopt(v, record) < 0) {
         v->members = old;
         v->n_members = n_old;
         ptn_buf_unref(old_record);

@@ -25,6 +25,10 @@ struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make)
     t->name_bytes = (uint32_t)topic.n;
     t->list.topic = t;
     HASH_ADD_KEYPTR(hh, x->topics, t->name, t->name_bytes, t);
+    if (t->hh.tbl == NULL) {
+        free(t);
+        return NULL;
+    }
     x->n_topics++;
     return t;
 }
@@ -75,6 +79,10 @@ static struct hub_node *child_of(struct hub_node *parent, ptn_str segment, bool 
         parent->star = n;
     else
         HASH_ADD_KEYPTR(hh, parent->children, n->segment, n->segment_bytes, n);
+    if (!star && n->hh.tbl == NULL) {
+        free(n);
+        return NULL;
+    }
     return n;
 }
 

@@ -10,6 +10,8 @@
 #define POSTERN_ACTORS_HUB_INDEX_H
 
 #include <postern/hub.h>
+
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
 #define HUB_EPOCH_BYTES_MAX 40

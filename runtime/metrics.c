@@ -17,12 +17,17 @@ struct cells_node {
 
 _Thread_local ptn_metrics_cells *ptn__metrics_local;
 
+/* Of threads for which there was no memory, until there is: two of them at a time may lose counts,
+ * which is better than to end the process over a number. */
+static struct cells_node spare;
+
 /* Push-only stack.  Release on push pairs with the acquire in ptn_metrics_sum(). */
-static _Atomic(struct cells_node *) all_cells;
+static _Atomic(struct cells_node *) all_cells = &spare;
 
 ptn_metrics_cells *ptn__metrics_attach(void) {
     struct cells_node *node = aligned_alloc(64, (sizeof *node + 63) / 64 * 64);
-    PTN_ASSERT(node != NULL); /* at thread start: nothing runs without its cells */
+    if (node == NULL)
+        return &spare.cells; /* the next count tries again */
     memset(node, 0, sizeof *node);
     node->next = atomic_load_explicit(&all_cells, memory_order_relaxed);
     while (!atomic_compare_exchange_weak_explicit(&all_cells, &node->next, node,

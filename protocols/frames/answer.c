@@ -8,6 +8,8 @@
 
 #include <stdio.h>
 
+#define CLOSE_NO_MEMORY 1011 /* as ws/ does (docs/api.md) */
+
 /* What a client hears when there is no memory to say more: {type: "error", code: "overloaded", ..}.
  */
 static const char no_memory_frame[] = "\x85\xa4"
@@ -41,7 +43,12 @@ void frames__begin(ptn_pack *w, const char *type, ptn_bytes id, uint32_t n) {
 
 void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w) {
     ptn_buf *b = ptn_pack_finish(w);
-    if (b == NULL) {
+    if (b == NULL && s->ops->close != NULL) {
+        /* Which question stays without its answer can no longer be said, so all of them end. */
+        s->ops->close(c, s->self, CLOSE_NO_MEMORY, PTN_CODE_OVERLOADED);
+        return;
+    }
+    if (b == NULL) { /* no connection to close: one question, one answer */
         const ptn_bytes sorry = {(const uint8_t *)no_memory_frame, sizeof no_memory_frame - 1};
         s->ops->send(c, s->self, ticket, sorry);
         return;

@@ -36,17 +36,17 @@ static bool must_wait(const struct ws_conn *w) {
     return w->state == WS_OPEN && (frames_is_full(&w->session) || w->edge->paused);
 }
 
-/* The payload is no JSON or msgpack value that we take; the connection survives. */
+/* The payload is no JSON or msgpack value that we take; the connection survives.  Without memory
+ * nobody has read its id, so no answer could name it: the connection ends. */
 static void refuse_payload(ptn_ctx *c, struct ws_conn *w, int err, const ptn_codec_error *e) {
-    int code = PTN_CODE_INVALID_REQUEST;
     char text[256];
-    const char *message = text;
-    if (err == -PTN_EPROTO || err == -PTN_ETOOBIG)
-        (void)snprintf(text, sizeof text, "%s (near byte %zu)",
-                       e->what != NULL ? e->what : "the frame is malformed", e->offset);
-    else
-        code = ptn_code_of_err(-PTN_EOVERLOAD, &message);
-    frames_send_error(c, &w->session, 0, (ptn_bytes){0}, code, message);
+    if (err != -PTN_EPROTO && err != -PTN_ETOOBIG) {
+        ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
+        return;
+    }
+    (void)snprintf(text, sizeof text, "%s (near byte %zu)",
+                   e->what != NULL ? e->what : "the frame is malformed", e->offset);
+    frames_send_error(c, &w->session, 0, (ptn_bytes){0}, PTN_CODE_INVALID_REQUEST, text);
 }
 
 /* JSON to msgpack, through the session, then forgotten. */
