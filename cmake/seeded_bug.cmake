@@ -64,7 +64,7 @@ function(postern_add_seeded_bugs objects)
         set(program postern-sim-bug-${name})
         list(APPEND programs ${program})
         add_executable(${program} EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${objects}> ${mutant})
-        target_link_libraries(${program} PRIVATE postern_core)
+        target_link_libraries(${program} PRIVATE postern_sim_core)
         set_target_properties(${program} PROPERTIES POSTERN_ZMQ_TWIN ON RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bugs)
         if(oracle STREQUAL "none") # the control: what is found in the others is not the machinery's
             postern_add_test(sim_bug_${name} sim 120 ${CMAKE_BINARY_DIR}/bugs/${program} --seeds 20 --jobs 1)

@@ -159,19 +159,24 @@ static bool buggify(void *arg, enum ptn_bug kind, const char *site) {
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-void *ptn__sim_alloc(size_t n) {
-    void *p = calloc(1, n);
+void *ptn__sim_realloc(struct ptn__sim *s, void *p, size_t n) {
+    s->in_env++;
+    p = realloc(p, n);
+    s->in_env--;
     PTN_ASSERT(p != NULL);
     return p;
 }
 
-static struct ptn__sim_event *grow(struct ptn__sim_event *a, size_t n, size_t *cap) {
+void *ptn__sim_alloc(struct ptn__sim *s, size_t n) {
+    return memset(ptn__sim_realloc(s, NULL, n), 0, n);
+}
+
+static struct ptn__sim_event *grow(struct ptn__sim *s, struct ptn__sim_event *a, size_t n,
+                                   size_t *cap) {
     if (n < *cap)
         return a;
     *cap = *cap == 0 ? 256 : *cap * 2;
-    a = realloc(a, *cap * sizeof *a);
-    PTN_ASSERT(a != NULL);
-    return a;
+    return ptn__sim_realloc(s, a, *cap * sizeof *a);
 }
 
 static bool before(const struct ptn__sim_event *a, const struct ptn__sim_event *b) {
@@ -180,7 +185,7 @@ static bool before(const struct ptn__sim_event *a, const struct ptn__sim_event *
 
 void ptn__sim_at(struct ptn__sim *s, ptn_time after, enum ptn__sim_kind kind, void *object,
                  uint64_t arg) {
-    s->heap = grow(s->heap, s->n_heap, &s->heap_cap);
+    s->heap = grow(s, s->heap, s->n_heap, &s->heap_cap);
     struct ptn__sim_event e = {
         .time = s->now + after, .seq = s->seq++, .kind = kind, .object = object, .arg = arg};
     size_t i = s->n_heap++;
@@ -211,7 +216,7 @@ static struct ptn__sim_event heap_pop(struct ptn__sim *s) {
 
 static void collect_due(struct ptn__sim *s) {
     while (s->n_heap > 0 && s->heap[0].time <= s->now) {
-        s->due = grow(s->due, s->n_due, &s->due_cap);
+        s->due = grow(s, s->due, s->n_due, &s->due_cap);
         s->due[s->n_due++] = heap_pop(s);
     }
 }
@@ -264,7 +269,9 @@ static void take_turn(struct ptn__sim *s, struct ptn__sim_worker *w) {
     s->stats.turns++;
     w->runnable = false;
     w->due = PTN_NEVER;
-    switch (w->ops->turn(w->worker, &due)) {
+    enum ptn_turn next;
+    PTN__SIM_UP(s, next = w->ops->turn(w->worker, &due));
+    switch (next) {
     case PTN_TURN_MORE:
         w->runnable = true;
         break;
@@ -298,7 +305,7 @@ static int sim_signal_watch(ptn_env *e, unsigned worker, int signum,
                             void (*cb)(void *owner, int signum), void *owner,
                             ptn_env_watch **ret_w) {
     struct ptn__sim *s = ptn__sim_of(e);
-    ptn_env_watch *w = ptn__sim_alloc(sizeof *w);
+    ptn_env_watch *w = ptn__sim_alloc(s, sizeof *w);
     *w = (ptn_env_watch){.next = s->watches,
                          .worker = worker,
                          .signum = signum,
@@ -321,7 +328,7 @@ void ptn_sim_signal(ptn_env *e, int signum) {
 static int sim_work(ptn_env *e, unsigned worker, void (*work)(void *arg), void (*done)(void *arg),
                     void *arg) {
     struct ptn__sim *s = ptn__sim_of(e);
-    struct ptn__sim_job *j = ptn__sim_alloc(sizeof *j);
+    struct ptn__sim_job *j = ptn__sim_alloc(s, sizeof *j);
     *j = (struct ptn__sim_job){
         .next = s->jobs, .worker = worker, .work = work, .done = done, .arg = arg, .id = s->ids++};
     s->jobs = j;
@@ -333,7 +340,7 @@ static int sim_lane_open(ptn_env *e, const char *name, bool (*step)(void *arg), 
                          ptn_env_lane **ret_l) {
     struct ptn__sim *s = ptn__sim_of(e);
     (void)name;
-    ptn_env_lane *l = ptn__sim_alloc(sizeof *l);
+    ptn_env_lane *l = ptn__sim_alloc(s, sizeof *l);
     *l = (ptn_env_lane){.next = s->lanes, .sim = s, .step = step, .arg = arg, .id = s->ids++};
     s->lanes = l;
     *ret_l = l;
@@ -359,7 +366,10 @@ static void sim_lane_close(ptn_env_lane *l) {
 
 static void lane_event(ptn_env_lane *l) {
     l->scheduled = false;
-    if (!l->closed && l->step(l->arg))
+    bool more = false;
+    if (!l->closed)
+        PTN__SIM_UP(l->sim, more = l->step(l->arg));
+    if (more)
         sim_lane_wake(l);
 }
 
@@ -402,17 +412,17 @@ static void handle_event(struct ptn__sim *s, const struct ptn__sim_event *e) {
         lane_event(e->object);
         break;
     case PTN__SIM_WORK:
-        job->work(job->arg);
+        PTN__SIM_UP(s, job->work(job->arg));
         ptn__sim_at(s, ptn_sim_rng_exp(&s->schedule, s->faults.wake_mean_ns), PTN__SIM_WORK_DONE,
                     job, job->id);
         break;
     case PTN__SIM_WORK_DONE:
         if (ptn__sim_on_worker(s, job->worker))
-            job->done(job->arg);
+            PTN__SIM_UP(s, job->done(job->arg));
         break;
     case PTN__SIM_SIGNAL:
         if (ptn__sim_on_worker(s, watch->worker) && !watch->closed)
-            watch->cb(watch->owner, watch->signum);
+            PTN__SIM_UP(s, watch->cb(watch->owner, watch->signum));
         break;
     default:
         ptn__sim_net_event(s, e);
@@ -597,6 +607,11 @@ ptn_env *ptn_env_sim_new(const ptn_sim_opts *opts) {
 
 void ptn_sim_stats_read(const ptn_env *e, ptn_sim_stats *ret_s) {
     *ret_s = ptn__sim_of(e)->stats;
+}
+
+bool ptn_sim_in_broker(const ptn_env *e) {
+    const struct ptn__sim *s = ptn__sim_of(e);
+    return s->in_broker > 0 && s->in_env == 0;
 }
 
 ptn_time ptn_sim_now(const ptn_env *e) {

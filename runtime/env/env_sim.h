@@ -101,6 +101,8 @@ void ptn_sim_stats_read(const ptn_env *e, ptn_sim_stats *ret_s);
 ptn_time ptn_sim_now(const ptn_env *e);
 /* Time passes in the middle of whatever is going on: a system call takes that long. */
 void ptn_sim_pass(ptn_env *e, ptn_time ns);
+/* The runtime or what stands on it is running, not a client and not the environment itself. */
+bool ptn_sim_in_broker(const ptn_env *e);
 void ptn_sim_faults_set(ptn_env *e, const ptn_sim_faults *f);
 /* Raises a signal: everybody who watches it hears, each after a while. */
 void ptn_sim_signal(ptn_env *e, int signum);

@@ -145,6 +145,7 @@ struct ptn__sim {
     uint64_t seq, ids, timer_generation;
     struct ptn__sim_worker workers[64];
     unsigned n_workers, n_left;
+    unsigned in_broker, in_env; /* calls up into the runtime; allocations of our own below them */
     struct ptn__sim_link *links;
     ptn_env_endpoint *endpoints;
     ptn_env_listener *listeners;
@@ -158,7 +159,17 @@ static inline struct ptn__sim *ptn__sim_of(const ptn_env *e) {
     return (struct ptn__sim *)(uintptr_t)e;
 }
 
-void *ptn__sim_alloc(size_t n); /* zeroed; a simulation without memory cannot go on */
+/* A call from the environment into the runtime; ptn_sim_in_broker(). */
+#define PTN__SIM_UP(s, call)                                                                       \
+    do {                                                                                           \
+        (s)->in_broker++;                                                                          \
+        call;                                                                                      \
+        (s)->in_broker--;                                                                          \
+    } while (0)
+
+void *ptn__sim_realloc(struct ptn__sim *s, void *p, size_t n); /* the same as ptn__sim_alloc() */
+void *ptn__sim_alloc(struct ptn__sim *s,
+                     size_t n); /* zeroed; a simulation without memory cannot go on */
 void ptn__sim_at(struct ptn__sim *s, ptn_time after, enum ptn__sim_kind kind, void *object,
                  uint64_t arg);
 /* A callback runs on this worker: a turn follows, as in a real loop.  False: it has stopped. */

@@ -43,8 +43,7 @@ static void pipe_append(struct ptn__sim_pipe *p, const void *data, size_t n) {
     }
     if (p->len + n > p->cap) {
         p->cap = 2 * (p->len + n);
-        p->bytes = realloc(p->bytes, p->cap);
-        PTN_ASSERT(p->bytes != NULL);
+        p->bytes = ptn__sim_realloc(p->link->sim, p->bytes, p->cap);
     }
     if (n > 0)
         memcpy(p->bytes + p->start + p->len, data, n);
@@ -109,7 +108,7 @@ static void server_error_event(struct ptn__sim *s, struct ptn__sim_link *l) {
         return;
     t->failed = true;
     if (t->cbs != NULL)
-        t->cbs->on_error(t->owner, -PTN_EIO);
+        PTN__SIM_UP(s, t->cbs->on_error(t->owner, -PTN_EIO));
 }
 
 /* ---- arrival and reading --------------------------------------------------------------------- */
@@ -165,9 +164,9 @@ static void read_event(struct ptn__sim *s, struct ptn__sim_pipe *p) {
         p->fin_read = true;
     }
     if (p->up && n > 0)
-        t->cbs->on_read(t->owner, bytes, n);
+        PTN__SIM_UP(s, t->cbs->on_read(t->owner, bytes, n));
     else if (p->up)
-        t->cbs->on_eof(t->owner);
+        PTN__SIM_UP(s, t->cbs->on_eof(t->owner));
     else if (n > 0)
         l->peer.cbs->on_bytes(l->peer.owner, bytes, n);
     else
@@ -197,7 +196,7 @@ static void accept_event(struct ptn__sim *s, struct ptn__sim_link *l) {
         return;
     if (ptn_sim_rng_chance(&s->schedule, s->faults.refuse_ppm)) {
         s->stats.refused++;
-        x->on_accept(x->owner, NULL);
+        PTN__SIM_UP(s, x->on_accept(x->owner, NULL));
         peer_fail(l);
         return;
     }
@@ -206,7 +205,7 @@ static void accept_event(struct ptn__sim *s, struct ptn__sim_link *l) {
     l->server.worker = x->worker;
     l->server.accepted = true;
     l->peer.cbs->on_open(l->peer.owner);
-    x->on_accept(x->owner, &l->server);
+    PTN__SIM_UP(s, x->on_accept(x->owner, &l->server));
 }
 
 int ptn__sim_bind(ptn_env *e, const char *where, unsigned n_workers, ptn_env_endpoint **ret_ep,
@@ -220,7 +219,7 @@ int ptn__sim_bind(ptn_env *e, const char *where, unsigned n_workers, ptn_env_end
             return -PTN_EADDRINUSE;
         }
     }
-    ptn_env_endpoint *ep = ptn__sim_alloc(sizeof *ep);
+    ptn_env_endpoint *ep = ptn__sim_alloc(s, sizeof *ep);
     (void)snprintf(ep->address, sizeof ep->address, "%s", where);
     (void)snprintf(ret_addr, ret_addr_bytes, "%s", where);
     ep->next = s->endpoints;
@@ -240,7 +239,7 @@ int ptn__sim_listen(ptn_env *e, unsigned worker, ptn_env_endpoint *ep,
     struct ptn__sim *s = ptn__sim_of(e);
     if (ep->listeners[worker] != NULL)
         return -PTN_EADDRINUSE;
-    ptn_env_listener *l = ptn__sim_alloc(sizeof *l);
+    ptn_env_listener *l = ptn__sim_alloc(s, sizeof *l);
     *l = (ptn_env_listener){
         .next = s->listeners, .ep = ep, .worker = worker, .on_accept = on_accept, .owner = owner};
     s->listeners = l;
@@ -280,7 +279,7 @@ static void writable_event(struct ptn__sim *s, struct ptn__sim_link *l) {
     t->writable_armed = false;
     if (!ptn__sim_on_worker(s, t->worker) || t->closed || t->failed || !t->want_write)
         return;
-    t->cbs->on_writable(t->owner);
+    PTN__SIM_UP(s, t->cbs->on_writable(t->owner));
     window_moved(l);
 }
 
@@ -355,7 +354,7 @@ ptn_sim_peer *ptn_sim_connect(ptn_env *e, const char *address, const ptn_sim_pee
         ep = ep->next;
     if (ep == NULL)
         return NULL;
-    struct ptn__sim_link *l = ptn__sim_alloc(sizeof *l);
+    struct ptn__sim_link *l = ptn__sim_alloc(s, sizeof *l);
     l->sim = s;
     l->next = s->links;
     s->links = l;

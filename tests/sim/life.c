@@ -18,6 +18,7 @@
 #include "actors/users.h"
 #include "broker/control.h"
 #include "client.h"
+#include "memory.h"
 #include "protocols/edge.h"
 #include "runtime/stream_stats.h"
 #include "swarm.h"
@@ -68,8 +69,8 @@ static void on_trace(const ptn_trace_event *e, void *arg) {
     if (e->kind != PTN_TRACE_CRASH)
         return;
     const char *text = e->text != NULL ? e->text : "";
-    ORACLE(strncmp(text, "buggify", 7) == 0, "crash: %s failed at %s: %s", e->actor,
-           ptn_msg_type_name(e->msg_type), text);
+    ORACLE(strncmp(text, "buggify", 7) == 0 || (memory_may_fail() && e->reason == PTN_ENOMEM),
+           "crash: %s failed at %s: %s", e->actor, ptn_msg_type_name(e->msg_type), text);
     world->tally.crashes++;
     swarm_saw_crash(e->addr);
 }
@@ -321,6 +322,7 @@ static void look(void *arg) {
         ptn_sim_faults_none(&calm);
         ptn_sim_faults_set(B.env, &calm);
         disk_faults_set(NULL);
+        memory_recover();
         B.settling = true;
         swarm_settle();
         B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
@@ -406,6 +408,8 @@ void life_run(bool trace) {
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_start(&B.clients[i], B.env, i);
     ptn_sim_timer_start(B.env, &B.timer, world->plan.busy_ns >> world->life, look, NULL);
+    memory_fail(B.env, world->seed * 2 + world->life, world->plan.memory_ppm,
+                world->plan.drought_ppm);
     int err = ptn_runtime_run(B.rt);
     ORACLE(err == 0, "crash: the runtime ended with %s", ptn_err_name(err));
     take_apart();

@@ -268,16 +268,17 @@ static struct options read_options(int argc, char **argv) {
 }
 
 static void print_tally(void) {
-    const uint64_t numbers[] = {crowd.done,          crowd.failed + crowd.caught,
-                                total->sessions,     total->closed,
-                                total->vanished,     total->kills,
-                                total->power_losses, total->crashes,
-                                total->buggified,    total->disk_errors,
-                                total->disk_full,    total->answers,
-                                total->refusals,     total->acks,
-                                total->publishes,    total->events,
-                                total->resumed,      total->not_recovered,
-                                total->asks,         total->downs};
+    const uint64_t numbers[] = {crowd.done,           crowd.failed + crowd.caught,
+                                total->sessions,      total->closed,
+                                total->vanished,      total->kills,
+                                total->power_losses,  total->crashes,
+                                total->buggified,     total->allocations_failed,
+                                total->disk_errors,   total->disk_full,
+                                total->answers,       total->refusals,
+                                total->acks,          total->publishes,
+                                total->events,        total->resumed,
+                                total->not_recovered, total->asks,
+                                total->downs};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -287,6 +288,7 @@ static void print_tally(void) {
                                         " of them by power, ",
                                         " actor crashes, ",
                                         " other misfortunes, ",
+                                        " allocations failed, ",
                                         " disk errors, ",
                                         " writes without room; ",
                                         " answers, ",

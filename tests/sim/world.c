@@ -71,6 +71,8 @@ void world_plan(uint64_t seed) {
         .history_max = pick(r, 3, 1, 32),
         .requests_max = pick(r, 3, 1, 8),
         .pipeline_max = pick(r, 3, 1, 4),
+        .memory_ppm = pick(r, 6, 100, 30000),
+        .drought_ppm = pick(r, 8, 10, 1000),
         .swarm = pick(r, 2, 2, SWARM_MAX),
         .swarm_mailbox = pick(r, 2, 4, 64),
         .pause_mean_ms = 5 + (uint32_t)ptn_sim_rng_below(r, 120),
@@ -84,7 +86,11 @@ void world_plan(uint64_t seed) {
 }
 
 bool actors_may_fail(void) {
-    return world->plan.faults.buggify_ppm > 0;
+    return world->plan.faults.buggify_ppm > 0 || memory_may_fail();
+}
+
+bool memory_may_fail(void) {
+    return world->plan.memory_ppm > 0 || world->plan.drought_ppm > 0;
 }
 
 bool may_fail(void) {

@@ -48,7 +48,8 @@ struct place { /* one topic event, as the first who saw it saw it */
 
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
-        crashes, kills, power_losses, vanished, buggified, asks, downs, disk_errors, disk_full;
+        crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
+        disk_errors, disk_full;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -62,7 +63,8 @@ struct plan { /* drawn from the seed */
     ptn_time busy_ns; /* with faults, half of it in each further life; then all must settle */
     struct death deaths[LIVES_MAX - 1];
     uint32_t hub_mailbox, owner_mailbox, router_mailbox; /* messages; 0: as in production */
-    uint32_t swarm, swarm_mailbox;                       /* actors of swarm.c */
+    uint32_t memory_ppm, drought_ppm; /* allocations of the broker's code that fail */
+    uint32_t swarm, swarm_mailbox;    /* actors of swarm.c */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
     ptn_sim_faults faults;
@@ -98,6 +100,7 @@ bool actors_may_fail(void);
 /* Actors or the disk fail in this run: a good client may hear of an internal error. */
 bool may_fail(void);
 bool disk_may_be_full(void);
+bool memory_may_fail(void);
 
 /* Who is who: the same in every run. */
 const char *user_id(unsigned user);
