@@ -7,7 +7,7 @@
  * cache transfers; same-worker ones do not.  The shapes follow Savina's counting, ping-pong, thread
  * ring and fan-in programs.
  *
- * Usage: postern-runtime [--json] [--quick]
+ * Usage: postern-runtime [--json] [--quick] [--only TEXT]   (rows whose name contains TEXT)
  */
 #include <postern/runtime.h>
 
@@ -254,13 +254,16 @@ static bool report(const struct scenario *s, bool json, bool last, unsigned shri
 int main(int argc, char **argv) {
     bool json = false;
     unsigned shrink = 1;
+    const char *only = "";
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             json = true;
         } else if (strcmp(argv[i], "--quick") == 0) {
             shrink = 20;
+        } else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
+            only = argv[++i];
         } else {
-            (void)fprintf(stderr, "usage: postern-runtime [--json] [--quick]\n");
+            (void)fprintf(stderr, "usage: postern-runtime [--json] [--quick] [--only TEXT]\n");
             return 2;
         }
     }
@@ -273,8 +276,10 @@ int main(int argc, char **argv) {
                      "min", "max");
     bool ok = true;
     size_t n = PTN_ARRAY_LEN(scenarios);
-    for (size_t i = 0; ok && i < n; i++)
-        ok = report(&scenarios[i], json, i + 1 == n, shrink);
+    for (size_t i = 0; ok && i < n; i++) {
+        if (strstr(scenarios[i].name, only) != NULL)
+            ok = report(&scenarios[i], json, i + 1 == n, shrink);
+    }
     if (json)
         (void)printf("  ]\n}\n");
     return ok ? 0 : 1;

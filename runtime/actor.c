@@ -41,10 +41,11 @@ void ptn__ctx_enter(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     c->w = w;
     c->outer = atomic_load_explicit(&w->ctx, memory_order_relaxed);
     c->slot = s;
+    c->env = NULL;
     c->cur = NULL;
     c->cur_buf = NULL;
     c->deadline = PTN_NEVER;
-    c->load_done = 0;
+    c->far_done = 0;
     c->answered = false;
     c->fail_reason = 0;
     c->n = 0;
@@ -104,9 +105,6 @@ static void actor_gone(struct ptn__slot *s) {
     /* relaxed: senders that miss it are caught by the comparison of env->to in dispatch.c */
     uint32_t gen = atomic_load_explicit(&s->gen, memory_order_relaxed);
     PTN_ASSERT(gen == (uint32_t)s->self);
-    /* One more round of the run loop, so that what has been sent is drained and the slot released.
-     * A message, because only a push may schedule a slot that is marked EMPTY. */
-    ptn__send_control(w, s->self, s->self, 0, 0, 0);
     atomic_store_explicit(&s->gen, gen + 1, memory_order_relaxed);
     struct ptn__cold *k = s->cold;
     if (k->name != NULL)
@@ -118,13 +116,14 @@ static void actor_gone(struct ptn__slot *s) {
     live_unlink(s);
     while (k->held_head != NULL) {
         struct ptn__env *e = k->held_head;
-        k->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private list */
-        if (e->kind <= PTN__ENV_REQUEST) /* relaxed: partner is load_add() in send.c */
-            atomic_fetch_sub_explicit(&s->mbox_load, PTN__LOAD_ONE + ptn_buf_bytes(e->buf).n,
-                                      memory_order_relaxed);
+        k->held_head = e->next;
+        ptn__load_release(s, e, ptn__payload_len(e->buf));
         ptn__stray(s, e, e->buf);
         ptn__env_put(w->rt, &w->mag, e);
     }
+    /* One more round of the run loop: it drains what has been sent, and releases the slot. */
+    if (!s->queued)
+        ptn__runq_push(w, s);
     if (k->top)
         atomic_fetch_sub_explicit(&w->rt->top_live, 1, memory_order_acq_rel); /* partner: turn() */
     ptn__cold_drop(s);
@@ -213,8 +212,22 @@ int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg)
     return 0;
 }
 
+/* What waited for this incarnation comes before what is in the inbox now. */
+static void held_deliver(struct ptn__slot *s) {
+    struct ptn__cold *k = s->cold;
+    if (k->held_head == NULL)
+        return;
+    k->held_tail->next = s->inbox;
+    if (s->inbox == NULL)
+        s->inbox_end = &k->held_tail->next;
+    s->inbox = k->held_head;
+    k->held_head = k->held_tail = NULL;
+    if (!s->queued)
+        ptn__runq_push(s->worker, s);
+}
+
 /* HELD -> RUNNING.  A failing init is a crash. */
-int ptn__actor_init(struct ptn__slot *s) {
+int ptn__actor_init(struct ptn__slot *s, void *arg) {
     struct ptn__worker *w = s->worker;
     PTN_ASSERT(s->life == PTN__HELD && s->state == NULL);
     s->life = PTN__RUNNING;
@@ -232,7 +245,7 @@ int ptn__actor_init(struct ptn__slot *s) {
         s->state = ptn__arena_first(&s->arena, s->ops->state_size);
         if (s->state == NULL)
             ptn_fail(&c, PTN_ENOMEM, "no memory for the state");
-        int rc = s->ops->init != NULL ? s->ops->init(&c, s->state, s->spawn_arg) : 0;
+        int rc = s->ops->init != NULL ? s->ops->init(&c, s->state, arg) : 0;
         if (rc < 0)
             ptn_fail(&c, -rc, "init returned %s", ptn_err_name(rc));
     } else {
@@ -245,6 +258,7 @@ int ptn__actor_init(struct ptn__slot *s) {
     ptn__ctx_leave(&c);
     if (err < 0)
         return err;
+    held_deliver(s);
     if (s->cold->sup != PTN_ADDR_NONE)
         ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index,
                           (int)s->incarnation);
@@ -274,8 +288,10 @@ static uint8_t wait_of(struct ptn__worker *w, const char *name) {
 void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spawn *sp) {
     PTN_ASSERT(s->life == PTN__DEAD && s->cold == &ptn__cold_none);
     s->self = self;
+    /* relaxed: the reservation came before, on this thread or by the message that brought sp */
+    s->near_msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed);
+    s->near_bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
     s->ops = sp->ops;
-    s->spawn_arg = sp->arg;
     if (sp->cold != NULL)
         s->cold = sp->cold;
     s->life = PTN__HELD;
@@ -288,6 +304,18 @@ void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spaw
     /* release: partner is the acquire load in ptn_actors_visit() */
     atomic_store_explicit(&s->ops_name, sp->ops->name, memory_order_release);
     live_link(s);
+}
+
+bool ptn__actor_arrive(struct ptn__slot *s, struct ptn__env *e) {
+    struct ptn__spawn *sp = (struct ptn__spawn *)(uintptr_t)e->corr;
+    bool start = sp->start && !s->worker->kill_seen;
+    ptn__actor_adopt(s, e->to, sp);
+    if (s->worker->kill_seen)
+        ptn__actor_end(s, PTN_ESTOPPING);
+    e->type = PTN__CTL_INIT;
+    e->corr = (uint64_t)(uintptr_t)sp->arg;
+    free(sp);
+    return start;
 }
 
 /* *ret_cold: NULL when the actor has neither a supervisor nor a name, and sheds nothing. */
@@ -304,6 +332,7 @@ static int cold_reserve(const struct ptn__spawn_req *req, struct ptn__cold **ret
     k->sup_index = req->sup_index;
     k->top = req->top;
     k->delay.target = delay;
+    k->spawn_arg = req->arg;
     if (name != NULL && (k->name = strdup(name)) == NULL) {
         free(k);
         return -PTN_ENOMEM;
@@ -312,10 +341,15 @@ static int cold_reserve(const struct ptn__spawn_req *req, struct ptn__cold **ret
     return 0;
 }
 
-static void cold_unreserve(struct ptn__cold *k) {
+static void cold_free(struct ptn__cold *k) {
     if (k != NULL)
         free(k->name);
     free(k);
+}
+
+void ptn__spawn_free(struct ptn__spawn *sp) {
+    cold_free(sp->cold);
+    free(sp);
 }
 
 /* Reserves the slot, its bounds and its name.  The caller has it adopted. */
@@ -330,7 +364,7 @@ static int actor_reserve(ptn_runtime *rt, const struct ptn__spawn_req *req,
     ptn_addr addr;
     struct ptn__slot *s = ptn__slot_alloc(rt->workers[req->worker], &addr);
     if (s == NULL) {
-        cold_unreserve(k);
+        cold_free(k);
         return -PTN_ENOMEM;
     }
     uint32_t msgs = o != NULL && o->mbox_msgs_max != 0 ? o->mbox_msgs_max : 1024;
@@ -342,7 +376,7 @@ static int actor_reserve(ptn_runtime *rt, const struct ptn__spawn_req *req,
     if (k != NULL && k->name != NULL)
         err = ptn__registry_add(&rt->registry, k->name, addr);
     if (err < 0) {
-        cold_unreserve(k);
+        cold_free(k);
         atomic_store_explicit(&s->gen, (uint32_t)addr + 1, memory_order_relaxed);
         ptn__slot_release(s);
         return err;
@@ -379,13 +413,13 @@ int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__s
     struct ptn__spawn spawn = {.ops = req->ops, .arg = req->arg, .cold = cold, .start = req->start};
     if (local) {
         ptn__actor_adopt(s, addr, &spawn);
-        if (req->start && w == NULL)
-            ptn__send_control(s->worker, addr, addr, PTN__CTL_INIT, 0, 0);
-        else if (req->start)
-            err = ptn__actor_init(s);
+        if (req->start)
+            err = ptn__actor_init(s, req->arg);
     } else {
         *sp = spawn;
         ptn__send_control(w, addr, addr, PTN__CTL_ADOPT, (uint64_t)(uintptr_t)sp, 0);
+        /* At once: whoever learns the address from us must not get there first. */
+        ptn__post_flush(w, req->worker);
     }
     if (err == 0 && ret_addr != NULL)
         *ret_addr = addr;
@@ -409,31 +443,19 @@ int ptn_spawn(ptn_ctx *c, const ptn_actor_ops *ops, const ptn_actor_opts *opts, 
 /* Without a worker thread: the environment is gone, and so is every actor's code. */
 void ptn__slot_drain_quiet(struct ptn__slot *s) {
     struct ptn__worker *w = s->worker;
-    struct ptn__env *e, *old;
     if (s->life == PTN__RUNNING) { /* the runtime never ran to its end */
         ptn__resources_close(s, NULL, PTN_ESTOPPING);
         ptn__asks_cancel(s);
         ptn__defers_run(s);
         s->arena = ptn__arena_free(s->arena);
     }
-    while ((e = ptn__mbox_pop(s, &old)) != NULL) {
-        if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT) {
-            struct ptn__spawn *sp = (struct ptn__spawn *)(uintptr_t)e->corr;
-            cold_unreserve(sp->cold);
-            free(sp);
-        }
-        e->buf = ptn_buf_unref(e->buf);
-        ptn__env_put(w->rt, &w->mag, old);
-    }
-    while (s->cold->held_head != NULL) {
-        e = s->cold->held_head;
-        s->cold->held_head = atomic_load_explicit(&e->next, memory_order_relaxed); /* private */
-        ptn_buf_unref(e->buf);
-        ptn__env_put(w->rt, &w->mag, e);
+    ptn__env_discard(w->rt, &w->mag, s->inbox);
+    s->inbox = NULL;
+    if (s->cold->held_head != NULL) {
+        ptn__env_discard(w->rt, &w->mag, s->cold->held_head);
+        s->cold->held_head = NULL;
     }
     ptn__tokens_answer(s, 0);
     ptn__monitors_free(s);
     ptn__cold_drop(s);
-    ptn__env_put(w->rt, &w->mag, s->mbox_tail);
-    s->mbox_tail = NULL;
 }

@@ -105,7 +105,6 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
     uint64_t corr = (uint64_t)(w->index + 1) << 56 | ++w->corr_next;
     int err = ptn__map_put(&k->asks, corr, a);
     if (err == 0) {
-        struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
         struct ptn__env e = {.to = to,
                              .from = s->self,
                              .corr = corr,
@@ -113,7 +112,7 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
                              .type = type,
                              .enq_us = (uint32_t)(w->clock >> 10),
                              .kind = PTN__ENV_REQUEST};
-        err = ptn__send(&sender, &e, take_payload);
+        err = ptn__send(w, &e, take_payload);
         if (err < 0)
             (void)ptn__map_take(&k->asks, corr);
     }

@@ -94,13 +94,16 @@ _Noreturn void ptn_fail(ptn_ctx *c, int reason, const char *fmt, ...) {
 
 /* ---- resources ---------------------------------------------------------------------------- */
 
-void ptn__resource_add(ptn_ctx *c, struct ptn__resource *r) {
-    struct ptn__slot *s = c->slot;
-    r->next = s->resources;
-    r->pprev = &s->resources;
+int ptn__resource_add(ptn_ctx *c, struct ptn__resource *r) {
+    struct ptn__cold *k = ptn__cold_own(c->slot);
+    if (k == NULL)
+        return -PTN_ENOMEM;
+    r->next = k->resources;
+    r->pprev = &k->resources;
     if (r->next != NULL)
         r->next->pprev = &r->next;
-    s->resources = r;
+    k->resources = r;
+    return 0;
 }
 
 void ptn__resource_remove(struct ptn__resource *r) {
@@ -116,8 +119,8 @@ void ptn__resource_remove(struct ptn__resource *r) {
 /* Newest first.  A close() that opens another resource does not escape: the list is run until it is
  * empty. */
 void ptn__resources_close(struct ptn__slot *s, ptn_ctx *c, int reason) {
-    while (s->resources != NULL) {
-        struct ptn__resource *r = s->resources;
+    while (s->cold->resources != NULL) {
+        struct ptn__resource *r = s->cold->resources;
         ptn__resource_remove(r);
         r->close(r, c, reason);
     }

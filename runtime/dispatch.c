@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * dispatch.c - one batch of one actor: pop, check, hand to the handler, account.
+ * dispatch.c - the run loop: one batch of one actor after the other; pop, check, hand to the
+ * handler, account.
  *
- * One setjmp covers a batch, so the protection costs a fraction of a nanosecond per message.  All
- * that a longjmp must find again lives in the context, not in local variables.
+ * One setjmp covers all actors of a turn, so the protection costs nothing per message.  All that a
+ * longjmp must find again lives in the context and in the worker, not in local variables.
  */
 #include "runtime/mbox.h"
 
 #include <stdlib.h>
 
+#define TURN_MSGS 4096u
+#define ACTOR_MSGS 64u
 #define CLOCK_EVERY_MSGS 32u
 #define SAMPLE_EVERY 64u
 
@@ -18,7 +21,7 @@ void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
     switch ((enum ptn__env_kind)e->kind) {
     case PTN__ENV_CAST:
     case PTN__ENV_REQUEST:
-        ptn__dead_letter(w, e, ptn_buf_bytes(buf).n, PTN_ENOACTOR, NULL);
+        ptn__dead_letter(w, e, ptn__payload_len(buf), PTN_ENOACTOR, NULL);
         if (e->kind == PTN__ENV_REQUEST)
             ptn__answer_err(w, e->to, e->from, e->corr, -PTN_ENOACTOR);
         break;
@@ -35,62 +38,18 @@ void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
     ptn_buf_unref(buf);
 }
 
-static void env_copy(struct ptn__env *to, const struct ptn__env *from) {
-    to->to = from->to;
-    to->from = from->from;
-    to->corr = from->corr;
-    to->deadline = from->deadline;
-    to->buf = from->buf;
-    to->err = from->err;
-    to->type = from->type;
-    to->enq_us = from->enq_us;
-    to->kind = from->kind;
-}
-
-/* The actor has no incarnation now: the message waits, and its share of the load stays.  Consumes
- * buf. */
-static void hold(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
-    struct ptn__worker *w = s->worker;
-    struct ptn__cold *k = ptn__cold_own(s);
-    struct ptn__env *copy = k != NULL ? ptn__env_get(w->rt, &w->mag) : NULL;
-    if (copy == NULL) {
-        ptn__dead_letter(w, e, ptn_buf_bytes(buf).n, PTN_ENOMEM, s->ops->name);
-        if (e->kind == PTN__ENV_REQUEST)
-            ptn__answer_err(w, s->self, e->from, e->corr, -PTN_ENOMEM);
-        if (e->kind <= PTN__ENV_REQUEST)
-            atomic_fetch_sub_explicit(&s->mbox_load, PTN__LOAD_ONE + ptn_buf_bytes(buf).n,
-                                      memory_order_relaxed);
-        ptn_buf_unref(buf);
-        return;
-    }
-    env_copy(copy, e);
-    copy->buf = buf;
-    atomic_init(&copy->next, NULL);
-    if (k->held_tail != NULL)
-        atomic_store_explicit(&k->held_tail->next, copy, memory_order_relaxed); /* private list */
+/* The actor has no incarnation now: the message waits, and its share of the load stays. */
+static void hold(ptn_ctx *c) {
+    struct ptn__cold *k = c->slot->cold;
+    PTN_ASSERT(k != &ptn__cold_none); /* only a supervisor lets an actor wait */
+    struct ptn__env *e = c->env;
+    c->env = NULL;
+    e->next = NULL;
+    if (k->held_head != NULL)
+        k->held_tail->next = e;
     else
-        k->held_head = copy;
-    k->held_tail = copy;
-}
-
-/* Held messages first, then the mailbox.  NULL: nothing is reachable. */
-static struct ptn__env *take(ptn_ctx *c) {
-    struct ptn__slot *s = c->slot;
-    struct ptn__worker *w = c->w;
-    if (PTN_UNLIKELY(s->cold->held_head != NULL) && s->life == PTN__RUNNING) {
-        struct ptn__env *h = s->cold->held_head;
-        s->cold->held_head = atomic_load_explicit(&h->next, memory_order_relaxed); /* private */
-        if (s->cold->held_head == NULL)
-            s->cold->held_tail = NULL;
-        env_copy(&c->copy, h);
-        ptn__env_put(w->rt, &w->mag, h);
-        return &c->copy;
-    }
-    struct ptn__env *old;
-    struct ptn__env *e = ptn__mbox_pop(s, &old);
-    if (e != NULL)
-        ptn__env_put(w->rt, &w->mag, old);
-    return e;
+        k->held_head = e;
+    k->held_tail = e;
 }
 
 static ptn_time clock_read(struct ptn__worker *w) {
@@ -98,17 +57,31 @@ static ptn_time clock_read(struct ptn__worker *w) {
     return w->clock;
 }
 
-/* c->cur and c->cur_buf are set; on a crash ptn__actor_crash() settles them. */
-static void handle(ptn_ctx *c, const struct ptn__env *e) {
+/* One call in 64 is measured: how long the message waited, and how long the handler took. */
+static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, const struct ptn__env *e,
+                                                    const ptn_msg *m) {
     struct ptn__slot *s = c->slot;
-    ptn_bytes b = ptn_buf_bytes(c->cur_buf);
-    ptn_msg m = {.from = e->from,
-                 .type = e->type,
-                 .corr = e->corr,
-                 .deadline = e->deadline,
-                 .data = b.p,
-                 .len = b.n,
-                 .buf = b.n > 0 ? c->cur_buf : NULL};
+    ptn_time t0 = clock_read(c->w);
+    uint32_t wait_us = (uint32_t)(t0 >> 10) - e->enq_us;
+    bool counts = e->kind <= PTN__ENV_REQUEST && wait_us < INT32_MAX;
+    int rc = s->ops->handle(c, s->state, m);
+    if (counts) {
+        ptn_histogram_add(&c->w->waits[s->wait_index].cells, (uint64_t)wait_us << 10);
+        ptn__count(&s->busy_ns_sum, clock_read(c->w) - t0);
+    }
+    return rc;
+}
+
+/* c->cur and c->cur_buf are set; on a crash ptn__actor_crash() settles them. */
+static inline void handle(ptn_ctx *c, const struct ptn__env *e) {
+    struct ptn__slot *s = c->slot;
+    ptn_msg m = {.from = e->from, .type = e->type, .corr = e->corr, .deadline = e->deadline};
+    if (c->cur_buf != NULL) {
+        ptn_bytes b = ptn_buf_bytes(c->cur_buf);
+        m.data = b.p;
+        m.len = b.n;
+        m.buf = b.n > 0 ? c->cur_buf : NULL;
+    }
     uint64_t n = atomic_load_explicit(&s->handled, memory_order_relaxed);
     atomic_store_explicit(&s->handled, n + 1, memory_order_relaxed); /* stats */
     c->deadline = e->deadline;
@@ -116,37 +89,16 @@ static void handle(ptn_ctx *c, const struct ptn__env *e) {
     if (crash && PTN_BUGGIFY("handler.crash.before"))
         ptn_fail(c, PTN_ECANCELED, "buggify: before the handler");
     (void)PTN_BUGGIFY_STALL("handler.slow");
-    int rc;
-    if (PTN_UNLIKELY(n % SAMPLE_EVERY == 0)) {
-        ptn_time t0 = clock_read(c->w);
-        uint32_t wait_us = (uint32_t)(t0 >> 10) - e->enq_us;
-        rc = s->ops->handle(c, s->state, &m);
-        if (e->kind <= PTN__ENV_REQUEST && wait_us < INT32_MAX) {
-            ptn_histogram_add(&c->w->waits[s->wait_index].cells, (uint64_t)wait_us << 10);
-            ptn__count(&s->busy_ns_sum, clock_read(c->w) - t0);
-        }
-    } else {
-        rc = s->ops->handle(c, s->state, &m);
-    }
+    int rc = PTN_UNLIKELY(n % SAMPLE_EVERY == 0) ? handle_sampled(c, e, &m)
+                                                 : s->ops->handle(c, s->state, &m);
     c->deadline = PTN_NEVER;
     if (PTN_UNLIKELY(rc < 0))
         ptn_fail(c, -rc, "handle returned %s", ptn_err_name(rc));
     if (crash)
         ptn_fail(c, PTN_ECANCELED, "buggify: behind the handler");
     c->cur = NULL;
-    c->cur_buf = ptn_buf_unref(c->cur_buf);
-}
-
-/* Owner.  A message from another worker that reserved this slot. */
-static void adopt(ptn_ctx *c, const struct ptn__env *e) {
-    struct ptn__spawn *sp = (struct ptn__spawn *)(uintptr_t)e->corr;
-    struct ptn__slot *s = c->slot;
-    ptn__actor_adopt(s, e->to, sp);
-    if (c->w->kill_seen)
-        ptn__actor_end(s, PTN_ESTOPPING);
-    else if (sp->start)
-        (void)ptn__actor_init(s);
-    free(sp);
+    if (c->cur_buf != NULL)
+        c->cur_buf = ptn_buf_unref(c->cur_buf);
 }
 
 static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf);
@@ -155,10 +107,11 @@ static void control(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
     switch ((enum ptn__control)e->type) {
     case PTN__CTL_ADOPT:
-        break; /* ptn__actor_run() has dealt with it */
+        break; /* ptn__actor_arrive() has dealt with it */
     case PTN__CTL_INIT:
         if (s->life == PTN__HELD)
-            (void)ptn__actor_init(s);
+            (void)ptn__actor_init(s, s->cold->sup != PTN_ADDR_NONE ? s->cold->spawn_arg
+                                                                   : (void *)(uintptr_t)e->corr);
         break;
     case PTN__CTL_HOLD:
         ptn__actor_hold(s);
@@ -204,12 +157,25 @@ static bool is_watched_for(struct ptn__slot *s, const struct ptn__env *e) {
     return true;
 }
 
+static inline void unload(ptn_ctx *c, const struct ptn__env *e, size_t len) {
+    if (PTN_UNLIKELY(e->far))
+        c->far_done += PTN__LOAD_ONE + len;
+    else
+        ptn__near_load(c->slot, -(PTN__LOAD_ONE + len));
+}
+
+static void deliver_reply(ptn_ctx *c, const struct ptn__env *e) {
+    ptn__ask_reply(c, e, c->cur_buf);
+    c->deadline = PTN_NEVER;
+    c->cur_buf = ptn_buf_unref(c->cur_buf);
+}
+
 /* A message for the actor's own code. */
-static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
+static inline void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
     struct ptn__slot *s = c->slot;
     struct ptn__worker *w = c->w;
-    if (e->kind <= PTN__ENV_REQUEST)
-        c->load_done += PTN__LOAD_ONE + ptn_buf_bytes(buf).n;
+    if (PTN_LIKELY(e->kind <= PTN__ENV_REQUEST))
+        unload(c, e, ptn__payload_len(buf));
     if (e->kind == PTN__ENV_REQUEST && PTN_UNLIKELY(e->deadline <= w->now)) {
         ptn__count(&w->deadline_expired, 1);
         ptn_count(PTN_C_DEADLINE_EXPIRED, 1);
@@ -227,9 +193,7 @@ static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
     c->answered = false;
     s->in_call = true;
     if (e->kind == PTN__ENV_REPLY) {
-        ptn__ask_reply(c, e, buf);
-        c->deadline = PTN_NEVER;
-        c->cur_buf = ptn_buf_unref(buf);
+        deliver_reply(c, e);
     } else {
         c->cur = e;
         handle(c, e);
@@ -239,58 +203,111 @@ static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
         ptn__actor_exit(s);
 }
 
-static void run_batch(ptn_ctx *c, unsigned msgs_max) {
+/* What is not a message for a running actor. */
+static __attribute__((noinline)) void deliver_other(ptn_ctx *c, struct ptn__env *e) {
+    struct ptn__slot *s = c->slot;
+    if (e->to != s->self) {
+        if (e->kind <= PTN__ENV_REQUEST)
+            unload(c, e, ptn__payload_len(e->buf));
+        ptn__stray(s, e, e->buf);
+    } else if (e->kind == PTN__ENV_CONTROL) {
+        control(c, e);
+    } else {
+        hold(c);
+    }
+}
+
+/* Takes up to ACTOR_MSGS messages of c->slot. */
+static void run_batch(ptn_ctx *c) {
     struct ptn__slot *s = c->slot;
     struct ptn__worker *w = c->w;
-    while (c->n < msgs_max) {
-        struct ptn__env *e = take(c);
+    for (unsigned n = 0; n < ACTOR_MSGS; n++) {
+        struct ptn__env *e = ptn__inbox_pop(s);
         if (e == NULL)
             return;
-        ptn_buf *buf = e->buf;
-        e->buf = NULL;
+        c->env = e;
         c->n++;
-        if (PTN_LIKELY(e->to == s->self) && PTN_LIKELY(e->kind != PTN__ENV_CONTROL)) {
-            if (PTN_LIKELY(s->life == PTN__RUNNING))
-                deliver(c, e, buf);
-            else
-                hold(s, e, buf);
-        } else if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT) {
-            adopt(c, e);
-        } else if (e->to == s->self) {
-            control(c, e);
+        if (PTN_LIKELY(e->to == s->self && e->kind != PTN__ENV_CONTROL &&
+                       s->life == PTN__RUNNING)) {
+            ptn_buf *buf = e->buf;
+            e->buf = NULL;
+            deliver(c, e, buf);
         } else {
-            if (e->kind <= PTN__ENV_REQUEST)
-                c->load_done += PTN__LOAD_ONE + ptn_buf_bytes(buf).n;
-            ptn__stray(s, e, buf);
+            deliver_other(c, e);
         }
+        if (PTN_LIKELY(c->env != NULL))
+            ptn__env_put(w->rt, &w->mag, e);
+        c->env = NULL;
         if (PTN_BUGGIFY("batch.cut"))
             return;
-        if (PTN_UNLIKELY(++w->batch_msgs >= CLOCK_EVERY_MSGS)) {
-            w->batch_msgs = 0;
+        if (PTN_UNLIKELY(--w->clock_in == 0)) {
+            w->clock_in = CLOCK_EVERY_MSGS;
             if (clock_read(w) >= w->turn_until)
                 return;
         }
     }
 }
 
-unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msgs_max,
-                        bool *ret_stalled) {
-    PTN_DEBUG_ASSERT(s->worker == w);
-    ptn_ctx c;
-    ptn__ctx_enter(&c, w, s);
-    w->call_depth++;
-    if (_setjmp(c.jmp) == 0) {
-        run_batch(&c, msgs_max);
-    } else {
-        s->in_call = false;
-        ptn__actor_crash(&c, c.fail_reason);
+/* After a batch, whichever way it ended. */
+static inline void batch_end(ptn_ctx *c) {
+    struct ptn__slot *s = c->slot;
+    struct ptn__worker *w = c->w;
+    if (PTN_UNLIKELY(s->far)) { /* relaxed, both: counters of the senders in send.c */
+        if (c->far_done != 0)
+            atomic_fetch_sub_explicit(&s->far_load, c->far_done, memory_order_relaxed);
+        atomic_store_explicit(&s->near_seen,
+                              atomic_load_explicit(&s->near_load, memory_order_relaxed),
+                              memory_order_relaxed);
+        c->far_done = 0;
     }
-    ptn__ctx_leave(&c);
-    w->call_depth--;
-    if (c.load_done != 0) /* relaxed: partner is the senders' fetch_add in load_add() */
-        atomic_fetch_sub_explicit(&s->mbox_load, c.load_done, memory_order_relaxed);
     if (PTN_UNLIKELY(s->watched))
         ptn__pressure_look(s);
-    *ret_stalled = c.n == 0 && ptn__mbox_has_more(s);
-    return c.n;
+    s->queued = false;
+    if (s->inbox != NULL)
+        ptn__runq_push(w, s);
+    else if (PTN_UNLIKELY(s->life == PTN__DEAD))
+        ptn__slot_release(s);
+    if (PTN_UNLIKELY(w->posts_waiting != 0))
+        ptn__posts_flush(w);
+}
+
+static void run_loop(ptn_ctx *c) {
+    struct ptn__worker *w = c->w;
+    while (w->runq != NULL && c->n < TURN_MSGS && w->clock < w->turn_until) {
+        struct ptn__slot *s = w->runq;
+        w->runq = s->run_next;
+        if (w->runq == NULL)
+            w->runq_end = &w->runq;
+        c->slot = s; /* it stays queued, so that its own sends do not queue it again */
+        run_batch(c);
+        batch_end(c);
+    }
+}
+
+/* The actor of this context failed: it is settled, and its batch is over. */
+static void crashed(ptn_ctx *c) {
+    struct ptn__worker *w = c->w;
+    struct ptn__env *e = c->env;
+    c->slot->in_call = false;
+    atomic_store_explicit(&w->ctx, c, memory_order_relaxed);
+    ptn__actor_crash(c, c->fail_reason);
+    c->env = NULL;
+    c->deadline = PTN_NEVER;
+    if (e != NULL)
+        ptn__env_put(w->rt, &w->mag, e);
+    batch_end(c);
+}
+
+void ptn__actors_run(struct ptn__worker *w) {
+    if (w->runq == NULL)
+        return;
+    ptn_ctx c;
+    ptn__ctx_enter(&c, w, w->runq);
+    w->call_depth++;
+    if (_setjmp(c.jmp) != 0)
+        crashed(&c);
+    run_loop(&c);
+    ptn__ctx_leave(&c);
+    c.w->call_depth--;
+    ptn__count(&c.w->messages, c.n);
 }

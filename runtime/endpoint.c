@@ -111,8 +111,10 @@ static void listener_resource_close(struct ptn__resource *r, ptn_ctx *c, int rea
 int ptn_listen(ptn_ctx *c, ptn_endpoint *ep, ptn_accept_cb cb, void *arg, ptn_listener **ret_l) {
     struct ptn__worker *w = ptn__ctx_worker(c);
     ptn_listener *l = calloc(1, sizeof *l);
-    if (l == NULL)
+    if (l == NULL || ptn__resource_add(c, &l->resource) < 0) {
+        free(l);
         return -PTN_ENOMEM;
+    }
     l->resource.close = listener_resource_close;
     l->w = w;
     l->actor = ptn_self(c);
@@ -120,10 +122,10 @@ int ptn_listen(ptn_ctx *c, ptn_endpoint *ep, ptn_accept_cb cb, void *arg, ptn_li
     l->arg = arg;
     int err = w->env->ops->listen(w->env, w->index, ep->ep, accept_callback, l, &l->el);
     if (err != 0) {
+        ptn__resource_remove(&l->resource);
         free(l);
         return err;
     }
-    ptn__resource_add(c, &l->resource);
     if (ret_l != NULL)
         *ret_l = l;
     return 0;
@@ -173,8 +175,10 @@ int ptn_watch_open(ptn_ctx *c, int fd, void (*cb)(ptn_ctx *c, void *state, void 
                    ptn_watch **ret_w) {
     struct ptn__worker *worker = ptn__ctx_worker(c);
     ptn_watch *w = calloc(1, sizeof *w);
-    if (w == NULL)
+    if (w == NULL || ptn__resource_add(c, &w->resource) < 0) {
+        free(w);
         return -PTN_ENOMEM;
+    }
     w->resource.close = watch_resource_close;
     w->w = worker;
     w->actor = ptn_self(c);
@@ -182,10 +186,10 @@ int ptn_watch_open(ptn_ctx *c, int fd, void (*cb)(ptn_ctx *c, void *state, void 
     w->arg = arg;
     int err = worker->env->ops->watch(worker->env, worker->index, fd, watch_callback, w, &w->ew);
     if (err != 0) {
+        ptn__resource_remove(&w->resource);
         free(w);
         return err;
     }
-    ptn__resource_add(c, &w->resource);
     if (ret_w != NULL)
         *ret_w = w;
     return 0;

@@ -42,7 +42,7 @@ static struct ptn__env *slab_carve(struct ptn__depot *d) {
         return NULL;
     d->slabs[d->n_slabs++] = e;
     for (unsigned i = 0; i < PTN__MAGAZINE; i++)
-        atomic_init(&e[i].next, i + 1 < PTN__MAGAZINE ? &e[i + 1] : NULL);
+        e[i].next = i + 1 < PTN__MAGAZINE ? &e[i + 1] : NULL;
     atomic_fetch_add_explicit(&d->made, PTN__MAGAZINE, memory_order_relaxed); /* stats */
     return e;
 }
@@ -69,7 +69,7 @@ struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m) {
         m->n[0] = PTN__MAGAZINE;
     }
     struct ptn__env *e = m->list[0];
-    m->list[0] = atomic_load_explicit(&e->next, memory_order_relaxed); /* thread-local list */
+    m->list[0] = e->next;
     m->n[0]--;
     return e;
 }
@@ -102,5 +102,16 @@ void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m) {
         }
         m->list[i] = NULL;
         m->n[i] = 0;
+    }
+}
+
+void ptn__env_discard(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e) {
+    while (e != NULL) {
+        struct ptn__env *next = e->next;
+        if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT)
+            ptn__spawn_free((struct ptn__spawn *)(uintptr_t)e->corr);
+        ptn_buf_unref(e->buf);
+        ptn__env_put(rt, m, e);
+        e = next;
     }
 }

@@ -3,8 +3,8 @@
  * internal.h - what the files of runtime/ share: envelope, slot, worker, context, and their hooks.
  *
  * Who may touch what: the first cache line of a slot and `ready` of a worker belong to everybody,
- * through the atomics and the functions of mbox.h only; all the rest of a slot and of a worker is
- * touched by its worker's thread ("owner") alone.  Fields marked "stats" are written by the owner
+ * through their atomics; all the rest of a slot and of a worker is touched by its worker's thread
+ * ("owner") alone.  Fields marked "stats" are written by the owner
  * with relaxed stores and read by any thread.  Lifetime: slots are type-stable, that is, never
  * unmapped before ptn_runtime_free(), only reused under a new generation, so a stale address is
  * always safe to look up.
@@ -24,7 +24,6 @@
 #include <stdatomic.h>
 
 #define PTN_CACHELINE 64
-#define PTN__MBOX_EMPTY ((uintptr_t)1) /* bit 0 of mbox_head: the owner went idle */
 
 struct ptn__slot;
 struct ptn__worker;
@@ -32,17 +31,16 @@ struct ptn__worker;
 /* ---- envelopes ---------------------------------------------------------------------------- */
 
 enum ptn__env_kind {
-    PTN__ENV_CAST,    /* accounted in mbox_load */
+    PTN__ENV_CAST,    /* accounted in the load of its receiver */
     PTN__ENV_REQUEST, /* accounted; corr names the ask */
     PTN__ENV_REPLY,   /* room was reserved by the ask */
     PTN__ENV_SYSTEM,  /* DOWN, SIGNAL, STOPPING: for the handler, never refused */
     PTN__ENV_CONTROL, /* for the runtime itself: type is an enum ptn__control */
 };
 
-/* One cache line.  After a pop the node stays in the queue as the stub until the next pop, so the
- * payload reference is moved out of it: an idle actor pins 64 bytes, not a message. */
+/* One cache line, in one list at a time: magazine, post, ready stack, inbox, held list. */
 struct ptn__env {
-    _Atomic(struct ptn__env *) next;
+    struct ptn__env *next;
     ptn_addr to, from;
     uint64_t corr;
     ptn_time deadline;
@@ -50,7 +48,8 @@ struct ptn__env {
     int32_t err; /* REPLY: 0 or negative */
     uint32_t type;
     uint32_t enq_us; /* sender's clock >> 10 (about microseconds), for the sampled waiting time */
-    uint32_t kind;
+    uint16_t kind;
+    bool far; /* accounted in far_load: the sender was another thread */
 };
 _Static_assert(sizeof(struct ptn__env) == PTN_CACHELINE, "an envelope is one cache line");
 
@@ -70,8 +69,8 @@ struct ptn__resource {
     struct ptn__resource *next, **pprev;
     void (*close)(struct ptn__resource *r, ptn_ctx *c, int reason);
 };
-void ptn__resource_add(ptn_ctx *c, struct ptn__resource *r);
-void ptn__resource_remove(struct ptn__resource *r); /* idempotent */
+int ptn__resource_add(ptn_ctx *c, struct ptn__resource *r); /* 0 or -PTN_ENOMEM */
+void ptn__resource_remove(struct ptn__resource *r);         /* idempotent */
 
 /* ---- maps --------------------------------------------------------------------------------- */
 
@@ -96,11 +95,13 @@ enum ptn__life {
     PTN__RUNNING,
 };
 
-#define PTN__LOAD_ONE ((uint64_t)1 << 40) /* mbox_load is msgs:24 | bytes:40 */
+#define PTN__LOAD_ONE ((uint64_t)1 << 40) /* a load is msgs:24 | bytes:40 */
+#define PTN__LOAD_BYTES (PTN__LOAD_ONE - 1)
 
 struct ptn__arena_chunk;
 struct ptn__defer;
 struct ptn__monitor;
+struct ptn__cold;
 
 /* overload.c: has a queue stood for too long? */
 struct ptn__queue_delay {
@@ -110,55 +111,63 @@ struct ptn__queue_delay {
     ptn_time shed_last;  /* 0: nothing yet */
 };
 
+/* Three cache lines.  An actor that only talks to actors of its own worker never touches line 0 on
+ * the way of a message. */
 struct ptn__slot {
-    /* line 0: what senders touch */
-    _Alignas(PTN_CACHELINE) _Atomic(uintptr_t) mbox_head; /* docs/memory-model.md, theorem 1 */
-    _Atomic(uint64_t) mbox_load;
-    struct ptn__slot *ready_next; /* belongs to the thread that saw EMPTY, later to the taker */
-    struct ptn__worker *worker;   /* constant */
-    _Atomic(uint64_t) refused;
-    _Atomic(uint32_t) gen; /* odd: live */
+    /* line 0: what senders on other threads touch */
+    _Alignas(PTN_CACHELINE) _Atomic(uint64_t) far_load; /* sent by other threads, not handled yet */
+    _Atomic(uint64_t) near_seen; /* near_load as of the last batch, once far is set */
+    _Atomic(uint64_t) refused;   /* stats */
+    _Atomic(uint32_t) gen;       /* odd: live */
     _Atomic(uint32_t) msgs_max, bytes_max;
     uint32_t index;                 /* constant */
+    struct ptn__worker *worker;     /* constant */
     _Atomic(const char *) ops_name; /* stats; NULL: no actor */
+    ptn_timer *timers;              /* owner */
 
-    /* line 1: owner, for every message */
-    _Alignas(PTN_CACHELINE) struct ptn__env *mbox_tail;
-    struct ptn__slot *run_next; /* run queue or linger list */
-    ptn_addr self;              /* 0: dead */
+    /* line 1: owner, to send to it */
+    _Alignas(PTN_CACHELINE) ptn_addr self;  /* 0: dead */
+    uint32_t near_msgs_max, near_bytes_max; /* the bounds once more */
+    _Atomic(uint64_t) near_load;            /* sent by this worker, not handled yet; stats */
+    struct ptn__env *inbox, **inbox_end;    /* oldest first */
+    struct ptn__slot *run_next;
     const ptn_actor_ops *ops;
-    void *state;
-    struct ptn__cold *cold;    /* never NULL; to write into it: ptn__cold_own() */
-    _Atomic(uint64_t) handled; /* stats */
-    uint8_t life;              /* enum ptn__life */
-    uint8_t queued;            /* on the run queue or the linger list */
-    uint8_t linger_scans;
-    uint8_t wait_index; /* of its kind of actor, in its worker's waits */
+    uint8_t life;       /* enum ptn__life */
+    bool queued;        /* on the run queue, or running */
+    bool far;           /* another thread has sent to it */
     bool in_call;       /* the actor's code is on the stack */
     bool exiting;       /* ptn_exit() was called */
     bool end_final : 1; /* ends for good, whatever its supervisor would say */
     bool ending : 1;    /* inside the end sequence: no new asks, timers, resources */
     bool watched : 1;   /* cold->n_pressure > 0 */
     bool sheds : 1;     /* cold->delay has a target */
+    uint8_t wait_index; /* of its kind of actor, in its worker's waits */
     bool in_free;       /* guarded by the slot table's lock */
 
-    /* line 2: owner, at birth and death */
-    _Alignas(PTN_CACHELINE) struct ptn__arena_chunk *arena;
+    /* line 2: owner, to run it */
+    _Alignas(PTN_CACHELINE) void *state;
+    _Atomic(uint64_t) handled; /* stats */
+    struct ptn__cold *cold;    /* never NULL; to write into it: ptn__cold_own() */
+    struct ptn__arena_chunk *arena;
     union {
         struct ptn__slot *live_next; /* alive */
         struct ptn__slot *free_next; /* on the free list */
     };
     struct ptn__slot **live_pprev;
-    struct ptn__resource *resources;
-    ptn_timer *timers;
-    void *spawn_arg;
     _Atomic(uint64_t) busy_ns_sum; /* stats */
     _Atomic(uint32_t) incarnation; /* grows with every init; stats */
     int exit_reason;
 };
-_Static_assert(offsetof(struct ptn__slot, mbox_tail) == PTN_CACHELINE, "no false sharing");
-/* An idle actor is a slot, a stub, and the head of an arena chunk that fits its state. */
+_Static_assert(offsetof(struct ptn__slot, self) == PTN_CACHELINE, "no false sharing");
+_Static_assert(offsetof(struct ptn__slot, state) == 2 * (size_t)PTN_CACHELINE, "line 2");
+/* An idle actor is a slot and an arena chunk that fits its state. */
 _Static_assert(sizeof(struct ptn__slot) == 3 * (size_t)PTN_CACHELINE, "an idle actor stays small");
+
+/* Any thread.  What waits for it, from everybody.  relaxed: a hint */
+static inline uint64_t ptn__load(const struct ptn__slot *s) {
+    return atomic_load_explicit(&s->near_load, memory_order_relaxed) +
+           atomic_load_explicit(&s->far_load, memory_order_relaxed);
+}
 
 /* What most actors do not have most of the time.  Allocated by ptn__cold_own() at the first use,
  * or at the spawn of an actor with a supervisor or a name; freed when the actor has ended for good,
@@ -169,9 +178,11 @@ struct ptn__cold {
     ptn_addr sup; /* supervisor; 0: unsupervised */
     uint32_t sup_index;
     bool top;                               /* child of the root supervisor */
+    void *spawn_arg;                        /* of a supervised actor, for every init */
     char *name;                             /* registered; owned */
     struct ptn__env *held_head, *held_tail; /* messages that wait for an incarnation */
     struct ptn__defer *defers;
+    struct ptn__resource *resources;
     struct ptn__map asks; /* corr -> struct ptn__ask */
     uint32_t tokens_sweep_at;
     struct ptn__map tokens;  /* corr -> struct ptn__token: requests taken, not answered yet */
@@ -195,11 +206,10 @@ void ptn__cold_drop(struct ptn__slot *s);
 struct ptn__slot_table {
     _Atomic(struct ptn__slot *) *chunks; /* release store; acquire partner in ptn__slot_find() */
     void **chunk_blocks;
-    pthread_mutex_t lock; /* free list and growth: spawn and end, never a cast */
-    struct ptn__slot *free_head, **free_tail;
+    pthread_mutex_t lock;   /* free list and growth: spawn and end, never a cast */
+    struct ptn__slot *free; /* last in, first out: the warm one */
     _Atomic(uint32_t) n_chunks;
     uint32_t n_slots;
-    struct ptn__mag mag; /* stubs; under the lock */
 };
 
 /* ---- timer wheel -------------------------------------------------------------------------- */
@@ -215,9 +225,10 @@ struct ptn__wheel {
 
 /* ---- workers ------------------------------------------------------------------------------ */
 
-#define PTN__PARKED ((struct ptn__slot *)1)
-#define PTN__CLOSED ((struct ptn__slot *)2)
+#define PTN__PARKED ((struct ptn__env *)1)
+#define PTN__CLOSED ((struct ptn__env *)2)
 #define PTN__WORKER_MAGIC 0x50574b52u
+#define PTN__POST_MAX 32u /* envelopes that may wait for the end of a batch */
 #define PTN__DEAD_RING 256u
 #define PTN__FAIL_TEXT 192
 
@@ -241,8 +252,10 @@ struct ptn__stream_counts {
     _Atomic(uint64_t) queued_bytes, streams_open, accepted, accept_errors, slow_closes; /* stats */
 };
 
-struct ptn__queue { /* of slots, by run_next */
-    struct ptn__slot *head, *tail;
+/* What a worker has for another one: newest first, as it will lie on the ready stack. */
+struct ptn__post {
+    struct ptn__env *newest, *oldest;
+    uint32_t n;
 };
 
 /* Kinds of actors with a histogram of their own; the rest share the last. */
@@ -263,7 +276,7 @@ struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last two
 };
 
 struct ptn__worker {
-    _Alignas(PTN_CACHELINE) _Atomic(struct ptn__slot *) ready; /* NULL | PARKED | CLOSED | stack */
+    _Alignas(PTN_CACHELINE) _Atomic(struct ptn__env *) ready; /* NULL | PARKED | CLOSED | stack */
     _Atomic(uint64_t) wakes; /* by senders, once per park at most */
 
     _Alignas(PTN_CACHELINE) ptn_runtime *rt;
@@ -278,15 +291,14 @@ struct ptn__worker {
     uint32_t call_depth;    /* nested contexts */
     _Atomic(ptn_ctx *) ctx; /* the innermost; relaxed, for signal handlers on this thread */
     struct ptn__watch watch;
-    struct ptn__queue runq;
-    struct ptn__queue linger; /* handled something, not yet marked EMPTY */
+    struct ptn__slot *runq, **runq_end;
+    uint64_t posts_waiting; /* a bit for each worker with something in posts */
     struct ptn__mag mag;
     struct ptn__wheel wheel;
     struct ptn__slot *live;
     uint32_t n_live;
     uint32_t works_pending;
-    uint32_t stalls_in_row;
-    uint32_t batch_msgs; /* since the clock was last read */
+    uint32_t clock_in; /* messages until the clock is read again */
     ptn_time turn_until;
     uint64_t corr_next;
     struct ptn__arena_chunk *scratch;
@@ -300,11 +312,12 @@ struct ptn__worker {
     ptn_time dead_quiet_until;
     char fail_text[PTN__FAIL_TEXT];
     /* stats */
-    _Atomic(uint64_t) turns, parks, stalls, messages;
+    _Atomic(uint64_t) turns, parks, messages;
     _Atomic(uint64_t) dead_letters, late_replies, deadline_expired, lag_ns_max;
     _Atomic(uint64_t) backing_off;                  /* supervise.c's */
     _Atomic(uint64_t) slow_handlers, blocked_turns; /* watchdog.c's */
     struct ptn__wait waits[PTN__WAITS_MAX];
+    struct ptn__post posts[PTN_WORKERS_MAX];
     struct ptn__stream_counts stream_counts;
 };
 
@@ -316,20 +329,21 @@ static inline void ptn__count(_Atomic(uint64_t) *counter, uint64_t by) {
 
 /* ---- contexts ----------------------------------------------------------------------------- */
 
-/* Lives on the stack of the entry (handler batch, callback, init), from ptn__ctx_enter() to
- * ptn__ctx_leave(); in between w->ctx leads to it.  jmp is where ptn_fail() lands. */
+/* Lives on the stack of the entry (run loop, callback, init), from ptn__ctx_enter() to
+ * ptn__ctx_leave(); in between w->ctx leads to it.  jmp is where ptn_fail() lands.  The run loop's
+ * serves all actors of a turn, so all that must survive a jump is in here. */
 struct ptn_ctx {
     struct ptn__worker *w;
     ptn_ctx *outer;
     struct ptn__slot *slot;
+    struct ptn__env *env; /* taken from the inbox, to be given back */
     struct ptn__env *cur; /* message being handled, NULL in callbacks */
     ptn_buf *cur_buf;     /* its payload, moved out of the envelope */
     ptn_time deadline;    /* inherited by asks */
-    uint64_t load_done;   /* to subtract from mbox_load at the end of the batch */
+    uint64_t far_done;    /* to subtract from far_load at the end of the batch */
     bool answered;        /* cur was answered, forwarded, or its token taken */
     int fail_reason;
-    unsigned n; /* messages taken in this batch */
-    struct ptn__env copy;
+    unsigned n; /* messages taken so far */
     jmp_buf jmp;
 };
 
@@ -400,7 +414,7 @@ struct ptn_runtime {
 
 /* ---- envelope.c --------------------------------------------------------------------------- */
 
-/* From the magazine; fields uninitialised but next.  NULL: no memory. */
+/* From the magazine, uninitialised.  NULL: no memory. */
 struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m);
 void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m);
 void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m);
@@ -413,20 +427,22 @@ int ptn__slots_init(struct ptn__worker *w);
 void ptn__slots_done(struct ptn__worker *w);
 /* Any thread.  A free slot whose generation is already live.  NULL: table full or no memory. */
 struct ptn__slot *ptn__slot_alloc(struct ptn__worker *w, ptn_addr *ret_addr);
-/* Owner.  The slot is dead, drained and marked EMPTY. */
+/* Owner.  The slot is dead, drained, and in no list. */
 void ptn__slot_release(struct ptn__slot *s);
 
-/* Any thread.  The slot of an address, live or not; NULL: no such worker or slot. */
-static inline struct ptn__slot *ptn__slot_at(const ptn_runtime *rt, ptn_addr a) {
-    unsigned wi = (unsigned)(a >> 56);
+/* Any thread.  The slot of an address of this worker, live or not; NULL: no such slot. */
+static inline struct ptn__slot *ptn__slot_of(const struct ptn__worker *w, ptn_addr a) {
     uint32_t si = (uint32_t)(a >> 32) & 0xffffffu;
-    if (PTN_UNLIKELY(wi >= rt->n_workers))
-        return NULL;
-    struct ptn__slot_table *t = &rt->workers[wi]->slots;
     /* acquire: partner is the release store that publishes a chunk in slot.c */
     struct ptn__slot *chunk =
-        atomic_load_explicit(&t->chunks[si / PTN__CHUNK_SLOTS], memory_order_acquire);
+        atomic_load_explicit(&w->slots.chunks[si / PTN__CHUNK_SLOTS], memory_order_acquire);
     return PTN_UNLIKELY(chunk == NULL) ? NULL : &chunk[si % PTN__CHUNK_SLOTS];
+}
+
+/* The same for any address; NULL: no such worker or slot. */
+static inline struct ptn__slot *ptn__slot_at(const ptn_runtime *rt, ptn_addr a) {
+    unsigned wi = (unsigned)(a >> 56);
+    return PTN_UNLIKELY(wi >= rt->n_workers) ? NULL : ptn__slot_of(rt->workers[wi], a);
 }
 
 /* The same, but only while the generation matches.  Relaxed: a race with the actor's end is caught
@@ -445,10 +461,13 @@ static inline struct ptn__slot *ptn__slot_find(const ptn_runtime *rt, ptn_addr a
 extern const ptn_env_worker_ops ptn__worker_env_ops;
 int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w);
 void ptn__worker_free(struct ptn__worker *w);
-/* Any thread that saw EMPTY. */
-void ptn__worker_schedule(struct ptn__worker *w, struct ptn__slot *s);
-/* Owner: the same through the private run queue. */
-void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s);
+/* Any thread.  (P) of docs/memory-model.md: the chain newest..oldest, linked through next, goes
+ * onto w's ready stack.  False: w has taken its last turn, and the chain is still the caller's. */
+bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest);
+/* Owner.  Sends on what waits for other workers; nothing may wait when the worker parks. */
+void ptn__posts_flush(struct ptn__worker *w);
+/* Owner.  The same for one of them. */
+void ptn__post_flush(struct ptn__worker *w, unsigned to);
 /* Runs what the turn's end owes: ptn_at_turn_end() callbacks, then ptn__streams_flush(). */
 bool ptn__worker_at_turn_end(struct ptn__worker *w); /* true: the next turn has work */
 /* Refreshes w->now when a callback comes from outside a turn. */
@@ -474,18 +493,12 @@ bool ptn__streams_flush(struct ptn__worker *w, bool busy);
 
 /* ---- send.c ------------------------------------------------------------------------------- */
 
-/* A sender's side: which magazine, and whether it is the owner of some worker.  w NULL: foreign
- * thread. */
-struct ptn__sender {
-    ptn_runtime *rt;
-    struct ptn__worker *w;
-    struct ptn__mag *mag;
-};
-/* Accounts, fills and pushes.  0, -PTN_ENOACTOR, -PTN_EOVERLOAD, -PTN_ETOOBIG, -PTN_ENOMEM. */
-int ptn__send(const struct ptn__sender *from, const struct ptn__env *proto, ptn_buf *take_payload);
-/* Never refused by a bound; for REPLY, SYSTEM and CONTROL. */
-int ptn__send_unbounded(const struct ptn__sender *from, const struct ptn__env *proto,
-                        ptn_buf *take_payload);
+/* Accounts (CAST and REQUEST), fills and hands over.  Owner of w: 0, -PTN_ENOACTOR, -PTN_EOVERLOAD,
+ * -PTN_ETOOBIG, -PTN_ENOMEM; kinds without a bound are never refused for one. */
+int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload);
+/* The same from a thread the runtime does not own, inside its gate. */
+int ptn__send_foreign(ptn_runtime *rt, struct ptn__mag *m, const struct ptn__env *proto,
+                      ptn_buf *take_payload);
 /* From worker code.  CONTROL that cannot be sent for lack of memory aborts the process. */
 void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
                        uint64_t corr, int err);
@@ -498,7 +511,7 @@ void ptn__answer_err(struct ptn__worker *w, ptn_addr from, ptn_addr asker, uint6
 
 enum ptn__control {
     PTN__CTL_ADOPT = 1, /* corr: struct ptn__spawn * */
-    PTN__CTL_INIT,      /* held -> running */
+    PTN__CTL_INIT,      /* held -> running; corr: the argument, of an actor without supervisor */
     PTN__CTL_HOLD,      /* running -> held, then CHILD_HELD to the supervisor */
     PTN__CTL_STOPPING,  /* PTN_MSG_STOPPING to incarnation err; corr: deadline */
     PTN__CTL_END,       /* any -> dead; err: reason */
@@ -519,6 +532,8 @@ struct ptn__spawn {
     bool start;
 };
 
+void ptn__spawn_free(struct ptn__spawn *sp);
+
 struct ptn__spawn_req {
     const ptn_actor_ops *ops;
     const ptn_actor_opts *opts;
@@ -534,7 +549,9 @@ int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__s
                      ptn_addr *ret_addr);
 /* Owner: a reserved slot becomes an actor without an incarnation; HELD -> RUNNING; and back. */
 void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spawn *sp);
-int ptn__actor_init(struct ptn__slot *s);
+int ptn__actor_init(struct ptn__slot *s, void *arg);
+/* Owner.  The same by an ADOPT that arrived.  True: e is now the actor's INIT, for its inbox. */
+bool ptn__actor_arrive(struct ptn__slot *s, struct ptn__env *e);
 void ptn__actor_hold(struct ptn__slot *s);
 void ptn__actor_exit(struct ptn__slot *s);
 void ptn__actor_crash(ptn_ctx *c, int reason);
@@ -546,13 +563,14 @@ static inline void ptn__ctx_leave(const ptn_ctx *c) {
 }
 /* After the last turn: frees what a dead or live slot still holds, without running actor code. */
 void ptn__slot_drain_quiet(struct ptn__slot *s);
+/* Frees a chain of envelopes that will never be handled, and what hangs on them. */
+void ptn__env_discard(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e);
 
 /* ---- dispatch.c, context.c ----------------------------------------------------------------- */
 
-/* One batch.  Returns messages taken; *ret_stalled: the queue is non-empty but not reachable yet.
- */
-unsigned ptn__actor_run(struct ptn__worker *w, struct ptn__slot *s, unsigned msgs_max,
-                        bool *ret_stalled);
+/* Runs actors of the run queue until it is empty or the turn is over.  Keeps its place in w and in
+ * a context, so that a failing actor costs the others nothing. */
+void ptn__actors_run(struct ptn__worker *w);
 /* A message whose receiver is gone: dead letter, answer, or nothing.  Consumes buf. */
 void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf);
 void ptn__resources_close(struct ptn__slot *s, ptn_ctx *c, int reason);

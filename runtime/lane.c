@@ -166,6 +166,8 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
         .reply = {.to = m->from, .corr = m->corr, .deadline = m->deadline},
         .buf = ptn_buf_ref(m->buf),
     };
+    if (w->posts_waiting != 0)
+        ptn__posts_flush(w); /* the lane's answer must not get there first */
     ptn_lane_job *top = atomic_load_explicit(&l->stack, memory_order_relaxed); /* a first guess */
     do {
         j->next = top;

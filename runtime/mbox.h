@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mbox.h - the actor mailbox: an intrusive multi-producer single-consumer list, and the envelope
- * magazine.
+ * mbox.h - the way of a message: envelopes from a magazine, the inbox of an actor, the run queue,
+ * and the post for other workers.
  *
- * mbox_head holds the newest envelope, with bit 0 (EMPTY) set while the owner is idle.  A push is
- * one exchange and one store, wait-free.  The pusher that reads EMPTY, and only it, must schedule
- * the actor: docs/memory-model.md, theorem 1, shows that then no message is ever left behind.
+ * An inbox is a plain list that its worker alone touches.  A sender on the same worker appends to
+ * it.  One on another thread pushes onto the ready stack of the receiver's worker, which takes the
+ * whole stack at the start of its turn and appends each envelope to its inbox.  A sender uses one
+ * of the two ways for good, so messages of a pair stay in order; docs/memory-model.md has the
+ * proof.
  */
 #ifndef POSTERN_RUNTIME_MBOX_H
 #define POSTERN_RUNTIME_MBOX_H
@@ -26,7 +28,7 @@ static inline struct ptn__env *ptn__env_get(ptn_runtime *rt, struct ptn__mag *m)
     struct ptn__env *e = m->list[0];
     if (PTN_UNLIKELY(e == NULL))
         return ptn__env_refill(rt, m);
-    m->list[0] = atomic_load_explicit(&e->next, memory_order_relaxed); /* thread-local list */
+    m->list[0] = e->next;
     m->n[0]--;
     return e;
 #endif
@@ -38,59 +40,78 @@ static inline void ptn__env_put(ptn_runtime *rt, struct ptn__mag *m, struct ptn_
     (void)m;
     free(e);
 #else
-    atomic_store_explicit(&e->next, m->list[0], memory_order_relaxed); /* thread-local list */
+    e->next = m->list[0];
     m->list[0] = e;
     if (PTN_UNLIKELY(++m->n[0] == PTN__MAGAZINE))
         ptn__env_spill(rt, m);
 #endif
 }
 
-/* ---- queue -------------------------------------------------------------------------------- */
+/* ---- inbox and run queue; owner ----------------------------------------------------------- */
 
-/* Any thread.  Pushes the chain first..last (linked through next).  True: the caller saw EMPTY and
- * must schedule the actor. */
-static inline bool ptn__mbox_push(struct ptn__slot *s, struct ptn__env *first,
-                                  struct ptn__env *last) {
-    /* relaxed: published by the exchange */
-    atomic_store_explicit(&last->next, NULL, memory_order_relaxed);
-    /* acq_rel.  release publishes the chain's contents to the next pusher and to mark_empty;
-     * acquire (partner: the CAS in ptn__mbox_mark_empty()) makes the pusher that reads EMPTY see
-     * all that the owner did before it went idle, so that it may touch ready_next. */
-    uintptr_t prev = atomic_exchange_explicit(&s->mbox_head, (uintptr_t)last, memory_order_acq_rel);
-    struct ptn__env *p = (struct ptn__env *)(prev & ~PTN__MBOX_EMPTY);
-    /* release.  partner: the acquire load in ptn__mbox_pop(). */
-    atomic_store_explicit(&p->next, first, memory_order_release);
-    return (prev & PTN__MBOX_EMPTY) != 0;
+/* s->queued is false. */
+static inline void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s) {
+    s->queued = true;
+    s->run_next = NULL;
+    *w->runq_end = s;
+    w->runq_end = &s->run_next;
 }
 
-/* Owner.  NULL: nothing is reachable now (empty, or a pusher is between its exchange and its link).
- * The returned envelope is the new stub: it stays readable until the next pop, and the caller moves
- * buf out of it.  *ret_old is the previous stub, now the caller's. */
-static inline struct ptn__env *ptn__mbox_pop(struct ptn__slot *s, struct ptn__env **ret_old) {
-    struct ptn__env *tail = s->mbox_tail;
-    /* acquire.  partner: the link store (release) in ptn__mbox_push(). */
-    struct ptn__env *next = atomic_load_explicit(&tail->next, memory_order_acquire);
-    if (next == NULL)
+/* An actor with something in its inbox is on the run queue, or running. */
+static inline void ptn__inbox_push(struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e) {
+    e->next = NULL;
+    *s->inbox_end = e;
+    s->inbox_end = &e->next;
+    if (!s->queued)
+        ptn__runq_push(w, s);
+}
+
+/* NULL: empty.  The envelope is the caller's. */
+static inline struct ptn__env *ptn__inbox_pop(struct ptn__slot *s) {
+    struct ptn__env *e = s->inbox;
+    if (e == NULL)
         return NULL;
-    s->mbox_tail = next;
-    *ret_old = tail;
-    return next;
+    s->inbox = e->next;
+    if (s->inbox == NULL)
+        s->inbox_end = &s->inbox;
+    return e;
 }
 
-/* Owner.  A hint only, never a reason to sleep: has anything been pushed since the last pop? */
-static inline bool ptn__mbox_has_more(const struct ptn__slot *s) {
-    /* relaxed: the decision to go idle is the CAS below, not this load */
-    return atomic_load_explicit(&s->mbox_head, memory_order_relaxed) != (uintptr_t)s->mbox_tail;
+/* ---- load --------------------------------------------------------------------------------- */
+
+/* Owner.  Changes what its own worker's messages weigh: a store, because only the owner writes. */
+static inline void ptn__near_load(struct ptn__slot *s, uint64_t add) {
+    atomic_store_explicit(&s->near_load,
+                          atomic_load_explicit(&s->near_load, memory_order_relaxed) + add,
+                          memory_order_relaxed);
 }
 
-/* Owner.  Declares the actor idle.  False: a push came first, and the actor stays scheduled. */
-static inline bool ptn__mbox_mark_empty(struct ptn__slot *s) {
-    uintptr_t expect = (uintptr_t)s->mbox_tail;
-    /* acq_rel.  The expected value is exactly the last consumed envelope, so in the modification
-     * order of mbox_head no push lies between it and this CAS (theorem 1).  release: partner is the
-     * exchange of the first pusher after it. */
-    return atomic_compare_exchange_strong_explicit(&s->mbox_head, &expect, expect | PTN__MBOX_EMPTY,
-                                                   memory_order_acq_rel, memory_order_relaxed);
+static inline size_t ptn__payload_len(const ptn_buf *b) {
+    return b == NULL ? 0 : ptn_buf_bytes(b).n;
+}
+
+/* Owner.  The room of an envelope, if it has any, is free again. */
+static inline void ptn__load_release(struct ptn__slot *s, const struct ptn__env *e, size_t len) {
+    if (e->kind > PTN__ENV_REQUEST)
+        return;
+    if (e->far) /* relaxed: partner is the senders' fetch_add in send.c */
+        atomic_fetch_sub_explicit(&s->far_load, PTN__LOAD_ONE + len, memory_order_relaxed);
+    else
+        ptn__near_load(s, -(PTN__LOAD_ONE + len));
+}
+
+/* ---- post --------------------------------------------------------------------------------- */
+
+/* Owner of w.  For another worker; sent on at the end of the batch at the latest. */
+static inline void ptn__post_add(struct ptn__worker *w, unsigned to, struct ptn__env *e) {
+    struct ptn__post *p = &w->posts[to];
+    if (p->newest == NULL)
+        p->oldest = e;
+    e->next = p->newest;
+    p->newest = e;
+    w->posts_waiting |= UINT64_C(1) << to;
+    if (++p->n == PTN__POST_MAX || PTN_BUGGIFY("post.early"))
+        ptn__post_flush(w, to);
 }
 
 #endif

@@ -43,9 +43,7 @@ bool ptn__request_shed(ptn_ctx *c, const struct ptn__env *e) {
     struct ptn__worker *w = c->w;
     if (e->deadline == PTN_NEVER)
         return false;
-    /* relaxed: a hint */
-    uint64_t load = atomic_load_explicit(&s->mbox_load, memory_order_relaxed) - c->load_done;
-    uint32_t n_waiting = (uint32_t)(load >> 40);
+    uint32_t n_waiting = (uint32_t)((ptn__load(s) - c->far_done) >> 40);
     if (n_waiting >= PTN__QUEUE_STANDS) /* else the time does not matter, and need not be exact */
         w->clock = w->env->ops->now(w->env);
     uint32_t waited_us = (uint32_t)(w->clock >> 10) - e->enq_us;

@@ -112,8 +112,9 @@ Test(overload, a_lane_does_not_run_what_is_too_late) {
 
 /* ---- the level of a mailbox --------------------------------------------------------------- */
 
-/* The sender fills the target's mailbox once; the target takes batches of 64. */
-#define TARGET_MSGS 1000u
+/* The sender fills the target's mailbox once; the target takes batches of 64, and a turn of 4,096
+ * is over long before it has all. */
+#define TARGET_MSGS 10000u
 
 struct level_play {
     struct rig rig;
@@ -130,7 +131,7 @@ static int level_target_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     if (m->type != MSG_JOB)
         return exit_on_stopping(c, state, m);
     p->handled++;
-    for (unsigned i = 0; p->handled == 900 && i < p->refill; i++)
+    for (unsigned i = 0; p->handled == TARGET_MSGS / 10 * 9 && i < p->refill; i++)
         cr_assert_eq(ptn_cast(c, ptn_self(c), MSG_JOB, NULL), 0);
     if (p->handled == TARGET_MSGS + p->refill)
         ptn_exit(c, 0);
@@ -222,7 +223,7 @@ Test(overload, a_restart_of_the_target_keeps_the_level) {
 
 /* The mailbox has filled again when the target comes to the watch. */
 Test(overload, who_watches_a_full_mailbox_hears_of_it) {
-    struct level_play p = {.late_watcher = true, .refill = 600};
+    struct level_play p = {.late_watcher = true, .refill = 6000};
     level_run(&p);
     expect_seen(&p, up_down_gone, 3);
 }

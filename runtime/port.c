@@ -65,10 +65,8 @@ void ptn__gates_shut(ptn_runtime *rt) {
 int ptn__foreign_send(struct ptn__foreign *f, struct ptn__env *proto, ptn_buf *take_payload) {
     if (!ptn__gate_enter(&f->gate))
         return -PTN_ESTOPPING;
-    struct ptn__sender sender = {.rt = f->rt, .mag = &f->mag};
     proto->enq_us = (uint32_t)(f->rt->env->ops->now(f->rt->env) >> 10);
-    int err = proto->kind == PTN__ENV_REPLY ? ptn__send_unbounded(&sender, proto, take_payload)
-                                            : ptn__send(&sender, proto, take_payload);
+    int err = ptn__send_foreign(f->rt, &f->mag, proto, take_payload);
     ptn__gate_leave(&f->gate);
     return err;
 }

@@ -127,14 +127,14 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
     const char *name = atomic_load_explicit(&s->ops_name, memory_order_acquire);
     if ((gen & 1) == 0 || name == NULL)
         return false;
-    uint64_t load = relaxed(&s->mbox_load);
+    uint64_t load = ptn__load(s);
     uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
     *st = (ptn_actor_stats){
         .name = name,
         .addr = (ptn_addr)worker << 56 | (ptn_addr)s->index << 32 | gen,
         .mbox_msgs = (uint32_t)(load >> 40),
         .mbox_msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed),
-        .mbox_bytes = load & (PTN__LOAD_ONE - 1),
+        .mbox_bytes = load & PTN__LOAD_BYTES,
         .handled = relaxed(&s->handled),
         .refused = relaxed(&s->refused),
         .restarts = inits > 0 ? inits - 1 : 0,
@@ -184,7 +184,6 @@ void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *r
         .turns = relaxed(&w->turns),
         .parks = relaxed(&w->parks),
         .wakes = relaxed(&w->wakes),
-        .stalls = relaxed(&w->stalls),
         .messages = relaxed(&w->messages),
         .dead_letters = relaxed(&w->dead_letters),
         .late_replies = relaxed(&w->late_replies),

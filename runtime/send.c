@@ -1,48 +1,59 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * send.c - the sending half of messages: account, fill, push, schedule.
+ * send.c - the sending half of messages: account, fill, hand over.
  *
- * The steady path takes an envelope from the thread's magazine, adds to the receiver's load,
- * exchanges the mailbox head and returns: no lock, no allocation, no system call.  A receiver that
- * was idle is put on the private run queue when the sender's worker owns it, else on that worker's
- * ready stack.
+ * The steady path takes an envelope from the thread's magazine, adds to the receiver's load and
+ * appends to its inbox, or, for another worker, to the post that leaves at the end of the batch: no
+ * lock, no allocation, no system call, and between actors of one worker no locked instruction
+ * either.
  */
 #include "runtime/mbox.h"
 
-#define LOAD_BYTES_MASK (PTN__LOAD_ONE - 1)
+/* ---- bounds ------------------------------------------------------------------------------- */
 
-static inline struct ptn__sender sender_of(struct ptn__worker *w) {
-    return (struct ptn__sender){.rt = w->rt, .w = w, .mag = &w->mag};
-}
-
-/* Reserves room for one message.  The bound is exact up to the number of concurrent senders. */
-static int load_add(struct ptn__slot *s, size_t len) {
-    uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
-    if (PTN_UNLIKELY(len > bytes_max))
+static int refuse(struct ptn__slot *s, size_t len, uint64_t bytes_max) {
+    if (len > bytes_max)
         return -PTN_ETOOBIG; /* would not fit into an empty mailbox either */
-    uint64_t add = PTN__LOAD_ONE + len;
-    /* relaxed: a counter; partner is the owner's fetch_sub at the end of a batch */
-    uint64_t old = atomic_fetch_add_explicit(&s->mbox_load, add, memory_order_relaxed);
-    if (PTN_LIKELY((old >> 40) < atomic_load_explicit(&s->msgs_max, memory_order_relaxed) &&
-                   (old & LOAD_BYTES_MASK) + len <= bytes_max) &&
-        !PTN_BUGGIFY("mailbox.full"))
-        return 0;
-    atomic_fetch_sub_explicit(&s->mbox_load, add, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->refused, 1, memory_order_relaxed);
     return -PTN_EOVERLOAD;
 }
 
-static inline void post(struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e) {
-    if (!ptn__mbox_push(s, e, e))
-        return;
-    if (w == s->worker)
-        ptn__runq_push(w, s);
-    else
-        ptn__worker_schedule(s->worker, s);
+/* Owner of s.  Reserves room for one message; what came from other threads counts, too. */
+static inline int near_reserve(struct ptn__slot *s, size_t len) {
+    uint64_t near = atomic_load_explicit(&s->near_load, memory_order_relaxed);
+    uint64_t load = near;
+    if (PTN_UNLIKELY(s->far)) /* relaxed: a counter */
+        load += atomic_load_explicit(&s->far_load, memory_order_relaxed);
+    if (PTN_UNLIKELY((load >> 40) >= s->near_msgs_max ||
+                     (len > 0 && (load & PTN__LOAD_BYTES) + len > s->near_bytes_max) ||
+                     PTN_BUGGIFY("mailbox.full")))
+        return refuse(s, len, s->near_bytes_max);
+    atomic_store_explicit(&s->near_load, near + PTN__LOAD_ONE + len, memory_order_relaxed);
+    return 0;
 }
 
-static inline struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__env *proto,
-                                        ptn_buf *buf) {
+/* Another thread.  The same against far_load, exactly up to the number of concurrent senders, and
+ * near_load as the owner last showed it. */
+static inline int far_reserve(struct ptn__slot *s, size_t len) {
+    uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
+    uint64_t add = PTN__LOAD_ONE + len;
+    /* relaxed: counters; partner is the owner's fetch_sub at the end of a batch */
+    uint64_t load = atomic_fetch_add_explicit(&s->far_load, add, memory_order_relaxed) +
+                    atomic_load_explicit(&s->near_seen, memory_order_relaxed);
+    if (PTN_LIKELY((load >> 40) < atomic_load_explicit(&s->msgs_max, memory_order_relaxed) &&
+                   (load & PTN__LOAD_BYTES) + len <= bytes_max) &&
+        !PTN_BUGGIFY("mailbox.full"))
+        return 0;
+    atomic_fetch_sub_explicit(&s->far_load, add, memory_order_relaxed);
+    return refuse(s, len, bytes_max);
+}
+
+/* ---- the path ----------------------------------------------------------------------------- */
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__env *proto, ptn_buf *buf,
+                                 bool far) {
     e->to = proto->to;
     e->from = proto->from;
     e->corr = proto->corr;
@@ -52,46 +63,77 @@ static inline struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__en
     e->type = proto->type;
     e->enq_us = proto->enq_us;
     e->kind = proto->kind;
+    e->far = far;
     return e;
 }
 
-static inline int send_bounded(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag,
-                               const struct ptn__env *proto, ptn_buf *buf) {
+/* From another thread than the receiver's.  w NULL: a foreign one. */
+static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag,
+                    const struct ptn__env *proto, ptn_buf *buf) {
     struct ptn__slot *s = ptn__slot_find(rt, proto->to);
     if (PTN_UNLIKELY(s == NULL))
         return -PTN_ENOACTOR;
-    size_t len = ptn_buf_bytes(buf).n;
-    int err = load_add(s, len);
-    if (PTN_UNLIKELY(err < 0))
-        return err;
+    bool bounded = proto->kind <= PTN__ENV_REQUEST;
+    size_t len = ptn__payload_len(buf);
+    if (bounded) {
+        int err = far_reserve(s, len);
+        if (PTN_UNLIKELY(err < 0))
+            return err;
+    }
     struct ptn__env *e = ptn__env_get(rt, mag);
     if (PTN_UNLIKELY(e == NULL)) {
-        atomic_fetch_sub_explicit(&s->mbox_load, PTN__LOAD_ONE + len, memory_order_relaxed);
+        if (bounded)
+            atomic_fetch_sub_explicit(&s->far_load, PTN__LOAD_ONE + len, memory_order_relaxed);
         return -PTN_ENOMEM;
     }
-    post(w, s, env_fill(e, proto, buf));
+    env_fill(e, proto, buf, /* far= */ true);
+    unsigned to = (unsigned)(proto->to >> 56);
+    if (w != NULL) {
+        ptn__post_add(w, to, e);
+        return 0;
+    }
+    e->next = NULL;
+    if (!ptn__worker_push(rt->workers[to], e, e))
+        ptn__env_discard(rt, mag, e); /* nobody lives there any more */
     return 0;
 }
 
-int ptn__send(const struct ptn__sender *from, const struct ptn__env *proto, ptn_buf *take_payload) {
-    return send_bounded(from->rt, from->w, from->mag, proto, take_payload);
-}
-
-int ptn__send_unbounded(const struct ptn__sender *from, const struct ptn__env *proto,
-                        ptn_buf *take_payload) {
-    struct ptn__slot *s = ptn__slot_find(from->rt, proto->to);
-    if (s == NULL)
+/* From a worker's thread.  proto is written out in the caller, so that what is constant in it stays
+ * constant here. */
+INLINE int send_from(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *buf) {
+    if (PTN_UNLIKELY((unsigned)(proto->to >> 56) != w->index))
+        return send_far(w->rt, w, &w->mag, proto, buf);
+    struct ptn__slot *s = ptn__slot_of(w, proto->to);
+    if (PTN_UNLIKELY(s == NULL) || PTN_UNLIKELY(s->self != proto->to))
         return -PTN_ENOACTOR;
-    struct ptn__env *e = ptn__env_get(from->rt, from->mag);
-    if (e == NULL)
+    bool bounded = proto->kind <= PTN__ENV_REQUEST;
+    size_t len = bounded ? ptn__payload_len(buf) : 0;
+    if (bounded) {
+        int err = near_reserve(s, len);
+        if (PTN_UNLIKELY(err < 0))
+            return err;
+    }
+    struct ptn__env *e = ptn__env_get(w->rt, &w->mag);
+    if (PTN_UNLIKELY(e == NULL)) {
+        if (bounded)
+            ptn__near_load(s, -(PTN__LOAD_ONE + len));
         return -PTN_ENOMEM;
-    post(from->w, s, env_fill(e, proto, take_payload));
+    }
+    ptn__inbox_push(w, s, env_fill(e, proto, buf, /* far= */ false));
     return 0;
+}
+
+int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
+    return send_from(w, proto, take_payload);
+}
+
+int ptn__send_foreign(ptn_runtime *rt, struct ptn__mag *m, const struct ptn__env *proto,
+                      ptn_buf *take_payload) {
+    return send_far(rt, NULL, m, proto, take_payload);
 }
 
 void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
                        uint64_t corr, int err) {
-    struct ptn__sender sender = sender_of(w);
     struct ptn__env e = {.to = to,
                          .from = from,
                          .corr = corr,
@@ -99,21 +141,20 @@ void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32
                          .err = err,
                          .type = type,
                          .kind = PTN__ENV_CONTROL};
-    int rc = ptn__send_unbounded(&sender, &e, NULL);
+    int rc = send_from(w, &e, NULL);
     PTN_ASSERT(rc != -PTN_ENOMEM); /* a supervisor that misses a message would wait forever */
 }
 
 void ptn__answer_err(struct ptn__worker *w, ptn_addr from, ptn_addr asker, uint64_t corr, int err) {
     if (corr == 0)
         return;
-    struct ptn__sender sender = sender_of(w);
     struct ptn__env e = {.to = asker,
                          .from = from,
                          .corr = corr,
                          .deadline = PTN_NEVER,
                          .err = err,
                          .kind = PTN__ENV_REPLY};
-    (void)ptn__send_unbounded(&sender, &e, NULL); /* without memory the asker's deadline decides */
+    (void)send_from(w, &e, NULL); /* without memory the asker's deadline decides */
 }
 
 /* ---- public ------------------------------------------------------------------------------- */
@@ -132,7 +173,7 @@ int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
                              .type = type,
                              .enq_us = enq_us(w),
                              .kind = PTN__ENV_CAST};
-    return send_bounded(w->rt, w, &w->mag, &proto, take_payload);
+    return send_from(w, &proto, take_payload);
 }
 
 int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf *take_payload,
@@ -151,7 +192,7 @@ int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf
     ptn_buf_refn(take_payload, (uint32_t)n);
     for (size_t i = 0; i < n; i++) {
         proto.to = to[i];
-        if (send_bounded(w->rt, w, &w->mag, &proto, take_payload) < 0) {
+        if (send_from(w, &proto, take_payload) < 0) {
             ptn_buf_unref(take_payload);
             refused++;
         }
@@ -179,7 +220,7 @@ int ptn_forward(ptn_ctx *c, const ptn_msg *m, ptn_addr to, uint32_t type) {
                              .enq_us = enq_us(w),
                              .kind = m->corr != 0 ? PTN__ENV_REQUEST : PTN__ENV_CAST};
     ptn_buf_ref(m->buf);
-    int err = send_bounded(w->rt, w, &w->mag, &proto, m->buf);
+    int err = ptn__send(w, &proto, m->buf);
     if (err < 0)
         ptn_buf_unref(m->buf);
     if (err == 0) {
@@ -192,7 +233,6 @@ int ptn_forward(ptn_ctx *c, const ptn_msg *m, ptn_addr to, uint32_t type) {
 static int reply_send(ptn_ctx *c, ptn_reply_to r, uint32_t type, int err, ptn_buf *take_payload) {
     if (r.corr == 0)
         return -PTN_EINVAL; /* it was a cast: nobody waits */
-    struct ptn__sender sender = sender_of(c->w);
     struct ptn__env e = {.to = r.to,
                          .from = c->slot->self,
                          .corr = r.corr,
@@ -201,7 +241,7 @@ static int reply_send(ptn_ctx *c, ptn_reply_to r, uint32_t type, int err, ptn_bu
                          .type = type,
                          .enq_us = enq_us(c->w),
                          .kind = PTN__ENV_REPLY};
-    int rc = ptn__send_unbounded(&sender, &e, take_payload);
+    int rc = send_from(c->w, &e, take_payload);
     if (rc == -PTN_ENOMEM)
         return rc;
     ptn__mark_answered(c, r.corr);

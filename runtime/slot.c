@@ -4,16 +4,18 @@
  *
  * Slots come in chunks that are published once and never unmapped before the runtime is freed, so
  * any thread may look up any address at any time; the generation tells whether it still means the
- * same actor.  A slot is reused only after its mailbox was drained and marked EMPTY, so it is in no
- * list. Reservation may come from another worker: it touches the generation and the bounds only,
- * and the owner adopts the actor when the ADOPT message arrives, which is the first message with
- * the new address.
+ * same actor.  A slot is reused only after its inbox was drained, so it is in no list. Reservation
+ * may come from another worker: it touches the generation and the bounds only, and the owner adopts
+ * the actor when the ADOPT message arrives, which is the first message with the new address.
  */
 #include "runtime/mbox.h"
 
 #include <stdlib.h>
 
 const struct ptn__cold ptn__cold_none;
+
+/* Of a slot that has had no actor yet: a stray message may have it run, and the watchdog look. */
+static const ptn_actor_ops nobody_ops = {.name = "nobody"};
 
 struct ptn__cold *ptn__cold_new(void) {
     return calloc(1, sizeof(struct ptn__cold));
@@ -42,7 +44,6 @@ int ptn__slots_init(struct ptn__worker *w) {
     struct ptn__slot_table *t = &w->slots;
     t->chunks = calloc(PTN__CHUNKS_MAX, sizeof(*t->chunks));
     t->chunk_blocks = calloc(PTN__CHUNKS_MAX, sizeof(*t->chunk_blocks));
-    t->free_tail = &t->free_head;
     if (t->chunks == NULL || t->chunk_blocks == NULL || pthread_mutex_init(&t->lock, NULL) != 0) {
         free(t->chunks);
         free(t->chunk_blocks);
@@ -94,11 +95,6 @@ static struct ptn__slot *slot_carve(struct ptn__worker *w) {
         t->n_slots / PTN__CHUNK_SLOTS == atomic_load_explicit(&t->n_chunks, memory_order_relaxed) &&
         chunk_add(w) < 0)
         return NULL;
-    struct ptn__env *stub = ptn__env_get(w->rt, &t->mag);
-    if (stub == NULL)
-        return NULL;
-    atomic_init(&stub->next, NULL);
-    stub->buf = NULL;
     struct ptn__slot *chunk =
         atomic_load_explicit(&t->chunks[t->n_slots / PTN__CHUNK_SLOTS], memory_order_relaxed);
     struct ptn__slot *s = &chunk[t->n_slots % PTN__CHUNK_SLOTS];
@@ -106,20 +102,17 @@ static struct ptn__slot *slot_carve(struct ptn__worker *w) {
     s->index = t->n_slots++;
     s->life = PTN__DEAD;
     s->cold = (struct ptn__cold *)(uintptr_t)&ptn__cold_none;
-    s->mbox_tail = stub;
-    /* relaxed: others learn of the slot by its address, which travels in a message */
-    atomic_store_explicit(&s->mbox_head, (uintptr_t)stub | PTN__MBOX_EMPTY, memory_order_relaxed);
+    s->inbox_end = &s->inbox;
+    s->ops = &nobody_ops;
     return s;
 }
 
 struct ptn__slot *ptn__slot_alloc(struct ptn__worker *w, ptn_addr *ret_addr) {
     struct ptn__slot_table *t = &w->slots;
     (void)pthread_mutex_lock(&t->lock);
-    struct ptn__slot *s = t->free_head;
+    struct ptn__slot *s = t->free;
     if (s != NULL) {
-        t->free_head = s->free_next;
-        if (t->free_head == NULL)
-            t->free_tail = &t->free_head;
+        t->free = s->free_next;
         s->in_free = false;
     } else {
         s = slot_carve(w);
@@ -143,9 +136,8 @@ void ptn__slot_release(struct ptn__slot *s) {
     /* The last generation is never left again: an address must not come back. */
     if ((gen & 1) == 0 && gen != UINT32_MAX - 1 && !s->in_free) {
         s->in_free = true;
-        s->free_next = NULL;
-        *t->free_tail = s;
-        t->free_tail = &s->free_next;
+        s->free_next = t->free;
+        t->free = s;
     }
     (void)pthread_mutex_unlock(&t->lock);
 }

@@ -619,15 +619,16 @@ static const ptn_transport_cbs stream_transport_cbs = {
 
 int ptn__stream_new(ptn_ctx *c, ptn_transport *take_t, ptn_stream **ret_s) {
     ptn_stream *s = calloc(1, sizeof *s);
-    if (s == NULL)
+    if (s == NULL || ptn__resource_add(c, &s->resource) < 0) {
+        free(s);
         return -PTN_ENOMEM;
+    }
     s->resource.close = stream_resource_close;
     s->st = ptn__ctx_worker(c)->streams;
     s->t = take_t;
     s->actor = ptn_self(c);
     s->out_bytes_max = OUT_BYTES_MAX_DEFAULT;
     s->stall_ns = STALL_NS_DEFAULT;
-    ptn__resource_add(c, &s->resource);
     ptn__stat_add(&s->st->w->stream_counts.streams_open, 1);
     *ret_s = s;
     return 0;

@@ -397,7 +397,9 @@ static int sup_init(ptn_ctx *c, void *state, void *arg) {
     if (a->parent_slot != NULL) {
         ptn_ctx pc = {.w = p->w, .slot = a->parent_slot};
         p->link.close = parent_closing;
-        ptn__resource_add(&pc, &p->link);
+        int err = ptn__resource_add(&pc, &p->link);
+        if (err < 0)
+            return err;
     }
     p->mode = a->root ? SUP_IDLE : SUP_STARTING;
     advance(c, p);

@@ -531,7 +531,7 @@ Test(supervise, the_mailbox_survives_and_the_poison_message_does_not) {
     cr_expect_eq(d.type, MSG_CRASH);
     cr_expect_eq(d.reason, PTN_ECRASHED);
     struct ptn__slot *s = ptn__slot_at(r.rt, b.to);
-    cr_expect_eq(atomic_load(&s->mbox_load), 0, "all room was given back");
+    cr_expect_eq(ptn__load(s), 0, "all room was given back");
     rig_close(&r);
     cr_expect_eq(buf_live(), 0);
 }

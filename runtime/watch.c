@@ -26,14 +26,13 @@ struct ptn__monitor {
 
 static void send_news(struct ptn__worker *w, ptn_addr watcher, ptn_addr target, uint64_t ref,
                       uint32_t type) {
-    struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
     struct ptn__env e = {.to = watcher,
                          .from = target,
                          .corr = ref,
                          .deadline = PTN_NEVER,
                          .type = type,
                          .kind = PTN__ENV_SYSTEM};
-    int err = ptn__send_unbounded(&sender, &e, NULL);
+    int err = ptn__send(w, &e, NULL);
     PTN_ASSERT(err != -PTN_ENOMEM); /* a watcher would wait forever */
 }
 
@@ -105,9 +104,8 @@ static void pressure_tell(struct ptn__slot *s, const struct ptn__monitor *m) {
  * soon enough to see it rise: until then the bound holds. */
 void ptn__pressure_look(struct ptn__slot *s) {
     struct ptn__cold *k = s->cold;
-    /* relaxed: a hint; whatever comes later is seen after the next batch */
-    uint64_t load = atomic_load_explicit(&s->mbox_load, memory_order_relaxed);
-    uint64_t msgs = load >> 40, bytes = load & (PTN__LOAD_ONE - 1);
+    uint64_t load = ptn__load(s); /* whatever comes later is seen after the next batch */
+    uint64_t msgs = load >> 40, bytes = load & PTN__LOAD_BYTES;
     uint64_t msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed);
     uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
     bool high = msgs * 2 > msgs_max || bytes * 2 > bytes_max;

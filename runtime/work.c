@@ -79,13 +79,12 @@ struct signal_watch {
 
 static void signal_arrived(void *owner, int signum) {
     const struct signal_watch *k = owner;
-    struct ptn__sender sender = {.rt = k->w->rt, .w = k->w, .mag = &k->w->mag};
     struct ptn__env e = {.to = k->owner,
                          .corr = (uint64_t)signum,
                          .deadline = PTN_NEVER,
                          .type = PTN_MSG_SIGNAL,
                          .kind = PTN__ENV_SYSTEM};
-    (void)ptn__send_unbounded(&sender, &e, NULL);
+    (void)ptn__send(k->w, &e, NULL);
 }
 
 static void signal_close(struct ptn__resource *r, ptn_ctx *c, int reason) {
@@ -99,16 +98,18 @@ static void signal_close(struct ptn__resource *r, ptn_ctx *c, int reason) {
 int ptn_signal_watch(ptn_ctx *c, int signum) {
     struct ptn__worker *w = c->w;
     struct signal_watch *k = calloc(1, sizeof(*k));
-    if (k == NULL)
+    if (k == NULL || ptn__resource_add(c, &k->res) < 0) {
+        free(k);
         return -PTN_ENOMEM;
+    }
     k->w = w;
     k->owner = c->slot->self;
     k->res.close = signal_close;
     int err = w->env->ops->signal_watch(w->env, w->index, signum, signal_arrived, k, &k->watch);
     if (err < 0) {
+        ptn__resource_remove(&k->res);
         free(k);
         return err;
     }
-    ptn__resource_add(c, &k->res);
     return 0;
 }

@@ -2,92 +2,87 @@
  *
  * worker.c - the worker's turn, and the park/wake protocol.
  *
- * `ready` is the only word that decides whether a worker sleeps.  Producers and the owner touch it
- * with read-modify-write operations only; docs/memory-model.md (theorem 2) proves that no wake-up
- * is lost, under these rules: R1  the environment's wake is called for a schedule only by the
- * thread whose push (P) replaced PARKED; besides that only ptn_runtime_stop() and a change of phase
- * call it, which costs a turn at most; R2  the last thing before blocking is the read-modify-write
- * (K): a plain load never decides to sleep; R3  (K) is at least release and (P) at least acquire;
+ * `ready` is the only word that decides whether a worker sleeps, and the only one through which
+ * messages come from other threads.  Producers and the owner touch it with read-modify-write
+ * operations only; docs/memory-model.md proves that no message is left behind and no wake-up is
+ * lost, under these rules: R1  the environment's wake is called for a push only by the thread whose
+ * push (P) replaced PARKED; besides that only ptn_runtime_stop() and a change of phase call it,
+ * which costs a turn at most; R2  the last thing before blocking is the read-modify-write (K): a
+ * plain load never decides to sleep; R3  (K) is at least release and (P) at least acquire;
  *   R4  after blocking, `ready` is reset only through (T).
  *
- * A turn: clock, phase, timers, (T), run actors within 512 messages or 500 us, callbacks and output
- * of the turn, linger list, then (K) when nothing is left.  An actor that has emptied its mailbox
- * lingers: marking it EMPTY is put off until it has been found idle twice or the worker wants to
- * sleep, because in a request/reply stream the next message is about to come and would pay for the
- * transition.
+ * A turn: clock, phase, timers, (T), run actors within 4,096 messages or 500 us, callbacks and
+ * output of the turn, then (K) when nothing is left.  What goes to other workers leaves at the end
+ * of each batch, and before (K).
  */
 #include "runtime/mbox.h"
 
-#include <sched.h>
 #include <stdlib.h>
 
-#define TURN_MSGS 512u
 #define TURN_NS (500 * UINT64_C(1000))
-#define ACTOR_MSGS 64u
-#define STALLS_PER_TURN 8u
-#define STALLS_YIELD 64u
 #define CLOSING_POLL_NS PTN_MS
 
 /* ---- ready stack -------------------------------------------------------------------------- */
 
-void ptn__worker_schedule(struct ptn__worker *w, struct ptn__slot *s) {
+bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest) {
     PTN_DEBUG_ASSERT(w->magic == PTN__WORKER_MAGIC);
     /* relaxed: only the first guess for the CAS */
-    struct ptn__slot *old = atomic_load_explicit(&w->ready, memory_order_relaxed);
+    struct ptn__env *old = atomic_load_explicit(&w->ready, memory_order_relaxed);
     do {
         if (old == PTN__CLOSED)
-            return; /* the worker has taken its last turn; ptn_runtime_free() drains the slot */
-        s->ready_next = old == PTN__PARKED ? NULL : old;
-        /* (P) acq_rel: release publishes the slot to (T); acquire pairs with (K), so that the wake
+            return false;
+        oldest->next = old == PTN__PARKED ? NULL : old;
+        /* (P) acq_rel: release publishes the chain to (T); acquire pairs with (K), so that the wake
          * cannot be skipped because of a "pending" flag from before the park (R3). */
-    } while (!atomic_compare_exchange_weak_explicit(&w->ready, &old, s, memory_order_acq_rel,
+    } while (!atomic_compare_exchange_weak_explicit(&w->ready, &old, newest, memory_order_acq_rel,
                                                     memory_order_relaxed));
     if (old == PTN__PARKED) { /* R1: we, and nobody else, replaced PARKED */
         atomic_fetch_add_explicit(&w->wakes, 1, memory_order_relaxed); /* stats */
         w->env->ops->wake(w->env, w->index);
     }
+    return true;
 }
 
-void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s) {
-    PTN_DEBUG_ASSERT(!s->queued);
-    s->queued = 1;
-    s->run_next = NULL;
-    if (w->runq.tail != NULL)
-        w->runq.tail->run_next = s;
-    else
-        w->runq.head = s;
-    w->runq.tail = s;
-}
-
-static struct ptn__slot *queue_pop(struct ptn__queue *q) {
-    struct ptn__slot *s = q->head;
-    if (s == NULL)
-        return NULL;
-    q->head = s->run_next;
-    if (q->head == NULL)
-        q->tail = NULL;
-    s->queued = 0;
-    return s;
-}
-
-/* (T) Moves everything on the ready stack to the run queue, oldest first. */
-static void worker_take(struct ptn__worker *w) {
-    /* acq_rel: acquire partner is (P) of every slot on the stack; release orders our own past
-     * before the next (P) that reads this NULL.  R4: the only way PARKED goes away on our side. */
-    struct ptn__slot *l = atomic_exchange_explicit(&w->ready, NULL, memory_order_acq_rel);
-    if (l == PTN__PARKED)
+void ptn__post_flush(struct ptn__worker *w, unsigned to) {
+    struct ptn__post *p = &w->posts[to];
+    if (p->newest == NULL)
         return;
-    struct ptn__slot *fifo = NULL;
-    while (l != NULL) {
-        struct ptn__slot *next = l->ready_next;
-        l->ready_next = fifo;
-        fifo = l;
-        l = next;
+    if (!ptn__worker_push(w->rt->workers[to], p->newest, p->oldest)) {
+        p->oldest->next = NULL;
+        ptn__env_discard(w->rt, &w->mag, p->newest); /* nobody lives there any more */
+    }
+    *p = (struct ptn__post){0};
+    w->posts_waiting &= ~(UINT64_C(1) << to);
+}
+
+void ptn__posts_flush(struct ptn__worker *w) {
+    while (w->posts_waiting != 0)
+        ptn__post_flush(w, (unsigned)__builtin_ctzll(w->posts_waiting));
+}
+
+/* (T) Moves everything on the ready stack to the inboxes, oldest first. */
+static void worker_take(struct ptn__worker *w) {
+    /* acq_rel: acquire partner is (P) of every chain on the stack; release orders our own past
+     * before the next (P) that reads this NULL.  R4: the only way PARKED goes away on our side. */
+    struct ptn__env *e = atomic_exchange_explicit(&w->ready, NULL, memory_order_acq_rel);
+    if (e == PTN__PARKED)
+        return;
+    struct ptn__env *fifo = NULL;
+    while (e != NULL) {
+        struct ptn__env *next = e->next;
+        e->next = fifo;
+        fifo = e;
+        e = next;
     }
     while (fifo != NULL) {
-        struct ptn__slot *next = fifo->ready_next;
-        ptn__runq_push(w, fifo);
-        fifo = next;
+        e = fifo;
+        fifo = e->next;
+        struct ptn__slot *s = ptn__slot_of(w, e->to);
+        s->far = true;
+        if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT && !ptn__actor_arrive(s, e))
+            ptn__env_put(w->rt, &w->mag, e);
+        else
+            ptn__inbox_push(w, s, e);
     }
 }
 
@@ -112,79 +107,13 @@ static void worker_spin(struct ptn__worker *w) {
     } while (w->env->ops->now(w->env) < until);
 }
 
-/* ---- running actors ----------------------------------------------------------------------- */
-
-static void linger_push(struct ptn__worker *w, struct ptn__slot *s) {
-    PTN_DEBUG_ASSERT(!s->queued);
-    s->queued = 1;
-    s->linger_scans = 0;
-    s->run_next = NULL;
-    if (w->linger.tail != NULL)
-        w->linger.tail->run_next = s;
-    else
-        w->linger.head = s;
-    w->linger.tail = s;
-}
-
-/* Looks after the lingering actors: back to the run queue, or idle.  force: mark every one of them.
- */
-static void linger_scan(struct ptn__worker *w, bool force) {
-    struct ptn__slot *s = w->linger.head;
-    w->linger.head = w->linger.tail = NULL;
-    while (s != NULL) {
-        struct ptn__slot *next = s->run_next;
-        s->queued = 0;
-        if (ptn__mbox_has_more(s)) {
-            ptn__runq_push(w, s);
-        } else if (!force && s->linger_scans == 0 && !PTN_BUGGIFY("linger.skip")) {
-            linger_push(w, s);
-            s->linger_scans = 1;
-        } else if (!ptn__mbox_mark_empty(s)) {
-            ptn__runq_push(w, s);
-        } else if (s->life == PTN__DEAD) {
-            ptn__slot_release(s);
-        }
-        s = next;
-    }
-}
-
-static void run_actors(struct ptn__worker *w) {
-    unsigned total = 0, stalls = 0;
-    while (total < TURN_MSGS && stalls < STALLS_PER_TURN) {
-        struct ptn__slot *s = queue_pop(&w->runq);
-        if (s == NULL) {
-            linger_scan(w, /* force= */ false);
-            s = queue_pop(&w->runq);
-            if (s == NULL)
-                break;
-        }
-        bool stalled;
-        unsigned n = ptn__actor_run(w, s, ACTOR_MSGS, &stalled);
-        total += n;
-        if (ptn__mbox_has_more(s) || (s->cold->held_head != NULL && s->life == PTN__RUNNING))
-            ptn__runq_push(w, s);
-        else
-            linger_push(w, s);
-        if (stalled) {
-            /* A sender stands between its exchange and its link.  Others may run; when there is
-             * nothing else, give the core to that sender now and then. */
-            stalls++;
-            ptn__count(&w->stalls, 1);
-            if (++w->stalls_in_row % STALLS_YIELD == 0)
-                (void)sched_yield();
-        } else {
-            w->stalls_in_row = 0;
-        }
-        if (w->clock >= w->turn_until)
-            break;
-    }
-    ptn__count(&w->messages, total);
-}
+/* ---- end of turn -------------------------------------------------------------------------- */
 
 bool ptn__worker_at_turn_end(struct ptn__worker *w) {
     if (w->turn_end_head != NULL)
         ptn__turn_ends_run(w);
-    bool more = ptn__streams_flush(w, /* busy= */ w->runq.head != NULL);
+    ptn__posts_flush(w); /* before a peer learns of what caused it */
+    bool more = ptn__streams_flush(w, /* busy= */ w->runq != NULL);
     ptn__arena_reset(&w->scratch);
     return more || w->turn_end_head != NULL;
 }
@@ -214,7 +143,6 @@ static void phase_raise(struct ptn__worker *w, uint32_t from, uint32_t to) {
 }
 
 static void tell_stopping(struct ptn__worker *w) {
-    struct ptn__sender sender = {.rt = w->rt, .w = w, .mag = &w->mag};
     for (struct ptn__slot *s = w->live, *next; s != NULL; s = next) {
         next = s->live_next;
         if (s->cold->top && s->life == PTN__HELD && s->incarnation > 0) {
@@ -226,7 +154,7 @@ static void tell_stopping(struct ptn__worker *w) {
                              .type = PTN_MSG_STOPPING,
                              .kind = PTN__ENV_SYSTEM};
         if (s->cold->top)
-            (void)ptn__send_unbounded(&sender, &e, NULL); /* else the drain deadline ends it */
+            (void)ptn__send(w, &e, NULL); /* else the drain deadline ends it */
     }
 }
 
@@ -274,8 +202,11 @@ static enum ptn_turn worker_closing(struct ptn__worker *w, ptn_time *ret_next_du
     if (!w->closed_counted) {
         if (w->index == 0)
             ptn__gates_shut(rt);
-        /* acq_rel: later pushes (P) read CLOSED and do not wake */
-        (void)atomic_exchange_explicit(&w->ready, PTN__CLOSED, memory_order_acq_rel);
+        /* acq_rel: acquire partner is (P) of what came after the last turn; later pushes read
+         * CLOSED and do not wake */
+        struct ptn__env *late =
+            atomic_exchange_explicit(&w->ready, PTN__CLOSED, memory_order_acq_rel);
+        ptn__env_discard(w->rt, &w->mag, late == PTN__PARKED ? NULL : late);
         w->closed_counted = true;
         atomic_fetch_add_explicit(&rt->workers_closed, 1, memory_order_acq_rel);
     }
@@ -307,6 +238,7 @@ static enum ptn_turn worker_idle(struct ptn__worker *w, ptn_time *ret_next_due) 
     }
     if (rt->spin_ns > 0)
         worker_spin(w);
+    PTN_ASSERT(w->posts_waiting == 0);
     if (!worker_try_park(w))
         return PTN_TURN_MORE;
     ptn__count(&w->parks, 1);
@@ -322,13 +254,13 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     w->now = w->clock = w->env->ops->now(w->env);
     w->now_stale = false;
     w->turn_until = w->now + TURN_NS;
-    w->batch_msgs = 0;
     bool more = phase_check(w);
     more |= ptn__timers_run(w);
+    ptn__posts_flush(w); /* of these two, and of callbacks between turns */
     worker_take(w);
-    run_actors(w);
+    ptn__actors_run(w);
     more |= ptn__worker_at_turn_end(w);
-    linger_scan(w, /* force= */ w->runq.head == NULL);
+    ptn__posts_flush(w);
     ptn__count(&w->turns, 1);
     ptn_time took = w->env->ops->now(w->env) - w->now;
     if (took > atomic_load_explicit(&w->lag_ns_max, memory_order_relaxed))
@@ -336,7 +268,7 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     if (PTN_UNLIKELY(took >= w->rt->blocked_ns))
         ptn__watchdog_blocked(w, took);
     w->now_stale = true;
-    if (more || w->runq.head != NULL)
+    if (more || w->runq != NULL)
         return PTN_TURN_MORE;
     return worker_idle(w, ret_next_due);
 }
@@ -381,6 +313,8 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->env = rt->env;
     w->index = index;
     w->turn_end_tail = &w->turn_end_head;
+    w->runq_end = &w->runq;
+    w->clock_in = 1;
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);
     int err = ptn__slots_init(w);
@@ -395,6 +329,12 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
 void ptn__worker_free(struct ptn__worker *w) {
     if (w == NULL)
         return;
+    for (unsigned i = 0; i < PTN_WORKERS_MAX; i++)
+        ptn__env_discard(w->rt, &w->mag, w->posts[i].newest);
+    /* Never run to its end, or never at all.  relaxed: the threads are gone */
+    struct ptn__env *late = atomic_load_explicit(&w->ready, memory_order_relaxed);
+    if (late != PTN__PARKED && late != PTN__CLOSED)
+        ptn__env_discard(w->rt, &w->mag, late);
     ptn__slots_done(w);
     ptn__ask_pool_done(w);
     ptn__turn_ends_done(w);

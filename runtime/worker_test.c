@@ -579,31 +579,85 @@ Test(worker, a_storm_of_dead_letters_is_counted_but_not_traced) {
     rig_close(&r);
 }
 
-/* ---- a mailbox with a sender between its exchange and its link ------------------------------ */
+/* ---- post for another worker ---------------------------------------------------------------- */
 
-Test(worker, a_half_done_push_stalls_but_does_not_park) {
+#define POST_MANY (2 * PTN__POST_MAX + 5)
+
+struct posted {
+    ptn_addr to, near;
+    unsigned got, got_near, wrong;
+};
+
+/* All of it is sent by one handler: through two full posts, the rest of a third, and on the same
+ * worker. */
+static int poster_init(ptn_ctx *c, void *state, void *arg) {
+    struct posted *p = arg;
+    *(struct posted **)state = p;
+    for (unsigned i = 0; i < POST_MANY; i++) {
+        cr_expect_eq(ptn_cast(c, p->to, MSG_DATA, ptn_buf_copy(&i, sizeof i)), 0);
+        cr_expect_eq(ptn_cast(c, p->near, MSG_DATA, ptn_buf_copy(&i, sizeof i)), 0);
+    }
+    struct ptn__worker *w = ptn__ctx_worker(c);
+    cr_expect_eq(w->posts[1].n, POST_MANY % PTN__POST_MAX, "full posts have left");
+    return 0;
+}
+static const ptn_actor_ops poster_ops = {.name = "poster",
+                                         .state_size = sizeof(struct posted *),
+                                         .init = poster_init,
+                                         .handle = exit_on_stopping};
+
+struct counter_of {
+    struct posted *p;
+};
+
+static int posted_init(ptn_ctx *c, void *state, void *arg) {
+    (void)c;
+    ((struct counter_of *)state)->p = arg;
+    return 0;
+}
+
+static int posted_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct posted *p = ((struct counter_of *)state)->p;
+    if (m->type != MSG_DATA)
+        return exit_on_stopping(c, state, m);
+    unsigned *n = ptn_worker(c) == 1 ? &p->got : &p->got_near, v;
+    memcpy(&v, m->data, sizeof v);
+    p->wrong += v != (*n)++;
+    if (p->got == POST_MANY && p->got_near == POST_MANY)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+    return 0;
+}
+static const ptn_actor_ops posted_ops = {.name = "posted",
+                                         .state_size = sizeof(struct counter_of),
+                                         .init = posted_init,
+                                         .handle = posted_handle};
+
+Test(worker, both_ways_keep_the_order_and_nothing_stays_in_the_post) {
     struct rig r;
-    rig_open(&r, 1);
-    ptn_addr a = rig_spawn(&r, &deaf_ops, NULL, 0, PTN_PERMANENT);
-    struct ptn__slot *s = ptn__slot_at(r.rt, a);
-    struct ptn__worker *w = r.rt->workers[0];
-    bool stalled;
-    cr_assert_eq(ptn__actor_run(w, s, 64, &stalled), 1, "INIT");
-    cr_expect(!stalled);
-    struct ptn__env *e = ptn__env_get(r.rt, &w->mag);
-    *e = (struct ptn__env){.to = a, .type = MSG_DATA, .kind = PTN__ENV_SYSTEM};
-    /* The first half of ptn__mbox_push(). */
-    uintptr_t prev = atomic_exchange(&s->mbox_head, (uintptr_t)e);
-    cr_expect_eq(ptn__actor_run(w, s, 64, &stalled), 0);
-    cr_expect(stalled);
-    cr_expect(!ptn__mbox_mark_empty(s), "so the worker cannot park");
-    /* The second half. */
-    atomic_store(&((struct ptn__env *)(prev & ~PTN__MBOX_EMPTY))->next, e);
-    cr_expect_eq(ptn__actor_run(w, s, 64, &stalled), 1);
-    cr_expect(!stalled);
-    cr_expect(ptn__mbox_mark_empty(s));
-    struct ptn__env *f = ptn__env_get(r.rt, &w->mag);
-    *f = (struct ptn__env){.to = a, .type = MSG_DATA, .kind = PTN__ENV_SYSTEM};
-    cr_expect(ptn__mbox_push(s, f, f), "the first push after it must schedule");
+    struct posted p = {0};
+    rig_open(&r, 2);
+    p.near = rig_spawn(&r, &posted_ops, &p, 0, PTN_PERMANENT);
+    p.to = rig_spawn(&r, &posted_ops, &p, 1, PTN_PERMANENT);
+    rig_spawn(&r, &poster_ops, &p, 0, PTN_PERMANENT);
+    cr_assert_eq(ptn_runtime_run(r.rt), 0);
+    cr_expect_eq(p.got, POST_MANY);
+    cr_expect_eq(p.got_near, POST_MANY);
+    cr_expect_eq(p.wrong, 0);
+    const struct ptn__slot *s = ptn__slot_at(r.rt, p.to);
+    cr_expect_eq(ptn__load(s), 0, "all room is free");
+    cr_expect_eq(r.rt->workers[0]->posts_waiting, 0);
     rig_close(&r);
+}
+
+/* An end with messages on their way in every list: nothing leaks (asan) and nobody is woken. */
+Test(worker, what_is_on_its_way_at_the_end_is_discarded) {
+    struct rig r;
+    rig_open(&r, 2);
+    ptn_addr a = rig_spawn(&r, &deaf_ops, NULL, 1, PTN_PERMANENT);
+    struct ptn__env e = {.to = a, .type = MSG_DATA, .kind = PTN__ENV_CAST};
+    cr_expect_eq(ptn__send(r.rt->workers[0], &e, ptn_buf_copy("post", 4)), 0);
+    cr_expect_eq(ptn__send_foreign(r.rt, &r.rt->workers[0]->mag, &e, ptn_buf_copy("ready", 5)), 0);
+    cr_expect_eq(ptn__send(r.rt->workers[1], &e, ptn_buf_copy("inbox", 5)), 0);
+    rig_close(&r); /* never ran */
+    cr_expect_eq(buf_live(), 0);
 }

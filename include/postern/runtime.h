@@ -309,7 +309,7 @@ void ptn_waits_visit(ptn_runtime *rt,
                      void *arg);
 
 typedef struct ptn_worker_stats {
-    uint64_t turns, parks, wakes, stalls, messages;
+    uint64_t turns, parks, wakes, messages;
     uint64_t dead_letters, late_replies, deadline_expired;
     uint64_t backing_off;   /* children of its supervisors that wait for their restart, now */
     uint64_t slow_handlers; /* past slow_ns of CPU time */

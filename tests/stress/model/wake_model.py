@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Explicit-state check of the mailbox and park/wake protocol of runtime/mbox.h and runtime/worker.c.
+"""Explicit-state check of the ready stack and park/wake protocol of runtime/worker.c.
 
 The model is view-based weak memory (RC11 without load buffering): stale reads are allowed, read-modify-writes
 read the newest value, release and acquire transfer views, release sequences run through read-modify-writes.
@@ -119,8 +119,9 @@ def mk_A(fence, empty_by_head, cfence=False):
     bad = lambda s: s.pcs[0] == 'blk' and s.pcs[1] == 'done' and s.glob == 0
     return init, step, bad
 
-# ---------- B: proposed protocol ----------
-def mk_B(nprod, spurious, push_acq=True, park_rmw=True, mark_rmw=True):
+# ---------- B: Postern's protocol ----------
+def mk_B(nprod, spurious, push_acq=True, push_rel=True, park_rmw=True):
+    """ready: NULL, PARKED, or the tuple of producers whose message lies on the stack."""
     PK, NUL = 'PARKED', 'NULL'
     def step(s, t):
         pc = s.pcs[t]
@@ -128,28 +129,13 @@ def mk_B(nprod, spurious, push_acq=True, park_rmw=True, mark_rmw=True):
             got, spur = s.glob
             if pc == 'take':
                 old, mem, nv = rmw(s, t, 'ready', lambda o: NUL, True, True)
-                return [s.upd(t, pc='run' if old == 'A' else 'park', view=nv, mem=mem, reg=s.regs[t])]
-            if pc == 'run':    # pop one message if its link is visible, then try to mark empty
-                cons = s.regs[t]
-                if cons < nprod:
-                    return [s.upd(t, pc='mark', view=nv, reg=cons + (1 if v else 0), glob=(got + (1 if v else 0), spur))
-                            for v, nv in reads(s, t, f'link{cons}', True)]
-                return [s.upd(t, pc='mark')]
-            if pc == 'mark':   # head is (count, empty?) ; consumer consumed `cons`
-                cons = s.regs[t]
-                if not mark_rmw:   # broken shortcut: look first, then store the flag
-                    out = []
-                    for h, nv in reads(s, t, 'mhead', True):
-                        if h == (cons, False):
-                            out.append(s.upd(t, pc='mark_store', view=nv))
-                        else:
-                            out.append(s.upd(t, pc='take' if h == (cons, True) else 'run', view=nv))
-                    return out
-                old, mem, nv = rmw(s, t, 'mhead', lambda o: (o[0], True) if o == (cons, False) else None, True, True)
-                return [s.upd(t, pc='take' if old == (cons, False) else 'run', view=nv, mem=mem)]
-            if pc == 'mark_store':
-                mem, nv = write(s, t, 'mhead', (s.regs[t], True), True)
-                return [s.upd(t, pc='take', view=nv, mem=mem)]
+                some = old not in (NUL, PK)
+                return [s.upd(t, pc='run' if some else 'park', view=nv, mem=mem, reg=old if some else ())]
+            if pc == 'run':    # a message whose contents are not visible counts as lost
+                if not s.regs[t]:
+                    return [s.upd(t, pc='park')]
+                return [s.upd(t, view=nv, reg=s.regs[t][1:], glob=(got + v, spur))
+                        for v, nv in reads(s, t, f'link{s.regs[t][0] - 1}', False)]
             if pc == 'park':
                 if not park_rmw:   # broken shortcut: plain load says "already PARKED / still empty"
                     out = []
@@ -170,20 +156,16 @@ def mk_B(nprod, spurious, push_acq=True, park_rmw=True, mark_rmw=True):
             if pc == 'clr':
                 _, mem, nv = rmw(s, t, 'pending', lambda o: 0, True, True); return [s.upd(t, pc='take', view=nv, mem=mem)]
         else:
-            if pc == 'push':
-                old, mem, nv = rmw(s, t, 'mhead', lambda o: (o[0] + 1, False), True, True)
-                return [s.upd(t, pc='link', reg=(old[0], old[1]), view=nv, mem=mem)]
-            if pc == 'link':
-                mem, nv = write(s, t, f'link{s.regs[t][0]}', 1, True)
-                return [s.upd(t, pc='ready' if s.regs[t][1] else 'done', view=nv, mem=mem)]
-            if pc == 'ready':
-                old, mem, nv = rmw(s, t, 'ready', lambda o: 'A', push_acq, True)
+            if pc == 'fill':
+                mem, nv = write(s, t, f'link{t - 1}', 1, False); return [s.upd(t, pc='push', view=nv, mem=mem)]
+            if pc == 'push':   # (P)
+                old, mem, nv = rmw(s, t, 'ready', lambda o: (t,) + (o if isinstance(o, tuple) else ()), push_acq, push_rel)
                 return [s.upd(t, pc='as_load' if old == PK else 'done', view=nv, mem=mem)]
             if pc.startswith('as_'): return async_send(s, t, pc, 'done')
         return []
-    # start: worker awake, actor idle (EMPTY bit set); one stale in-flight wake (pending=1, efd=1)
-    mem = ((('NULL', Z),), (((0, True), Z),), ((0, Z),), ((0, Z),), ((1, Z),), ((1, Z),), ((0, Z),))
-    init = M(mem, tuple([Z] * (nprod + 1)), tuple(['take'] + ['push'] * nprod), tuple([0] + [None] * nprod), (0, spurious))
+    # start: worker awake; one stale in-flight wake (pending=1, efd=1)
+    mem = ((('NULL', Z),), ((None, Z),), ((0, Z),), ((0, Z),), ((1, Z),), ((1, Z),), ((0, Z),))
+    init = M(mem, tuple([Z] * (nprod + 1)), tuple(['take'] + ['fill'] * nprod), tuple([()] + [None] * nprod), (0, spurious))
     bad = lambda s: s.pcs[0] == 'blk' and all(p == 'done' for p in s.pcs[1:]) and s.glob[0] < nprod
     return init, step, bad
 
@@ -202,7 +184,7 @@ VARIANTS = [
     ("Postern, 2 producers, 2 unrelated loop events", SAFE, lambda: mk_B(2, 2)),
     ("weakened: (P) release only, against R3", UNSAFE, lambda: mk_B(2, 2, push_acq=False)),
     ("weakened: (K) load and store, against R2", UNSAFE, lambda: mk_B(2, 2, park_rmw=False)),
-    ("weakened: mark_empty load and store, against theorem 1", UNSAFE, lambda: mk_B(2, 0, mark_rmw=False)),
+    ("weakened: (P) acquire only, against R3", UNSAFE, lambda: mk_B(2, 0, push_rel=False)),
 ]
 
 
