@@ -69,11 +69,12 @@ class LargeAnswersTest(SystemTest):
         total = sum(statuses, collections.Counter())
         self.assertEqual(total[200] + total[503] + total[504], self.CONNECTIONS * self.PIPELINE, total)
         self.assertGreater(total[200], 0, total)
-        self.assertGreater(total[503], 0, total)
+        self.assertGreater(total[503] + total[504], 0, total)
         self.assertEqual(total["retry"], total[503], total)
-        if not SANITIZED:
+        if not SANITIZED:  # whose pace lets what waits expire before it is looked at
+            self.assertGreater(total[503], 0, total)
             self.assertLess(peak_bytes(self.broker), 1.6 * 128 * MIB)
-        self.assertGreater(self.broker.metric("postern_shed_total", 'reason="memory"'), 0)
+            self.assertGreater(self.broker.metric("postern_shed_total", 'reason="memory"'), 0)
         self.assertEqual(self.broker.metric("postern_memory_limit_bytes"), 128 * MIB)
         wait_until(lambda: not pressed(self.broker), "the pressure to end")
         self.assertOk(self.broker.call("GET", API + "/conversations", token=self.ann["token"]))
