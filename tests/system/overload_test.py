@@ -45,7 +45,8 @@ class LargeAnswersTest(SystemTest):
 
     def history(self):
         return (f"GET {API}/conversations/{self.conversation}/messages?limit=200 HTTP/1.1\r\n"
-                f"Host: localhost\r\nAuthorization: Bearer {self.ann['token']}\r\n\r\n").encode()
+                "Host: localhost\r\nRequest-Timeout: 60\r\n"  # a slow machine refuses too, and not for its pace
+                f"Authorization: Bearer {self.ann['token']}\r\n\r\n").encode()
 
     def test_every_request_is_answered_within_the_budget(self):
         """640 MiB of answers are asked for at once; each request gets 200, 503 or 504."""
@@ -69,12 +70,11 @@ class LargeAnswersTest(SystemTest):
         total = sum(statuses, collections.Counter())
         self.assertEqual(total[200] + total[503] + total[504], self.CONNECTIONS * self.PIPELINE, total)
         self.assertGreater(total[200], 0, total)
-        self.assertGreater(total[503] + total[504], 0, total)
+        self.assertGreater(total[503], 0, total)
         self.assertEqual(total["retry"], total[503], total)
-        if not SANITIZED:  # whose pace lets what waits expire before it is looked at
-            self.assertGreater(total[503], 0, total)
+        if not SANITIZED:
             self.assertLess(peak_bytes(self.broker), 1.6 * 128 * MIB)
-            self.assertGreater(self.broker.metric("postern_shed_total", 'reason="memory"'), 0)
+        self.assertGreater(self.broker.metric("postern_shed_total", 'reason="memory"'), 0)
         self.assertEqual(self.broker.metric("postern_memory_limit_bytes"), 128 * MIB)
         wait_until(lambda: not pressed(self.broker), "the pressure to end")
         self.assertOk(self.broker.call("GET", API + "/conversations", token=self.ann["token"]))
