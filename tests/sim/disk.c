@@ -51,7 +51,7 @@ static struct disk *disk;
 static struct { /* of this process */
     struct disk_opts opts;
     ptn_sim_rng rng;
-    uint64_t ops, full_until;
+    uint64_t ops, syncs, full_until;
     bool dead;
 } D = {.dead = true};
 
@@ -278,6 +278,8 @@ static int file_truncate(sqlite3_file *file, sqlite3_int64 size) {
 static int file_sync(sqlite3_file *file, int flags) {
     struct handle *h = (struct handle *)file;
     (void)flags;
+    if (!D.dead && ++D.syncs == D.opts.end_at_sync)
+        end();
     if (!happens())
         return failed(h, SQLITE_IOERR_FSYNC, EIO);
     if (ptn_sim_rng_chance(&D.rng, D.opts.faults.sync_ppm)) {
@@ -469,7 +471,7 @@ void disk_plug(const struct disk_opts *opts) {
         .xCurrentTimeInt64 = vfs_time,
     };
     D.opts = opts != NULL ? *opts : (struct disk_opts){0};
-    D.ops = D.full_until = 0;
+    D.ops = D.syncs = D.full_until = 0;
     D.dead = false;
     ptn_sim_rng_seed(&D.rng, D.opts.seed);
     for (unsigned i = 0; i < FILES; i++)

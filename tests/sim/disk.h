@@ -34,8 +34,9 @@ struct disk_faults {                        /* ppm: per operation of that kind *
 struct disk_opts {
     uint64_t seed;
     struct disk_faults faults;
-    uint64_t end_at; /* in the middle of this operation the process ends; 0: never */
-    bool end_power;  /* ...because the power fails */
+    uint64_t end_at;      /* in the middle of this operation the process ends; 0: never */
+    uint64_t end_at_sync; /* ...or of this one among the syncs */
+    bool end_power;       /* ...because the power fails */
     void (*on_end)(void);
     void (*on_slow)(ptn_time ns);
 };

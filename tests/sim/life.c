@@ -59,7 +59,7 @@ static struct broker {
     ptn_sim_timer timer;
     ptn_time settle_until, stop_until;
     bool settling, stopping, trace;
-    uint64_t live_bytes_before;
+    uint64_t live_bytes_before, seen_before;
 } B;
 
 static void on_trace(const ptn_trace_event *e, void *arg) {
@@ -248,6 +248,7 @@ static void plug_disk(void) {
     disk_plug(&(struct disk_opts){.seed = world->seed * LIVES_MAX + world->life,
                                   .faults = world->plan.disk,
                                   .end_at = death()->disk_op,
+                                  .end_at_sync = death()->sync,
                                   .end_power = death()->power,
                                   .on_end = killed,
                                   .on_slow = on_slow_disk});
@@ -261,8 +262,9 @@ static void on_event(void *arg, const ptn_sim_event *e) {
         fprintf(stderr, "%llu %llu.%09llu %s %llu %016llx\n", (unsigned long long)e->step,
                 (unsigned long long)(e->now / PTN_SEC), (unsigned long long)(e->now % PTN_SEC),
                 e->kind, (unsigned long long)e->id, (unsigned long long)e->hash);
-    if (e->step == death()->step) {
-        if (death()->power)
+    const struct death *d = death();
+    if (e->step == d->step || (d->seen != 0 && world->tally.seen - B.seen_before >= d->seen)) {
+        if (d->power)
             disk_power_loss();
         killed();
     }
@@ -372,6 +374,7 @@ static void build(void) {
     }
     err = ptn_endpoint_bind(B.rt, sim_address, &B.endpoint, &why);
     PTN_ASSERT(err == 0);
+    B.seen_before = world->tally.seen;
     plug_disk();
     open_store();
     spawn_all();

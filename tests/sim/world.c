@@ -31,6 +31,32 @@ static uint32_t pick(ptn_sim_rng *r, uint32_t odds_of_any, uint32_t min, uint32_
     return min + (uint32_t)ptn_sim_rng_below(r, max - min + 1);
 }
 
+/* How the life ends.  Often at a moment when something could be believed that is not on disk. */
+static void plan_death(ptn_sim_rng *r, unsigned life) {
+    struct death *d = &world->plan.deaths[life];
+    bool unsure = life > 0 && d[-1].sync != 0 && !d[-1].power;
+    d->power = ptn_sim_rng_below(r, 2) == 0 || unsure;
+    if (d->step != 0)
+        return; /* the first life has its end already */
+    switch (ptn_sim_rng_below(r, unsure ? 1 : 8)) {
+    case 0:
+        d->seen = 1 + ptn_sim_rng_exp(r, unsure ? 10 : 100);
+        break;
+    case 1:
+    case 2:
+        d->sync = 1 + ptn_sim_rng_exp(r, 200);
+        break;
+    case 3:
+        d->disk_op = 1 + ptn_sim_rng_exp(r, ptn_sim_rng_below(r, 3) == 0 ? 40 : 3000);
+        break;
+    case 4:
+        d->step = 1 + ptn_sim_rng_exp(r, 400); /* before the clients have done much */
+        break;
+    default:
+        break;
+    }
+}
+
 /* From numbers of its own: the rest of the story does not change with it. */
 static void plan_storage(uint64_t seed) {
     ptn_sim_rng rng, *r = &rng;
@@ -39,19 +65,8 @@ static void plan_storage(uint64_t seed) {
     disk_faults_draw(r, &p->disk);
     p->cache_bytes = pick(r, 3, 16 << 10, 256 << 10);
     p->checkpoint_pages = pick(r, 2, 4, 400);
-    for (unsigned i = 0; i < LIVES_MAX - 1; i++) {
-        struct death *d = &p->deaths[i];
-        d->power = ptn_sim_rng_below(r, 2) == 0;
-        uint64_t how = ptn_sim_rng_below(r, 6), soon = ptn_sim_rng_exp(r, 40);
-        if (d->step != 0)
-            continue; /* the first life has its end already */
-        if (how == 0)
-            d->disk_op = 1 + soon;
-        else if (how < 3)
-            d->disk_op = 1 + ptn_sim_rng_exp(r, 3000);
-        else if (how == 3 && i > 0)
-            d->step = 1 + ptn_sim_rng_exp(r, 400); /* before the clients have done much */
-    }
+    for (unsigned i = 0; i < LIVES_MAX - 1; i++)
+        plan_death(r, i);
 }
 
 void world_plan(uint64_t seed) {
@@ -168,6 +183,7 @@ static uint32_t index_of(ptn_bytes message) {
 uint32_t saw_message(unsigned conversation, uint64_t seq, ptn_bytes message) {
     uint32_t index = index_of(message);
     struct sent *s = &world->sent[index];
+    world->tally.seen++;
     ORACLE(s->conversation == conversation, "content: message %u is in the wrong conversation",
            index);
     ORACLE(seq > 0 && seq <= SENT_MAX, "order: seq %llu of message %u cannot be",

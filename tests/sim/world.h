@@ -48,13 +48,15 @@ struct place { /* one topic event, as the first who saw it saw it */
 
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
-        crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
+        seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
         disk_errors, disk_full;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
     uint64_t step;    /* at this event */
     uint64_t disk_op; /* in the middle of this operation of the disk */
+    uint64_t sync;    /* when this commit, or so, is written and not durable */
+    uint64_t seen;    /* when a client has just seen this message, however it came */
     bool power;       /* and what was not synced is lost */
 };
 
