@@ -227,15 +227,14 @@ static void health_release(void *arg) {
 
 static int health_init(ptn_ctx *c, void *state, void *arg) {
     struct health *s = &((struct health_state *)state)->s;
+    int err = ptn_defer(c, health_release, s); /* first: nothing to give back when it fails */
+    if (err < 0)
+        return err;
     s->config = arg;
     s->started_ms = ptn_wall_ms(c);
     s->ok = status_response(200, "ok");
     s->draining = status_response(200, "draining");
-    if (s->ok == NULL || s->draining == NULL) {
-        health_release(s);
-        return -PTN_ENOMEM;
-    }
-    return ptn_defer(c, health_release, s);
+    return s->ok == NULL || s->draining == NULL ? -PTN_ENOMEM : 0;
 }
 
 static int health_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
