@@ -3,6 +3,7 @@
  * conversation_members.c - creating, listing and showing conversations, and who belongs to them.
  */
 #include "actors/conversation_internal.h"
+#include "actors/idempotency.h"
 
 #include <postern/codec.h>
 
@@ -93,12 +94,37 @@ static void created(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void
     op_end(c, op);
 }
 
+/* The id of a conversation to make: the key's, or a new one.  The hash of the body tells another
+ * one under the same key.  False: it was answered. */
+static bool choose_id(ptn_ctx *c, struct op *op, char id[IDEMPOTENCY_ID_BYTES + 1],
+                      uint8_t hash[IDEMPOTENCY_HASH_BYTES], bool *ret_keyed) {
+    const uint8_t *secret = op->shard->config->id_key;
+    ptn_bytes body = op->request.body;
+    ptn_str key;
+    int keyed = idempotency_key(&op->request, &key);
+    *ret_keyed = keyed > 0;
+    if (keyed < 0) {
+        op_fail_field(c, op, "the request is not valid", "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
+        return false;
+    }
+    if (keyed > 0) {
+        idempotency_id(secret, op->user, PTN_STR("/conversations"), key, id);
+        idempotency_hash(secret, &(ptn_str){(const char *)body.p, body.n}, 1, hash);
+    } else if (!make_id(c, op->shard, id)) {
+        op_fail(c, op, PTN_CODE_INTERNAL, "no id could be made");
+        return false;
+    }
+    return true;
+}
+
 void on_create(ptn_ctx *c, struct op *op) {
     ptn_bytes body = op->request.body, value;
     ptn_str title = {0}, user;
     ptn_unpack users = {0};
     uint32_t n = 0;
-    char id[PTN_ULID_LEN + 1], epoch[CONVERSATION_EPOCH_BYTES + 1];
+    char id[IDEMPOTENCY_ID_BYTES + 1], epoch[CONVERSATION_EPOCH_BYTES + 1];
+    uint8_t hash[IDEMPOTENCY_HASH_BYTES];
+    bool keyed;
     const char *why = NULL;
     if (body.n > 0 && ptn_kind_of(body) != PTN_KIND_MAP) {
         op_fail_field(c, op, "the conversation is not valid", "body", "an object is required");
@@ -114,14 +140,12 @@ void on_create(ptn_ctx *c, struct op *op) {
         op_fail_field(c, op, "the conversation is not valid", "members", why);
         return;
     }
-    if (!make_id(c, op->shard, id)) {
-        op_fail(c, op, PTN_CODE_INTERNAL, "no id could be made");
+    if (!choose_id(c, op, id, hash, &keyed))
         return;
-    }
     make_epoch(c, epoch);
     ptn_pack w;
     ptn_pack_init(&w, 256 + value.n * (n > 0));
-    ptn_pack_array(&w, 6);
+    ptn_pack_array(&w, 7);
     ptn_pack_cstr(&w, id);
     ptn_pack_str_or_nil(&w, title);
     ptn_pack_str(&w, op->user);
@@ -131,6 +155,10 @@ void on_create(ptn_ctx *c, struct op *op) {
     ptn_pack_str(&w, op->user);
     for (uint32_t i = 0; i < n && ptn_unpack_str(&users, &user); i++)
         ptn_pack_str(&w, user);
+    if (keyed)
+        ptn_pack_bin(&w, (ptn_bytes){hash, sizeof hash});
+    else
+        ptn_pack_nil(&w);
     (void)op_ask(c, op, PTN_MSG_STORE_CONV_ADD, &w, created);
 }
 

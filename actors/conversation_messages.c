@@ -7,14 +7,14 @@
  */
 #include "actors/conversation_internal.h"
 
+#include "actors/idempotency.h"
+
 #include <postern/codec.h>
-#include <sodium.h>
 #include <stdio.h>
 
 #define LIST_MAX 200
 #define LIST_DEFAULT 50
 #define FUTURE_MS_MAX (INT64_C(24) * 3600 * 1000)
-#define KEY_BYTES_MAX 255
 
 /* ---- checking ----------------------------------------------------------------------------- */
 
@@ -111,34 +111,6 @@ static void fail_faults(ptn_ctx *c, struct op *op, const struct faults *f) {
 
 /* ---- sending ------------------------------------------------------------------------------ */
 
-/* A message that comes without an id but with an Idempotency-Key gets the same id each time: a UUID
- * made from the hash of who, where and key (RFC 9562 section 5.8).  So the store's own check for
- * duplicates does it.  The hash is keyed: ids are unique in the whole store, and whoever could
- * compute somebody else's would take it first. */
-static void id_of_key(const struct op *op, ptn_str key, char out[37]) {
-    static const uint8_t zero = 0;
-    uint8_t h[crypto_generichash_BYTES_MIN];
-    crypto_generichash_state st;
-    const conversation_config *cfg = op->shard->config;
-    (void)crypto_generichash_init(&st, cfg->id_key, sizeof cfg->id_key, sizeof h);
-    (void)crypto_generichash_update(&st, (const uint8_t *)op->user.p, op->user.n);
-    (void)crypto_generichash_update(&st, &zero, 1);
-    (void)crypto_generichash_update(&st, (const uint8_t *)op->conv->id, op->conv->id_bytes);
-    (void)crypto_generichash_update(&st, &zero, 1);
-    (void)crypto_generichash_update(&st, (const uint8_t *)key.p, key.n);
-    (void)crypto_generichash_final(&st, h, sizeof h);
-    h[6] = (uint8_t)((h[6] & 0x0f) | 0x80); /* version 8 */
-    h[8] = (uint8_t)((h[8] & 0x3f) | 0x80); /* variant */
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0, at = 0; i < sizeof h; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            out[at++] = '-';
-        out[at++] = digits[h[i] >> 4];
-        out[at++] = digits[h[i] & 15];
-    }
-    out[36] = '\0';
-}
-
 /* The answer to an append, in the order of seq. */
 static void message_stored(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct op *op = arg;
@@ -172,10 +144,15 @@ static void message_stored(ptn_ctx *c, void *state, int err, const ptn_msg *repl
 void on_send(ptn_ctx *c, struct op *op) {
     struct draft d;
     struct faults f;
-    char id[37];
+    char id[IDEMPOTENCY_ID_BYTES + 1];
     ptn_str key;
     if (!conv_is_member(op->conv, op->user)) {
         op_not_found(c, op);
+        return;
+    }
+    int keyed = idempotency_key(&op->request, &key);
+    if (keyed < 0) {
+        op_fail_field(c, op, "the request is not valid", "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
         return;
     }
     bool admin = (op->request.principal.roles & PTN_ROLE_ADMIN) != 0;
@@ -185,10 +162,8 @@ void on_send(ptn_ctx *c, struct op *op) {
         return;
     }
     if (d.id.n == 0) {
-        if (op->request.headers.n > 0 &&
-            ptn_map_get_str(op->request.headers, "idempotency-key", &key) && key.n > 0 &&
-            key.n <= KEY_BYTES_MAX)
-            id_of_key(op, key, id);
+        if (keyed > 0) /* then the store's own check for duplicates does it */
+            idempotency_id(op->shard->config->id_key, op->user, conv_id(op->conv), key, id);
         else
             ptn_ulid(c, id);
         d.id = ptn_str_of(id);

@@ -265,7 +265,8 @@ Test(conversation, events_follow_the_order_of_seq) {
 
 static void send_twice(ptn_ctx *c, struct fixture *x) {
     r[1] = send_to(c, x, mid(1), "one");
-    r[2] = send_to(c, x, mid(1), "one again");
+    r[2] = send_to(c, x, mid(1), "one");
+    r[7] = send_to(c, x, mid(1), "another one");
     x->user = "bob";
     r[3] = send_to(c, x, mid(1), "mine");
     x->user = "alice";
@@ -274,6 +275,7 @@ static void send_twice(ptn_ctx *c, struct fixture *x) {
     r[5] = send_to(c, x, NULL, "keyed");
     x->user = "bob";
     r[6] = send_to(c, x, NULL, "keyed");
+    r[8] = send_to(c, x, NULL, "another body");
     x->idempotency_key = NULL;
 }
 
@@ -288,6 +290,8 @@ Test(conversation, sending_twice_is_safe) {
     cr_expect_eq(seq_of(data_of(f, r[4], 201)), 2);
     cr_expect_eq(seq_of(data_of(f, r[5], 201)), 2, "the key stands for the id");
     cr_expect_eq(seq_of(data_of(f, r[6], 201)), 3, "another user's key is another key");
+    cr_expect_eq(code_of(f, r[7]), PTN_CODE_IDEMPOTENCY_MISMATCH);
+    cr_expect_eq(code_of(f, r[8]), PTN_CODE_IDEMPOTENCY_MISMATCH);
     expect_events(&f->hub[0], 1, 3);
 }
 

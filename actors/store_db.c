@@ -553,13 +553,13 @@ static ptn_buf *op_flush(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
 static const struct operation {
     uint32_t type;
     enum { READ, PAGE, WRITE } kind; /* PAGE: a read whose answer may be large */
-    uint8_t n_fields;                /* of the payload; 0: nil */
+    uint8_t n_fields;                /* of the payload; 0: nil, or it looks itself */
     store_op run;
 } operations[] = {
     {PTN_MSG_STORE_MSG_APPEND, WRITE, 7, store_msg_append},
     {PTN_MSG_STORE_MSG_RANGE, PAGE, 4, store_msg_range},
     {PTN_MSG_STORE_MSG_READ, WRITE, 3, store_msg_read},
-    {PTN_MSG_STORE_CONV_ADD, WRITE, 6, store_conv_add},
+    {PTN_MSG_STORE_CONV_ADD, WRITE, 0, store_conv_add},
     {PTN_MSG_STORE_CONV_GET, READ, 1, store_conv_get},
     {PTN_MSG_STORE_CONV_LIST, PAGE, 3, store_conv_list},
     {PTN_MSG_STORE_MEMBERS_ADD, WRITE, 3, store_members_add},

@@ -3,6 +3,7 @@
  * store_db_conversations.c - conversations and their members in the database, and the cache of what
  * an append needs to know of a conversation.
  */
+#include "actors/idempotency.h"
 #include "actors/store_db_internal.h"
 
 #include <stdlib.h>
@@ -267,23 +268,46 @@ static bool add_members(store_db *db, ptn_str id, ptn_unpack u, int64_t now_ms) 
     return true;
 }
 
+/* The id is taken.  By the same request, sent twice: the first result again. */
+static ptn_buf *reply_existing(store_db *db, ptn_str id, ptn_unpack *u, uint32_t *ret_type) {
+    ptn_bytes hash;
+    if (!ptn_unpack_any(u, NULL) || !ptn_unpack_bin(u, &hash))
+        return reply_conv(db, id, ret_type);
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_CONV_REQUEST);
+    if (s == NULL)
+        return store_db_fail(db, ret_type);
+    store_bind_str(s, 1, id);
+    store_bind_blob(s, 2, hash);
+    int rc = sqlite3_step(s);
+    (void)sqlite3_reset(s);
+    if (rc == SQLITE_DONE)
+        return store_problem(PTN_CODE_IDEMPOTENCY_MISMATCH, IDEMPOTENCY_MISMATCH_TEXT, ret_type);
+    return rc == SQLITE_ROW ? reply_conv(db, id, ret_type) : store_db_fail(db, ret_type);
+}
+
 ptn_buf *store_conv_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     ptn_str id, title, creator, epoch;
+    ptn_bytes hash;
     int64_t created_ms;
+    uint32_t n;
     bool ok;
-    if (!ptn_unpack_str(u, &id) || !ptn_unpack_str_or_nil(u, &title) ||
-        !ptn_unpack_str(u, &creator) || !ptn_unpack_int(u, &created_ms) ||
-        !ptn_unpack_str(u, &epoch) || id.n == 0 || id.n > STORE_ID_BYTES_MAX)
+    if (!ptn_unpack_array(u, &n) || (n != 6 && n != 7) || !ptn_unpack_str(u, &id) ||
+        !ptn_unpack_str_or_nil(u, &title) || !ptn_unpack_str(u, &creator) ||
+        !ptn_unpack_int(u, &created_ms) || !ptn_unpack_str(u, &epoch) || id.n == 0 ||
+        id.n > STORE_ID_BYTES_MAX)
         return store_malformed(ret_type);
     struct store_conv *existing;
     int err = store_conv_find(db, id, &existing);
     if (err == 0)
-        return reply_conv(db, id, ret_type);
+        return reply_existing(db, id, u, ret_type);
     if (err != -PTN_ENOTFOUND)
         return store_db_fail(db, ret_type);
-    ptn_buf *refusal = check_users(db, *u, &ok, ret_type);
+    ptn_unpack members = *u;
+    ptn_buf *refusal = check_users(db, members, &ok, ret_type);
     if (!ok)
         return refusal;
+    if (!ptn_unpack_any(u, NULL) || !ptn_unpack_bin(u, &hash))
+        hash = (ptn_bytes){NULL, 0};
     int exists = store_user_exists(db, creator);
     if (exists <= 0)
         return exists == 0
@@ -298,7 +322,8 @@ ptn_buf *store_conv_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     store_bind_str(s, 3, creator);
     (void)sqlite3_bind_int64(s, 4, created_ms);
     store_bind_str(s, 5, epoch);
-    if (!store_run(db, s) || !add_members(db, id, *u, created_ms))
+    store_bind_blob(s, 6, hash);
+    if (!store_run(db, s) || !add_members(db, id, members, created_ms))
         return store_db_fail(db, ret_type);
     db->conversations_added++;
     return reply_conv(db, id, ret_type);

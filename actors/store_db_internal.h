@@ -31,6 +31,7 @@
                  " VALUES(?1, ?2, ?3, ?4, ?5, ?6, x'80')")                                                 \
     XX(USER_BY_NAME, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name = ?1")                           \
     XX(USER_BY_ID, "SELECT " STORE_USER_COLUMNS " FROM users WHERE id = ?1")                               \
+    XX(USER_SAME, "SELECT name = ?2 AND roles = ?3 AND household IS ?4 FROM users WHERE id = ?1")          \
     XX(USER_LIST, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name > ?1 ORDER BY name LIMIT ?2")       \
     XX(HOUSEHOLD, "SELECT " STORE_USER_COLUMNS " FROM users WHERE household = ?1 ORDER BY name LIMIT ?2")  \
     XX(USER_PASSWORD, "UPDATE users SET password_hash = ?2 WHERE id = ?1")                                 \
@@ -44,8 +45,9 @@
     XX(SESSIONS_REVOKED, "SELECT id FROM sessions WHERE revoked_ms >= ?1 ORDER BY revoked_ms DESC LIMIT ?2") \
     XX(SESSIONS_PURGE, "DELETE FROM sessions WHERE id IN"                                                  \
                        " (SELECT id FROM sessions WHERE expires_ms < ?1 ORDER BY expires_ms LIMIT 16)")    \
-    XX(CONV_ADD, "INSERT INTO conversations(id, title, creator, created_ms, epoch)"                        \
-                 " VALUES(?1, ?2, ?3, ?4, ?5)")                                                            \
+    XX(CONV_ADD, "INSERT INTO conversations(id, title, creator, created_ms, epoch, request)"               \
+                 " VALUES(?1, ?2, ?3, ?4, ?5, ?6)")                                                        \
+    XX(CONV_REQUEST, "SELECT 1 FROM conversations WHERE id = ?1 AND request IS ?2")                        \
     XX(CONV_BY_ID, "SELECT key, id, title, creator, created_ms, epoch FROM conversations WHERE id = ?1")   \
     XX(CONV_KEY, "SELECT key FROM conversations WHERE id = ?1")                                            \
     XX(CONV_LIST, "SELECT c.key, c.id, c.title, c.creator, c.created_ms, c.epoch FROM members m"           \

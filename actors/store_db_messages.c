@@ -8,6 +8,7 @@
  * Read marks are one row per member and conversation, not per message: a message counts as read
  * when somebody other than its sender has read that far.
  */
+#include "actors/idempotency.h"
 #include "actors/store_db_internal.h"
 
 struct message_row {
@@ -85,6 +86,20 @@ static ptn_buf *not_a_member(uint32_t *ret_type) {
 
 /* ---- append ------------------------------------------------------------------------------- */
 
+/* No metadata and empty metadata look the same to whoever reads them. */
+static bool same_metadata(ptn_bytes a, ptn_bytes b) {
+    static const uint8_t empty = 0x80;
+    a = a.n == 1 && a.p[0] == empty ? (ptn_bytes){NULL, 0} : a;
+    b = b.n == 1 && b.p[0] == empty ? (ptn_bytes){NULL, 0} : b;
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+/* The timestamp is not compared: without one in the request it is the time of the arrival. */
+static bool same_body(const struct message_row *a, const struct message_row *b) {
+    return ptn_str_eq(a->type, b->type) && ptn_str_eq(a->content, b->content) &&
+           same_metadata(a->metadata, b->metadata);
+}
+
 /* The id is taken: by this very message, sent twice, or by another one. */
 static ptn_buf *reply_duplicate(store_db *db, const struct message_row *m, uint32_t *ret_type) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_MSG_BY_ID);
@@ -98,7 +113,9 @@ static ptn_buf *reply_duplicate(store_db *db, const struct message_row *m, uint3
     struct message_row stored = row_of(s, store_column_str(s, 8));
     ptn_buf *b;
     if (ptn_str_eq(stored.conversation, m->conversation) && ptn_str_eq(stored.sender, m->sender))
-        b = reply_message(db, &stored, false, "sent", ret_type);
+        b = same_body(&stored, m)
+                ? reply_message(db, &stored, false, "sent", ret_type)
+                : store_problem(PTN_CODE_IDEMPOTENCY_MISMATCH, IDEMPOTENCY_MISMATCH_TEXT, ret_type);
     else
         b = store_problem_field(PTN_CODE_CONFLICT, "another message has this id; use a new one",
                                 PTN_STR("id"), "already used", ret_type);

@@ -82,6 +82,9 @@ static const char schema_1[] =
 static const char schema_2[] =
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
 
+    /* Hash of the request that made it, when that had an Idempotency-Key. */
+    "ALTER TABLE conversations ADD COLUMN request BLOB;"
+
     "CREATE TABLE topics("
     " key INTEGER PRIMARY KEY,"
     " name TEXT NOT NULL UNIQUE,"

@@ -101,6 +101,20 @@ Test(store_db, users_are_stored_and_found) {
     cr_expect_eq(problem_code(), PTN_CODE_NOT_FOUND);
 }
 
+Test(store_db, a_request_that_is_sent_twice_makes_one_account) {
+    populate();
+    ptn_bytes v =
+        run(STORE_USER_ADD, "sssiSi", "alice", "Alice", "x", (int64_t)1, NULL, (int64_t)9);
+    cr_assert_eq(last_type, PTN_MSG_STORE_USER);
+    cr_expect_eq(int_of(element(v, 5)), 1000, "the first result");
+    (void)run(STORE_USER_ADD, "sssiSi", "alice", "Alicia", "x", (int64_t)1, NULL, (int64_t)9);
+    cr_expect_eq(problem_code(), PTN_CODE_IDEMPOTENCY_MISMATCH);
+    (void)run(STORE_USER_ADD, "sssiSi", "alice", "Alice", "x", (int64_t)3, NULL, (int64_t)9);
+    cr_expect_eq(problem_code(), PTN_CODE_IDEMPOTENCY_MISMATCH);
+    (void)run(STORE_USER_ADD, "sssisi", "alice", "Alice", "x", (int64_t)1, "h", (int64_t)9);
+    cr_expect_eq(problem_code(), PTN_CODE_IDEMPOTENCY_MISMATCH);
+}
+
 Test(store_db, a_taken_name_is_a_conflict) {
     populate();
     (void)run(STORE_USER_ADD, "sssiSi", "u9", "Alice", "", (int64_t)1, NULL, (int64_t)1);
@@ -236,6 +250,20 @@ Test(store_db, conversations_are_made_once) {
     cr_expect_eq(problem_code(), PTN_CODE_NOT_FOUND);
 }
 
+Test(store_db, a_request_that_is_sent_twice_makes_one_conversation) {
+    populate();
+    (void)run(STORE_CONV_ADD, "sSsis[s]b", "c2", NULL, "alice", (int64_t)6, "e1", "alice", "hash");
+    cr_assert_eq(last_type, PTN_MSG_STORE_CONV);
+    ptn_bytes v =
+        run(STORE_CONV_ADD, "sSsis[s]b", "c2", NULL, "alice", (int64_t)9, "e2", "alice", "hash");
+    cr_assert_eq(last_type, PTN_MSG_STORE_CONV);
+    cr_expect(str_is(element(v, 4), "e1"));
+    (void)run(STORE_CONV_ADD, "sSsis[s]b", "c2", NULL, "alice", (int64_t)9, "e2", "alice", "HASH");
+    cr_expect_eq(problem_code(), PTN_CODE_IDEMPOTENCY_MISMATCH);
+    (void)run(STORE_CONV_ADD, "sSsis[s]b", "c1", NULL, "alice", (int64_t)9, "e2", "alice", "hash");
+    cr_expect_eq(problem_code(), PTN_CODE_IDEMPOTENCY_MISMATCH, "made without a key");
+}
+
 Test(store_db, unknown_members_are_named) {
     populate();
     ptn_bytes p = run(STORE_CONV_ADD, "sSsis[sss]", "c2", NULL, "alice", (int64_t)6, "e", "alice",
@@ -333,11 +361,13 @@ Test(store_db, appends_count_up_and_come_back_whole) {
 Test(store_db, the_same_id_twice_is_one_message) {
     populate();
     (void)append("c1", "m1", "alice", "one");
-    ptn_bytes r = append("c1", "m1", "alice", "two");
+    ptn_bytes r = append("c1", "m1", "alice", "one");
     cr_assert_eq(last_type, PTN_MSG_STORE_MSG);
     cr_expect_eq(int_of(element(r, 0)), 1);
     cr_expect_not(bool_of(element(r, 1)));
     cr_expect(map_str_is(element(r, 2), "content", "one"), "the stored record is returned");
+    (void)append("c1", "m1", "alice", "two");
+    cr_expect_eq(problem_code(), PTN_CODE_IDEMPOTENCY_MISMATCH, "another body");
     (void)append("c1", "m1", "bob", "one");
     cr_expect_eq(problem_code(), PTN_CODE_CONFLICT, "another sender");
     (void)run(STORE_CONV_ADD, "sSsis[s]", "c2", NULL, "alice", (int64_t)6, "e", "alice");

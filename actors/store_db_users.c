@@ -5,6 +5,7 @@
  * Sessions that ended more than a day ago are removed a few at a time by later logins, so the table
  * is bounded by the logins of one refresh lifetime and needs no sweeper.
  */
+#include "actors/idempotency.h"
 #include "actors/merge_patch.h"
 #include "actors/store_db_internal.h"
 
@@ -65,6 +66,30 @@ int store_user_exists(store_db *db, ptn_str id) {
     return rc == SQLITE_ROW ? 1 : rc == SQLITE_DONE ? 0 : -PTN_EIO;
 }
 
+/* The id or the name is taken.  By the same request, sent twice: the account again.  The password
+ * is not compared: nothing of it is kept that a fast answer could be read from. */
+static ptn_buf *reply_taken(store_db *db, ptn_str id, ptn_str name, uint64_t roles,
+                            ptn_str household, uint32_t *ret_type) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_USER_SAME);
+    if (s == NULL)
+        return store_db_fail(db, ret_type);
+    store_bind_str(s, 1, id);
+    store_bind_str(s, 2, name);
+    (void)sqlite3_bind_int64(s, 3, (int64_t)(uint32_t)roles);
+    store_bind_str_or_null(s, 4, household);
+    int rc = sqlite3_step(s);
+    bool same = rc == SQLITE_ROW && sqlite3_column_int(s, 0) != 0;
+    (void)sqlite3_reset(s);
+    if (same)
+        return user_by(db, STORE_SQL_USER_BY_ID, id, ret_type);
+    if (rc == SQLITE_ROW)
+        return store_problem(PTN_CODE_IDEMPOTENCY_MISMATCH, IDEMPOTENCY_MISMATCH_TEXT, ret_type);
+    if (rc != SQLITE_DONE)
+        return store_db_fail(db, ret_type);
+    return store_problem_field(PTN_CODE_CONFLICT, "there is a user of this name already",
+                               PTN_STR("username"), "already taken", ret_type);
+}
+
 ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     ptn_str id, name, hash, household;
     uint64_t roles;
@@ -85,8 +110,7 @@ ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     int rc = sqlite3_step(s);
     (void)sqlite3_reset(s);
     if ((rc & 0xff) == SQLITE_CONSTRAINT)
-        return store_problem_field(PTN_CODE_CONFLICT, "there is a user of this name already",
-                                   PTN_STR("username"), "already taken", ret_type);
+        return reply_taken(db, id, name, roles, household, ret_type);
     if (rc != SQLITE_DONE)
         return store_db_fail(db, ret_type);
     db->users_added++;

@@ -12,6 +12,7 @@
  * told to start over (OWNER_RESTARTED) before it gets anything newer, or from a timer when nothing
  * newer comes.
  */
+#include "actors/idempotency.h"
 #include "actors/topics_internal.h"
 
 #include <postern/metrics.h>
@@ -69,6 +70,8 @@ void publication_settle(ptn_ctx *c, struct publication *p) {
         return;
     if (!p->answered)
         publication_answer(c, p);
+    if (p->has_id)
+        event_id_done(p->shard, p->id, (ptn_str){p->epoch, EPOCH_BYTES}, p->offset, p->subscribers);
     publication_recycle(p);
 }
 
@@ -193,9 +196,8 @@ static int publish_in_memory(ptn_ctx *c, struct topics *s, struct topic *t, ptn_
     if (p != NULL) {
         p->offset = t->offset;
         p->level = DURABILITY_MEMORY;
+        p->id[EVENT_ID_LEVEL] = DURABILITY_MEMORY;
         memcpy(p->epoch, t->epoch, EPOCH_BYTES);
-        if (p->has_id)
-            event_id_done(s, p->id, topic_epoch(t), t->offset);
     }
     fan_out_event(c, s, t, event, p);
     ptn_buf_unref(event);
@@ -238,24 +240,29 @@ static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const 
                      ptn_str name) {
     ptn_str key;
     struct event_id *e;
-    if (r->headers.n == 0 || !ptn_map_get_str(r->headers, "idempotency-key", &key) || key.n == 0)
+    int keyed = idempotency_key(r, &key);
+    if (keyed == 0)
         return true;
+    if (keyed < 0) {
+        ptn_problem_send_field(c, p->reply, PTN_CODE_VALIDATION_FAILED, "the request is not valid",
+                               "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
+        return false;
+    }
     event_id_make(s, r->principal.user, name, key, r->body, p->id);
     switch (event_id_begin(c, s, p->id, &e)) {
     case ID_NEW:
         p->has_id = true;
         return true;
     case ID_KNOWN:
-        answer_202(c, p->reply, (ptn_str){e->epoch, EPOCH_BYTES}, e->offset, 0,
-                   durable_rule(s, name) != NULL ? DURABILITY_SYNCED : DURABILITY_MEMORY);
+        answer_202(c, p->reply, (ptn_str){e->epoch, EPOCH_BYTES}, e->offset, e->subscribers,
+                   (enum durability)e->bytes[EVENT_ID_LEVEL]);
         return false;
     case ID_UNDER_WAY:
         ptn_problem_send(c, p->reply, PTN_CODE_IDEMPOTENCY_IN_PROGRESS,
                          "the same request is still being worked on; ask again in a moment");
         return false;
     case ID_MISMATCH:
-        ptn_problem_send(c, p->reply, PTN_CODE_IDEMPOTENCY_MISMATCH,
-                         "this id or Idempotency-Key was used with another body; use a new one");
+        ptn_problem_send(c, p->reply, PTN_CODE_IDEMPOTENCY_MISMATCH, IDEMPOTENCY_MISMATCH_TEXT);
         return false;
     default:
         ptn_problem_pass(c, p->reply, -PTN_ENOMEM, NULL);

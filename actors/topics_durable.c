@@ -205,8 +205,6 @@ static void appended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, voi
     d->in_flight--;
     if (err == 0 && reply->type == PTN_MSG_OK && p->offset == t->offset + 1) {
         t->offset = p->offset;
-        if (p->has_id)
-            event_id_done(s, p->id, topic_epoch(t), p->offset);
         fan_out_event(c, s, t, p->event, p->answered ? NULL : p);
         p->event = ptn_buf_unref(p->event);
         topic_unpin(s, t);
@@ -227,6 +225,7 @@ void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes da
     struct durable *d = t->durable;
     if (p->level == DURABILITY_DEFAULT)
         p->level = DURABILITY_SYNCED;
+    p->id[EVENT_ID_LEVEL] = (uint8_t)p->level;
     p->event = event_pack(c, t, d->assigned + 1, data, p->has_id ? p->id : NULL);
     int err = -PTN_ENOMEM;
     if (p->event != NULL) {

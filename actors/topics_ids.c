@@ -6,29 +6,21 @@
  * A window: bounded in number (the oldest goes) and in time.  Durable topics bring their newest ids
  * back from the store, so for them it outlives a restart.
  */
+#include "actors/idempotency.h"
 #include "actors/topics_internal.h"
 
-#include <sodium.h>
 #include <stdlib.h>
 
-#define KEY_BYTES 16
+#define KEY_BYTES IDEMPOTENCY_HASH_BYTES
+#define BODY_BYTES (EVENT_ID_LEVEL - KEY_BYTES)
 
 void event_id_make(const struct topics *s, ptn_str user, ptn_str topic, ptn_str key, ptn_bytes data,
                    uint8_t ret_id[EVENT_ID_BYTES]) {
-    uint8_t body[crypto_generichash_BYTES_MIN];
-    const ptn_str parts[] = {user, topic, key};
-    crypto_generichash_state st;
-    _Static_assert(KEY_BYTES == crypto_generichash_BYTES_MIN, "the hash fills the key");
-    (void)crypto_generichash_init(&st, s->config.id_key, sizeof s->config.id_key, KEY_BYTES);
-    for (size_t i = 0; i < PTN_ARRAY_LEN(parts); i++) {
-        uint64_t n = parts[i].n;
-        (void)crypto_generichash_update(&st, (const uint8_t *)&n, sizeof n);
-        (void)crypto_generichash_update(&st, (const uint8_t *)parts[i].p, n);
-    }
-    (void)crypto_generichash_final(&st, ret_id, KEY_BYTES);
-    (void)crypto_generichash(body, sizeof body, data.p, data.n, s->config.id_key,
-                             sizeof s->config.id_key);
-    memcpy(ret_id + KEY_BYTES, body, EVENT_ID_BYTES - KEY_BYTES);
+    uint8_t body[IDEMPOTENCY_HASH_BYTES];
+    idempotency_hash(s->config.id_key, (const ptn_str[]){user, topic, key}, 3, ret_id);
+    idempotency_hash(s->config.id_key, &(ptn_str){(const char *)data.p, data.n}, 1, body);
+    memcpy(ret_id + KEY_BYTES, body, BODY_BYTES);
+    ret_id[EVENT_ID_LEVEL] = 0;
 }
 
 static struct event_id *find(const struct topics *s, const uint8_t id[EVENT_ID_BYTES]) {
@@ -48,15 +40,13 @@ static void drop_oldest(struct topics *s) {
 }
 
 static struct event_id *add(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES]) {
-    ptn_time now = ptn_now(c);
-    while (s->ids_oldest != NULL &&
-           (s->n_ids >= s->config.ids_max || s->ids_oldest->at + s->config.ids_ns <= now))
+    if (s->n_ids >= s->config.ids_max)
         drop_oldest(s);
     struct event_id *e = calloc(1, sizeof *e);
     if (e == NULL)
         return NULL;
     memcpy(e->bytes, id, EVENT_ID_BYTES);
-    e->at = now;
+    e->at = ptn_now(c);
     HASH_ADD(hh, s->ids, bytes, KEY_BYTES, e);
     if (e->hh.tbl == NULL) { /* no memory for the table */
         free(e);
@@ -70,23 +60,27 @@ static struct event_id *add(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT
 
 enum event_id_state event_id_begin(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES],
                                    struct event_id **ret_e) {
+    while (s->ids_oldest != NULL && s->ids_oldest->at + s->config.ids_ns <= ptn_now(c))
+        drop_oldest(s);
     struct event_id *e = find(s, id);
     *ret_e = e;
     if (e == NULL) {
         *ret_e = add(c, s, id);
         return *ret_e != NULL ? ID_NEW : ID_NO_MEMORY;
     }
-    if (memcmp(e->bytes + KEY_BYTES, id + KEY_BYTES, EVENT_ID_BYTES - KEY_BYTES) != 0)
+    if (memcmp(e->bytes + KEY_BYTES, id + KEY_BYTES, BODY_BYTES) != 0)
         return ID_MISMATCH;
     return e->offset == 0 ? ID_UNDER_WAY : ID_KNOWN;
 }
 
 void event_id_done(struct topics *s, const uint8_t id[EVENT_ID_BYTES], ptn_str epoch,
-                   uint64_t offset) {
+                   uint64_t offset, uint64_t subscribers) {
     struct event_id *e = find(s, id);
     if (e == NULL || e->offset != 0)
         return; /* pushed out by younger ones meanwhile */
     e->offset = offset;
+    e->subscribers = subscribers;
+    e->bytes[EVENT_ID_LEVEL] = id[EVENT_ID_LEVEL];
     memcpy(e->epoch, epoch.p, epoch.n < EPOCH_BYTES ? epoch.n : EPOCH_BYTES);
 }
 
@@ -107,7 +101,7 @@ void event_id_forget(struct topics *s, const uint8_t id[EVENT_ID_BYTES]) {
 void event_id_restore(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES], ptn_str epoch,
                       uint64_t offset) {
     if (find(s, id) == NULL && add(c, s, id) != NULL)
-        event_id_done(s, id, epoch, offset);
+        event_id_done(s, id, epoch, offset, 0);
 }
 
 void event_ids_free(struct topics *s) {

@@ -16,7 +16,7 @@
 #include <uthash.h>
 
 #define EPOCH_BYTES 16
-#define EVENT_ID_BYTES 24 /* who, topic and key: 16; body: 8 */
+#define EVENT_ID_BYTES 24 /* who, topic and key: 16; body: 7; level: 1 */
 
 struct topics;
 
@@ -82,7 +82,7 @@ struct event_id { /* a publication that was sent with an id, not long ago */
     UT_hash_handle hh;
     struct event_id *next;         /* younger */
     uint8_t bytes[EVENT_ID_BYTES]; /* the first 16 are the key of the hash */
-    uint64_t offset;               /* 0: still under way */
+    uint64_t offset, subscribers;  /* of the answer; offset 0: still under way */
     ptn_time at;
     char epoch[EPOCH_BYTES];
 };
@@ -91,13 +91,16 @@ enum event_id_state { ID_NEW, ID_KNOWN, ID_UNDER_WAY, ID_MISMATCH, ID_NO_MEMORY 
 /* Looks the id up.  ID_NEW: it is under way now, until event_id_done() or event_id_forget(). */
 enum event_id_state event_id_begin(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES],
                                    struct event_id **ret_e);
+/* The answer that it has had, for those who send it again. */
 void event_id_done(struct topics *s, const uint8_t id[EVENT_ID_BYTES], ptn_str epoch,
-                   uint64_t offset);
+                   uint64_t offset, uint64_t subscribers);
 void event_id_forget(struct topics *s, const uint8_t id[EVENT_ID_BYTES]);
 /* As read from the store. */
 void event_id_restore(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES], ptn_str epoch,
                       uint64_t offset);
-/* Of a publication: a keyed hash, so that nobody can take somebody else's first. */
+/* Of a publication: a keyed hash, so that nobody can take somebody else's first.  Its last byte is
+ * the level of durability, which the caller sets when it is known. */
+#define EVENT_ID_LEVEL (EVENT_ID_BYTES - 1)
 void event_id_make(const struct topics *s, ptn_str user, ptn_str topic, ptn_str key, ptn_bytes data,
                    uint8_t ret_id[EVENT_ID_BYTES]);
 void event_ids_free(struct topics *s);

@@ -9,6 +9,7 @@
  */
 #include "actors/users.h"
 
+#include "actors/idempotency.h"
 #include "actors/password.h"
 
 #include <postern/codec.h>
@@ -44,6 +45,7 @@ struct hashing { /* an account being made; freed by hashing_done() whatever happ
     char hash[PASSWORD_HASH_BYTES];
     char name[USERNAME_BYTES_MAX];
     char household[HOUSEHOLD_BYTES_MAX];
+    char id[IDEMPOTENCY_ID_BYTES + 1];
 };
 
 /* ---- checks ------------------------------------------------------------------------------- */
@@ -384,18 +386,16 @@ static void hashing_free(struct hashing *h) {
 
 /* Consumes h: the account goes to the store. */
 static void store_new_user(ptn_ctx *c, struct users *s, struct hashing *h) {
-    char id[PTN_ULID_LEN + 1];
     struct users_op *op = op_new(s, h->to);
     if (op == NULL) {
         ptn_problem_pass(c, h->to, -PTN_ENOMEM, NULL);
         hashing_free(h);
         return;
     }
-    ptn_ulid(c, id);
     ptn_pack w;
     ptn_pack_init(&w, 512);
     ptn_pack_array(&w, 6);
-    ptn_pack_cstr(&w, id);
+    ptn_pack_cstr(&w, h->id);
     ptn_pack_str(&w, (ptn_str){h->name, h->name_bytes});
     ptn_pack_cstr(&w, h->password_bytes > 0 ? h->hash : "");
     ptn_pack_uint(&w, h->roles);
@@ -442,6 +442,14 @@ static void on_add(ptn_ctx *c, struct users *s, ptn_reply_to to, const ptn_reque
         check_new_user(r->body, h, &wrong);
     else
         ptn_fields_add(&wrong, "body", "an object is required");
+    ptn_str key;
+    int keyed = idempotency_key(r, &key);
+    if (keyed > 0)
+        idempotency_id(s->config->id_key, r->principal.user, PTN_STR("/admin/users"), key, h->id);
+    else
+        ptn_ulid(c, h->id);
+    if (keyed < 0)
+        ptn_fields_add(&wrong, "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
     if (wrong.n > 0) {
         ptn_problem_send_fields(c, to, "the account is not valid; details names each field",
                                 &wrong);

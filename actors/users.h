@@ -10,6 +10,7 @@
 typedef struct users_config {
     const ptn_directory *directory;
     uint32_t hashings_max; /* passwords hashed at the same time; 0: 8 */
+    uint8_t id_key[32];    /* secret of the installation: idempotency.h */
 } users_config;
 
 #define USERNAME_BYTES_MAX 64

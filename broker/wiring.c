@@ -199,6 +199,13 @@ static void collect_rules(struct broker *b) {
             b->n_rules++; /* config_load() has refused any other */
 }
 
+/* The secret behind the ids that stand for idempotency keys. */
+static void make_id_key(const struct broker *b, uint8_t out[32]) {
+    static const char purpose[] = "idempotency";
+    (void)crypto_generichash(out, 32, (const uint8_t *)purpose, sizeof purpose - 1, b->key,
+                             sizeof b->key);
+}
+
 static int spawn_worker_actors(struct broker *b, unsigned i) {
     ptn_directory *d = &b->directory;
     struct place burst = {(int)i, burst_msgs, burst_bytes, 0};
@@ -226,10 +233,8 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
                                           .ids_max = b->config->topics.ids,
                                           .ids_ns = b->config->topics.ids_ns};
     b->conversation[i] = (conversation_config){.directory = d, .shard = i};
-    (void)crypto_generichash(b->conversation[i].id_key, sizeof b->conversation[i].id_key,
-                             (const uint8_t *)"idempotency", sizeof "idempotency" - 1, b->key,
-                             sizeof b->key);
-    memcpy(b->topics[i].id_key, b->conversation[i].id_key, sizeof b->topics[i].id_key);
+    make_id_key(b, b->conversation[i].id_key);
+    make_id_key(b, b->topics[i].id_key);
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
     if (r == 0)
         r = spawn(b, &topics_actor, &b->topics[i], requests, &d->topics[i]);
@@ -279,6 +284,7 @@ static int spawn_all(struct broker *b) {
     int r = spawn(b, &store_actor, b->store, store_place, &d->store);
     collect_rules(b);
     b->users = (users_config){.directory = d};
+    make_id_key(b, b->users.id_key);
     if (r == 0)
         r = spawn(b, &users_actor, &b->users, users_place, &d->users);
     for (unsigned i = 0; i < b->workers && r == 0; i++)

@@ -44,7 +44,8 @@
     XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
     XX(OWNER_RESTARTED)   /* owner -> hubs, nil: what it knew of its topics is gone; sinks start over */   \
     /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map] */ \
-    XX(STORE_USER_ADD)    /* [id, name, passwordHash, roles, household?, createdMs] -> STORE_USER */       \
+    XX(STORE_USER_ADD)    /* [id, name, passwordHash, roles, household?, createdMs] -> STORE_USER.        \
+                           * An existing id: the same user, or PROBLEM idempotency_mismatch */             \
     XX(STORE_USER_BY_NAME)/* [name] -> STORE_USER */                                                       \
     XX(STORE_USER_BY_ID)  /* [id] -> STORE_USER */                                                         \
     XX(STORE_USER_LIST)   /* [afterName?, limit] -> STORE_USERS, ordered by name */                        \
@@ -61,8 +62,10 @@
     XX(STORE_SESSIONS_REVOKED) /* [sinceMs] -> STORE_SESSIONS: revoked at or after that time */            \
     XX(STORE_SESSIONS)    /* [session, ..] */                                                              \
     /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..]] */                            \
-    XX(STORE_CONV_ADD)    /* [id, title?, creator, createdMs, epoch, [member, ..]] -> STORE_CONV;          \
-                           * unknown members: PROBLEM validation_failed.  An existing id: its CONV */      \
+    XX(STORE_CONV_ADD)    /* [id, title?, creator, createdMs, epoch, [member, ..], requestHash? bin] ->    \
+                           * STORE_CONV; unknown members: PROBLEM validation_failed.  An existing id: its  \
+                           * CONV, or PROBLEM idempotency_mismatch for another hash.  The last may be left \
+                           * out */                                                                        \
     XX(STORE_CONV_GET)    /* [id] -> STORE_CONV */                                                         \
     XX(STORE_CONV_LIST)   /* [user, afterId?, limit] -> STORE_CONVS, newest id first */                    \
     XX(STORE_MEMBERS_ADD) /* [id, [user, ..], nowMs] -> STORE_CONV */                                      \
