@@ -5,6 +5,10 @@
  * A thread takes and returns envelopes through two magazines of 64 and needs the depot's lock once
  * per 64 at most.  Envelopes are carved from slabs that live until the runtime is freed; the
  * mailbox bounds limit how many can ever be in use.  Sanitizer builds allocate each one (mbox.h).
+ *
+ * A reserve is kept from the start on for SYSTEM and CONTROL: somebody waits for these without a
+ * deadline, and a crash for want of memory must not go unheard for want of memory.  It is made good
+ * with what comes back.
  */
 #include "runtime/mbox.h"
 
@@ -12,22 +16,8 @@
 
 #define SLABS_GROW 64u
 
-int ptn__depot_init(struct ptn__depot *d) {
-    d->full = NULL;
-    d->slabs = NULL;
-    d->n_slabs = d->slabs_cap = 0;
-    atomic_init(&d->made, 0);
-    return pthread_mutex_init(&d->lock, NULL) == 0 ? 0 : -PTN_ENOMEM;
-}
-
-void ptn__depot_done(struct ptn__depot *d) {
-    for (uint32_t i = 0; i < d->n_slabs; i++)
-        free(d->slabs[i]);
-    free(d->slabs);
-    (void)pthread_mutex_destroy(&d->lock);
-}
-
-/* Under the lock.  A new slab as a linked magazine; NULL: out of memory. */
+/* Under the lock, or before there are threads.  A new slab as a linked magazine; NULL: out of
+ * memory. */
 static struct ptn__env *slab_carve(struct ptn__depot *d) {
     if (d->n_slabs == d->slabs_cap) {
         uint32_t cap = d->slabs_cap == 0 ? SLABS_GROW : d->slabs_cap * 2;
@@ -46,6 +36,97 @@ static struct ptn__env *slab_carve(struct ptn__depot *d) {
     atomic_fetch_add_explicit(&d->made, PTN__MAGAZINE, memory_order_relaxed); /* stats */
     return e;
 }
+
+/* ---- the reserve -------------------------------------------------------------------------- */
+
+/* Under the lock, or before there are threads. */
+static void reserve_add(struct ptn__depot *d, struct ptn__env *e) {
+    for (struct ptn__env *next; e != NULL; e = next) {
+        next = e->next;
+        e->next = d->reserve;
+        d->reserve = e;
+        d->n_reserve++;
+    }
+}
+
+struct ptn__env *ptn__env_get_reserved(ptn_runtime *rt) {
+    struct ptn__depot *d = &rt->depot;
+    (void)pthread_mutex_lock(&d->lock);
+    struct ptn__env *e = d->reserve;
+    if (e != NULL) {
+        d->reserve = e->next;
+        d->n_reserve--;
+    }
+    (void)pthread_mutex_unlock(&d->lock);
+    return e;
+}
+
+/* False: out of memory. */
+static bool reserve_fill(struct ptn__depot *d) {
+#ifdef PTN_SANITIZE
+    while (d->n_reserve < PTN__MAGAZINE) {
+        struct ptn__env *e = aligned_alloc(PTN_CACHELINE, sizeof(*e));
+        if (e == NULL)
+            return false;
+        e->next = NULL;
+        reserve_add(d, e);
+    }
+#else
+    reserve_add(d, slab_carve(d));
+#endif
+    return d->n_reserve == PTN__MAGAZINE;
+}
+
+#ifdef PTN_SANITIZE
+bool ptn__env_keep(ptn_runtime *rt, struct ptn__env *e) {
+    struct ptn__depot *d = &rt->depot;
+    /* relaxed: one more or less makes no difference */
+    if (PTN_LIKELY(atomic_load_explicit(&d->n_reserve, memory_order_relaxed) >= PTN__MAGAZINE))
+        return false;
+    (void)pthread_mutex_lock(&d->lock);
+    e->next = NULL;
+    reserve_add(d, e);
+    (void)pthread_mutex_unlock(&d->lock);
+    return true;
+}
+#endif
+
+/* ---- the depot ---------------------------------------------------------------------------- */
+
+int ptn__depot_init(struct ptn__depot *d) {
+    *d = (struct ptn__depot){0};
+    if (pthread_mutex_init(&d->lock, NULL) != 0)
+        return -PTN_ENOMEM;
+    if (reserve_fill(d))
+        return 0;
+    ptn__depot_done(d);
+    return -PTN_ENOMEM;
+}
+
+void ptn__depot_done(struct ptn__depot *d) {
+#ifdef PTN_SANITIZE
+    for (struct ptn__env *e = d->reserve, *next; e != NULL; e = next) {
+        next = e->next;
+        free(e);
+    }
+#endif
+    for (uint32_t i = 0; i < d->n_slabs; i++)
+        free(d->slabs[i]);
+    free(d->slabs);
+    (void)pthread_mutex_destroy(&d->lock);
+}
+
+/* Under the lock.  A full magazine comes back. */
+static void depot_put(struct ptn__depot *d, struct ptn__env *e) {
+    if (PTN_UNLIKELY(d->n_reserve < PTN__MAGAZINE)) {
+        reserve_add(d, e);
+        return;
+    }
+    e->corr = (uint64_t)(uintptr_t)d->full;
+    d->full = e;
+}
+
+/* ---- magazines ---------------------------------------------------------------------------- */
 
 struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m) {
     struct ptn__depot *d = &rt->depot;
@@ -80,8 +161,7 @@ void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m) {
     PTN_ASSERT(m->n[0] == PTN__MAGAZINE);
     if (m->n[1] == PTN__MAGAZINE) {
         (void)pthread_mutex_lock(&d->lock);
-        m->list[1]->corr = (uint64_t)(uintptr_t)d->full;
-        d->full = m->list[1];
+        depot_put(d, m->list[1]);
         (void)pthread_mutex_unlock(&d->lock);
     }
     m->list[1] = m->list[0];
@@ -96,8 +176,7 @@ void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m) {
     for (unsigned i = 0; i < 2; i++) {
         if (m->n[i] == PTN__MAGAZINE) {
             (void)pthread_mutex_lock(&rt->depot.lock);
-            m->list[i]->corr = (uint64_t)(uintptr_t)rt->depot.full;
-            rt->depot.full = m->list[i];
+            depot_put(&rt->depot, m->list[i]);
             (void)pthread_mutex_unlock(&rt->depot.lock);
         }
         m->list[i] = NULL;

@@ -379,7 +379,9 @@ struct ptn__registry {
 
 struct ptn__depot {
     pthread_mutex_t lock;
-    struct ptn__env *full; /* magazines, linked through corr of their first envelope */
+    struct ptn__env *full;    /* magazines, linked through corr of their first envelope */
+    struct ptn__env *reserve; /* for SYSTEM and CONTROL when memory has run out */
+    _Atomic(uint32_t) n_reserve;
     void **slabs;
     uint32_t n_slabs, slabs_cap;
     _Atomic(uint64_t) made; /* envelopes ever carved: stats */
@@ -416,6 +418,10 @@ struct ptn_runtime {
 
 /* From the magazine, uninitialised.  NULL: no memory. */
 struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m);
+/* For SYSTEM and CONTROL alone, when there is no other.  NULL: the reserve is used up, too. */
+struct ptn__env *ptn__env_get_reserved(ptn_runtime *rt);
+/* Sanitizer builds: keeps e for the reserve if that is not full. */
+bool ptn__env_keep(ptn_runtime *rt, struct ptn__env *e);
 void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m);
 void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m);
 int ptn__depot_init(struct ptn__depot *d);
@@ -499,7 +505,8 @@ int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take
 /* The same from a thread the runtime does not own, inside its gate. */
 int ptn__send_foreign(ptn_runtime *rt, struct ptn__mag *m, const struct ptn__env *proto,
                       ptn_buf *take_payload);
-/* From worker code.  CONTROL that cannot be sent for lack of memory aborts the process. */
+/* From worker code.  CONTROL that cannot be sent because even the reserve of envelopes is used up
+ * aborts the process. */
 void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
                        uint64_t corr, int err);
 /* The request being handled is taken care of: a crash of this handler does not answer it. */

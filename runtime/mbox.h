@@ -36,9 +36,9 @@ static inline struct ptn__env *ptn__env_get(ptn_runtime *rt, struct ptn__mag *m)
 
 static inline void ptn__env_put(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e) {
 #ifdef PTN_SANITIZE
-    (void)rt;
     (void)m;
-    free(e);
+    if (!ptn__env_keep(rt, e))
+        free(e);
 #else
     e->next = m->list[0];
     m->list[0] = e;

@@ -67,6 +67,13 @@ INLINE struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__env *prot
     return e;
 }
 
+INLINE struct ptn__env *envelope_for(ptn_runtime *rt, struct ptn__mag *m, enum ptn__env_kind kind) {
+    struct ptn__env *e = ptn__env_get(rt, m);
+    if (PTN_UNLIKELY(e == NULL) && kind >= PTN__ENV_SYSTEM)
+        e = ptn__env_get_reserved(rt);
+    return e;
+}
+
 /* From another thread than the receiver's.  w NULL: a foreign one. */
 static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag,
                     const struct ptn__env *proto, ptn_buf *buf) {
@@ -80,7 +87,7 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
         if (PTN_UNLIKELY(err < 0))
             return err;
     }
-    struct ptn__env *e = ptn__env_get(rt, mag);
+    struct ptn__env *e = envelope_for(rt, mag, proto->kind);
     if (PTN_UNLIKELY(e == NULL)) {
         if (bounded)
             atomic_fetch_sub_explicit(&s->far_load, PTN__LOAD_ONE + len, memory_order_relaxed);
@@ -113,7 +120,7 @@ INLINE int send_from(struct ptn__worker *w, const struct ptn__env *proto, ptn_bu
         if (PTN_UNLIKELY(err < 0))
             return err;
     }
-    struct ptn__env *e = ptn__env_get(w->rt, &w->mag);
+    struct ptn__env *e = envelope_for(w->rt, &w->mag, proto->kind);
     if (PTN_UNLIKELY(e == NULL)) {
         if (bounded)
             ptn__near_load(s, -(PTN__LOAD_ONE + len));

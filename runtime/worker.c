@@ -280,8 +280,6 @@ static void worker_started(void *worker) {
     ptn_runtime *rt = w->rt;
     w->now = w->clock = w->env->ops->now(w->env);
     ptn__watchdog_start(w);
-    int err = ptn__streams_init(w);
-    PTN_ASSERT(err == 0); /* process start: nothing to fall back on */
     /* seq_cst, with the pair in ptn_runtime_stop(): either the stopper finds the gate open and
      * wakes, or we find its count and wake. */
     if (atomic_fetch_add(&rt->workers_started, 1) + 1 == rt->n_workers) {
@@ -318,7 +316,10 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);
     int err = ptn__slots_init(w);
+    if (err == 0)
+        err = ptn__streams_init(w);
     if (err < 0) {
+        ptn__slots_done(w);
         free(w);
         return err;
     }
@@ -335,6 +336,7 @@ void ptn__worker_free(struct ptn__worker *w) {
     struct ptn__env *late = atomic_load_explicit(&w->ready, memory_order_relaxed);
     if (late != PTN__PARKED && late != PTN__CLOSED)
         ptn__env_discard(w->rt, &w->mag, late);
+    ptn__streams_done(w); /* of a worker that never ran */
     ptn__slots_done(w);
     ptn__ask_pool_done(w);
     ptn__turn_ends_done(w);
