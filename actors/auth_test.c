@@ -72,7 +72,10 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return 0;
     }
     ptn_buf *b = store_db_execute(f->db, m->type, ptn_msg_bytes(m), &type);
-    return ptn_reply(c, to, type, b);
+    int err = ptn_reply(c, to, type, b);
+    if (err < 0)
+        ptn_buf_unref(b);
+    return err;
 }
 
 static const ptn_actor_ops store_ops = {

@@ -114,7 +114,9 @@ static void verify(ptn_ctx *c, const ptn_msg *m) {
     ptn_pack w;
     ptn_pack_init(&w, 64);
     ptn_principal_pack(&w, &p);
-    (void)ptn_reply(c, to, PTN_MSG_PRINCIPAL, ptn_pack_finish(&w));
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (ptn_reply(c, to, PTN_MSG_PRINCIPAL, b) < 0)
+        ptn_buf_unref(b);
 }
 
 static int fake_init(ptn_ctx *c, void *state, void *arg) {

@@ -26,7 +26,7 @@ struct script {
     char address[128];
     int client;
     int phase;
-    ptn_time until;
+    ptn_time until, give_up;
     char got[64];
     size_t n_got;
     unsigned accepted, refused, eofs, errors, writables, events;
@@ -42,7 +42,16 @@ static void script_started(void *worker) {
 static enum ptn_turn script_turn(void *worker, ptn_time *ret_next_due) {
     struct script *s = worker;
     s->turns++;
-    return s->turn(s, ret_next_due);
+    enum ptn_turn r = s->turn(s, ret_next_due);
+    if (r != PTN_TURN_PARKED)
+        return r;
+    ptn_time now = s->env->ops->now(s->env);
+    if (s->give_up == 0)
+        s->give_up = now + (ptn_time)CLIENT_TIMEOUT_S * PTN_SEC;
+    cr_assert_lt(now, s->give_up, "what the script waits for has not come");
+    if (*ret_next_due > s->give_up)
+        *ret_next_due = s->give_up;
+    return r;
 }
 
 static void script_stopped(void *worker) {

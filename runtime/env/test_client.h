@@ -18,7 +18,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#ifndef CLIENT_TIMEOUT_S /* shorter where a failing allocation makes waiting hopeless */
 #define CLIENT_TIMEOUT_S 20
+#endif
 
 /* address as ptn_endpoint_address() writes it; rcvbuf_bytes 0: the system's.  The descriptor, or
  * -errno. */

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * unfailing.h - included before the first line of every test: what a test allocates for itself is
+ * neither counted nor made to fail, so that only the product is put to the torture.
+ */
+#ifndef POSTERN_TESTS_SUPPORT_UNFAILING_H
+#define POSTERN_TESTS_SUPPORT_UNFAILING_H
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t bytes);
+void *__real_realloc(void *p, size_t n);
+char *__real_strdup(const char *s);
+
+#define malloc(n) __real_malloc(n)
+#define calloc(n, bytes) __real_calloc(n, bytes)
+#define realloc(p, n) __real_realloc(p, n)
+#define strdup(s) __real_strdup(s)
+
+/* How long a test waits for an event that a failed allocation may have prevented. */
+extern time_t cr__patience_s;
+#define CLIENT_TIMEOUT_S cr__patience_s
+
+#endif
