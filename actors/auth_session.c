@@ -151,7 +151,7 @@ static bool read_user(struct auth_op *op, const ptn_msg *reply, ptn_str *ret_has
     ptn_str id, name, household;
     uint32_t n;
     uint64_t roles;
-    if (!ptn_unpack_array(&u, &n) || n != 7 || !ptn_unpack_str(&u, &id) ||
+    if (!ptn_unpack_array(&u, &n) || n != 8 || !ptn_unpack_str(&u, &id) ||
         !ptn_unpack_str(&u, &name) || !ptn_unpack_str_or_nil(&u, ret_hash) ||
         !ptn_unpack_uint(&u, &roles) || !ptn_unpack_str_or_nil(&u, &household))
         return false;

@@ -132,6 +132,12 @@ static void run(ptn_ctx *c, struct op *op) {
     case PTN_MSG_ROUTE_CONV_GET:
         on_get(c, op);
         break;
+    case PTN_MSG_ROUTE_CONV_PATCH:
+        on_patch(c, op);
+        break;
+    case PTN_MSG_SYNC_APPLY:
+        on_sync_apply(c, op);
+        break;
     case PTN_MSG_ROUTE_MEMBERS_ADD:
         on_members_add(c, op);
         break;
@@ -403,6 +409,25 @@ static int on_topic(ptn_ctx *c, struct shard *s, const ptn_msg *m) {
     return 0;
 }
 
+/* SYNC_APPLY: items that belong to one conversation of this shard. */
+static int on_sync(ptn_ctx *c, struct shard *s, const ptn_msg *m) {
+    ptn_str user, id;
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    if (!ptn_unpack_array(&u, &n) || !ptn_unpack_str(&u, &user) || !ptn_unpack_any(&u, NULL) ||
+        !ptn_unpack_str(&u, &id))
+        return -PTN_EPROTO;
+    ptn_reply_to to = ptn_reply_token(c, m);
+    struct op *op = op_new(s, m, to);
+    if (op == NULL) {
+        ptn_problem_pass(c, to, -PTN_EOVERLOAD, NULL);
+        return 0;
+    }
+    op->user = user;
+    with_conversation(c, op, id);
+    return 0;
+}
+
 /* ---- the actor ---------------------------------------------------------------------------- */
 
 static void resync_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
@@ -463,6 +488,7 @@ static int conversation_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_ROUTE_CONV_LIST:
     case PTN_MSG_ROUTE_CONV_CREATE:
     case PTN_MSG_ROUTE_CONV_GET:
+    case PTN_MSG_ROUTE_CONV_PATCH:
     case PTN_MSG_ROUTE_MEMBERS_ADD:
     case PTN_MSG_ROUTE_MEMBERS_REMOVE:
     case PTN_MSG_ROUTE_MSG_SEND:
@@ -471,6 +497,8 @@ static int conversation_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_ROUTE_MSG_READ:
         on_route(c, s, m);
         return 0;
+    case PTN_MSG_SYNC_APPLY:
+        return on_sync(c, s, m);
     case PTN_MSG_TOPIC_ATTACH:
     case PTN_MSG_TOPIC_DETACH:
         return on_topic(c, s, m);

@@ -123,6 +123,7 @@ struct record {
     ptn_str id, title, creator, epoch;
     int64_t created_ms;
     uint64_t last_seq;
+    uint64_t version;
     uint32_t n_members;
     ptn_unpack members; /* at the first of them */
 };
@@ -131,7 +132,7 @@ struct record {
 static bool record_read(ptn_unpack *u, struct record *r) {
     uint32_t n;
     ptn_str user;
-    if (!ptn_unpack_array(u, &n) || n != 7 || !ptn_unpack_str(u, &r->id) ||
+    if (!ptn_unpack_array(u, &n) || n != 8 || !ptn_unpack_str(u, &r->id) ||
         !ptn_unpack_str_or_nil(u, &r->title) || !ptn_unpack_str(u, &r->creator) ||
         !ptn_unpack_int(u, &r->created_ms) || !ptn_unpack_str(u, &r->epoch) ||
         !ptn_unpack_uint(u, &r->last_seq) || !ptn_unpack_array(u, &r->n_members))
@@ -140,7 +141,7 @@ static bool record_read(ptn_unpack *u, struct record *r) {
     for (uint32_t i = 0; i < r->n_members; i++)
         if (!ptn_unpack_str(u, &user))
             return false;
-    return true;
+    return ptn_unpack_uint(u, &r->version);
 }
 
 static int compare_str(const void *a, const void *b) {
@@ -176,6 +177,7 @@ int conv_adopt(struct conversation *v, ptn_buf *record) {
     v->creator = r.creator;
     v->epoch = r.epoch;
     v->created_ms = r.created_ms;
+    v->version = r.version;
     return 0;
 }
 
@@ -185,7 +187,7 @@ bool conv_is_member(const struct conversation *v, ptn_str user) {
 }
 
 static void pack_head(ptn_pack *w, const struct record *r) {
-    ptn_pack_map(w, 7);
+    ptn_pack_map(w, 8);
     ptn_pack_key(w, "id");
     ptn_pack_str(w, r->id);
     ptn_pack_key(w, "title");
@@ -198,6 +200,8 @@ static void pack_head(ptn_pack *w, const struct record *r) {
     ptn_pack_uint(w, r->last_seq);
     ptn_pack_key(w, "epoch");
     ptn_pack_str(w, r->epoch);
+    ptn_pack_key(w, "version");
+    ptn_pack_uint(w, r->version);
     ptn_pack_key(w, "members");
     ptn_pack_array(w, r->n_members);
 }
@@ -209,6 +213,7 @@ void conv_pack(ptn_pack *w, const struct conversation *v) {
                        .epoch = v->epoch,
                        .created_ms = v->created_ms,
                        .last_seq = v->last_seq,
+                       .version = v->version,
                        .n_members = v->n_members};
     pack_head(w, &r);
     for (uint32_t i = 0; i < v->n_members; i++)

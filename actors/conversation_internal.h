@@ -43,6 +43,7 @@ struct op {                   /* one request in flight; op_end() is its only end
     ptn_request request; /* routes only */
     ptn_str user;        /* who asks */
     uint32_t limit;      /* of a list */
+    int64_t now_ms;      /* when the items of a SYNC_APPLY were checked */
 };
 
 struct lag { /* hubs that refused an event: the last one that each has got */
@@ -59,6 +60,7 @@ struct conversation {
     ptn_str *members; /* sorted by bytes */
     uint32_t n_members;
     int64_t created_ms;
+    uint64_t version;
     uint64_t last_seq;  /* newest that this shard has heard of */
     uint64_t published; /* newest that went to the hubs */
     uint64_t hubs;      /* attached, one bit per worker */
@@ -164,6 +166,12 @@ struct draft {                 /* a message to send, checked */
 void draft_read(ptn_bytes body, bool admin, int64_t now_ms, struct draft *ret_d,
                 struct faults *ret_f);
 
+/* Payloads of STORE_MSG_APPEND (d->id is set) and STORE_MSG_READ. */
+void pack_append(ptn_pack *w, const struct op *op, const struct draft *d);
+void pack_read(ptn_pack *w, const struct op *op, ptn_str message_id, int64_t now_ms);
+/* A read mark moved: the sender's clients may show it. */
+void tell_sender(ptn_ctx *c, const struct op *op, ptn_bytes message);
+
 void on_send(ptn_ctx *c, struct op *op);
 void on_list_messages(ptn_ctx *c, struct op *op);
 void on_read(ptn_ctx *c, struct op *op);
@@ -177,7 +185,14 @@ void on_members_add(ptn_ctx *c, struct op *op);
 void on_members_remove(ptn_ctx *c, struct op *op);
 /* The store's record is the truth; whoever is new or gone hears of it. */
 void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record);
+/* The title of a body.  NULL: fine, *ret_title is it or empty; otherwise what is wrong with it. */
+const char *read_title(ptn_bytes body, ptn_str *ret_title);
 /* Writes a new epoch. */
 void make_epoch(ptn_ctx *c, char out[CONVERSATION_EPOCH_BYTES + 1]);
+
+/* ---- conversation_sync.c ------------------------------------------------------------------ */
+
+void on_patch(ptn_ctx *c, struct op *op);
+void on_sync_apply(ptn_ctx *c, struct op *op);
 
 #endif

@@ -37,8 +37,7 @@ static bool make_id(ptn_ctx *c, const struct shard *s, char out[PTN_ULID_LEN + 1
     return false;
 }
 
-/* NULL: fine, *ret_title is the title or empty. */
-static const char *read_title(ptn_bytes body, ptn_str *ret_title) {
+const char *read_title(ptn_bytes body, ptn_str *ret_title) {
     ptn_bytes value;
     uint32_t chars = 0;
     if (!ptn_map_get(body, "title", &value) || ptn_kind_of(value) == PTN_KIND_NIL)
@@ -171,7 +170,7 @@ void on_get(ptn_ctx *c, struct op *op) {
     }
     ptn_pack w;
     ptn_pack_init(&w, 512);
-    ptn_response_begin(&w, 200);
+    ptn_response_begin_version(&w, 200, op->conv->version, op->conv->last_seq);
     conv_pack(&w, op->conv);
     op_respond(c, op, &w);
 }

@@ -141,6 +141,20 @@ static void message_stored(ptn_ctx *c, void *state, int err, const ptn_msg *repl
     op_end(c, op);
 }
 
+void pack_append(ptn_pack *w, const struct op *op, const struct draft *d) {
+    ptn_pack_array(w, 7);
+    ptn_pack_str(w, conv_id(op->conv));
+    ptn_pack_str(w, d->id);
+    ptn_pack_str(w, op->user);
+    ptn_pack_str(w, d->type);
+    ptn_pack_str(w, d->content);
+    if (d->metadata.n > 0)
+        ptn_pack_raw(w, d->metadata);
+    else
+        ptn_pack_nil(w);
+    ptn_pack_int(w, d->timestamp_ms);
+}
+
 void on_send(ptn_ctx *c, struct op *op) {
     struct draft d;
     struct faults f;
@@ -170,17 +184,7 @@ void on_send(ptn_ctx *c, struct op *op) {
     }
     ptn_pack w;
     ptn_pack_init(&w, 192 + d.content.n + d.metadata.n);
-    ptn_pack_array(&w, 7);
-    ptn_pack_str(&w, conv_id(op->conv));
-    ptn_pack_str(&w, d.id);
-    ptn_pack_str(&w, op->user);
-    ptn_pack_str(&w, d.type);
-    ptn_pack_str(&w, d.content);
-    if (d.metadata.n > 0)
-        ptn_pack_raw(&w, d.metadata);
-    else
-        ptn_pack_nil(&w);
-    ptn_pack_int(&w, d.timestamp_ms);
+    pack_append(&w, op, &d);
     (void)op_ask(c, op, PTN_MSG_STORE_MSG_APPEND, &w, message_stored);
 }
 
@@ -261,8 +265,7 @@ void on_list_messages(ptn_ctx *c, struct op *op) {
 
 /* ---- read marks --------------------------------------------------------------------------- */
 
-/* The mark moved: the sender's clients may show it. */
-static void tell_sender(ptn_ctx *c, struct op *op, ptn_bytes message) {
+void tell_sender(ptn_ctx *c, const struct op *op, ptn_bytes message) {
     ptn_str sender, conversation;
     if (ptn_map_get_str(message, "senderId", &sender) && !ptn_str_eq(sender, op->user) &&
         ptn_map_get_str(message, "conversationId", &conversation))
@@ -293,6 +296,13 @@ static void read_stored(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
     op_end(c, op);
 }
 
+void pack_read(ptn_pack *w, const struct op *op, ptn_str message_id, int64_t now_ms) {
+    ptn_pack_array(w, 3);
+    ptn_pack_str(w, message_id);
+    ptn_pack_str(w, op->user);
+    ptn_pack_int(w, now_ms);
+}
+
 void on_read(ptn_ctx *c, struct op *op) {
     char buf[CONVERSATION_ID_BYTES_MAX];
     ptn_str id;
@@ -302,9 +312,6 @@ void on_read(ptn_ctx *c, struct op *op) {
     }
     ptn_pack w;
     ptn_pack_init(&w, 128);
-    ptn_pack_array(&w, 3);
-    ptn_pack_str(&w, id);
-    ptn_pack_str(&w, op->user);
-    ptn_pack_int(&w, ptn_wall_ms(c));
+    pack_read(&w, op, id, ptn_wall_ms(c));
     (void)op_ask(c, op, PTN_MSG_STORE_MSG_READ, &w, read_stored);
 }

@@ -69,7 +69,7 @@ struct fixture {
     const char *user; /* who asks */
     uint32_t roles;
     ptn_time deadline_ns; /* of requests, from now; 0: long */
-    const char *idempotency_key;
+    const char *idempotency_key, *if_match;
 };
 
 /* ---- the proxy before the store ------------------------------------------------------------ */
@@ -245,8 +245,11 @@ static inline unsigned request(ptn_ctx *c, struct fixture *f, uint32_t route, co
                      .trace_id = {trace, sizeof trace},
                      .parent_span = {trace, 8}};
     ptn_pack w;
-    ptn_buf *headers =
-        f->idempotency_key != NULL ? texts("idempotency-key", f->idempotency_key, NULL) : NULL;
+    ptn_buf *headers = NULL;
+    if (f->idempotency_key != NULL)
+        headers = texts("idempotency-key", f->idempotency_key, NULL);
+    else if (f->if_match != NULL)
+        headers = texts("if-match", f->if_match, NULL);
     r.headers = ptn_buf_bytes(headers);
     ptn_pack_init(&w, 256);
     ptn_request_begin(&w, &r);
@@ -286,6 +289,15 @@ static inline ptn_bytes page_of(const struct fixture *f, unsigned i) {
     ptn_response r = {0};
     cr_assert(ptn_response_unpack(ptn_buf_bytes(f->answer[i].buf), &r));
     return r.page;
+}
+
+/* A header of a RESPONSE; fails the test when it is not there. */
+static inline ptn_str header_of(const struct fixture *f, unsigned i, const char *name) {
+    ptn_response r = {0};
+    ptn_str s = {"", 0};
+    cr_assert(ptn_response_unpack(ptn_buf_bytes(f->answer[i].buf), &r));
+    cr_assert(ptn_map_get_str(r.headers, name, &s), "request %u: no header %s", i, name);
+    return s;
 }
 
 /* The code of a PROBLEM, or -1. */

@@ -71,6 +71,7 @@ static int last_err(store_db *db) {
 static void caches_drop(store_db *db) {
     store_convs_drop(db);
     store_topics_drop(db);
+    db->change = -1;
 }
 
 /* ---- open and close ----------------------------------------------------------------------- */
@@ -380,6 +381,7 @@ int store_db_begin(store_db *db) {
     db->doomed = 0;
     db->rows_committed = 0;
     db->must_sync = false;
+    db->changes = false;
     db->users_added = db->conversations_added = db->messages_added = db->events_added = 0;
     if (s == NULL || sqlite3_step(s) != SQLITE_DONE) {
         int err = last_err(db);
@@ -475,16 +477,33 @@ static bool add_total(store_db *db, const char *name, int64_t n) {
     return store_run(db, s);
 }
 
+int64_t store_change(store_db *db) {
+    if (db->change < 0) {
+        sqlite3_stmt *s = store_sql(db, STORE_SQL_CHANGE);
+        if (s == NULL || sqlite3_step(s) != SQLITE_ROW) {
+            uint32_t ignored;
+            ptn_buf_unref(store_db_fail(db, &ignored));
+            return -1;
+        }
+        db->change = sqlite3_column_int64(s, 0);
+        (void)sqlite3_reset(s);
+    }
+    db->changes = true;
+    return db->change + 1;
+}
+
 int store_db_commit(store_db *db) {
     PTN_ASSERT(db->in_transaction);
     if (db->doomed == 0) {
         (void)(add_total(db, "users", db->users_added) &&
                add_total(db, "conversations", db->conversations_added) &&
-               add_total(db, "messages", db->messages_added));
+               add_total(db, "messages", db->messages_added) &&
+               add_total(db, "change", db->changes));
     }
     sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
     if (s != NULL && store_run(db, s)) {
         db->in_transaction = false;
+        db->change += db->changes;
         db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
         return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
     }
@@ -524,7 +543,7 @@ static ptn_buf *op_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
             users = n;
         else if (ptn_str_eqz(name, "conversations"))
             conversations = n;
-        else
+        else if (ptn_str_eqz(name, "messages"))
             messages = n;
     }
     sqlite3_stmt *pages = rc == SQLITE_DONE ? store_sql(db, STORE_SQL_PAGES) : NULL;
@@ -570,7 +589,7 @@ static const struct operation {
     {PTN_MSG_STORE_USER_LIST, PAGE, 2, store_user_list},
     {PTN_MSG_STORE_HOUSEHOLD, PAGE, 2, store_household},
     {PTN_MSG_STORE_USER_PASSWORD, WRITE, 3, store_user_password},
-    {PTN_MSG_STORE_PREFERENCES, WRITE, 2, store_preferences},
+    {PTN_MSG_STORE_EDIT, WRITE, 4, store_edit},
     {PTN_MSG_STORE_SESSION_ADD, WRITE, 5, store_session_add},
     {PTN_MSG_STORE_SESSION_ROTATE, WRITE, 5, store_session_rotate},
     {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},

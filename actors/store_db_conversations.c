@@ -136,7 +136,7 @@ static bool pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row) {
     (void)sqlite3_bind_int64(last, 1, sqlite3_column_int64(row, 0));
     if (sqlite3_step(last) != SQLITE_ROW)
         return false;
-    ptn_pack_array(w, 7);
+    ptn_pack_array(w, 8);
     ptn_pack_str(w, id);
     ptn_pack_str_or_nil(w, store_column_str(row, 2));
     ptn_pack_str(w, store_column_str(row, 3));
@@ -155,10 +155,11 @@ static bool pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row) {
         packed++;
     }
     (void)sqlite3_reset(members);
+    ptn_pack_int(w, sqlite3_column_int64(row, 6));
     return rc == SQLITE_DONE && packed == n;
 }
 
-static ptn_buf *reply_conv(store_db *db, ptn_str id, uint32_t *ret_type) {
+ptn_buf *store_reply_conv(store_db *db, ptn_str id, uint32_t *ret_type) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_CONV_BY_ID);
     if (s == NULL)
         return store_db_fail(db, ret_type);
@@ -180,7 +181,7 @@ ptn_buf *store_conv_get(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     ptn_str id;
     if (!ptn_unpack_str(u, &id))
         return store_malformed(ret_type);
-    return reply_conv(db, id, ret_type);
+    return store_reply_conv(db, id, ret_type);
 }
 
 ptn_buf *store_conv_list(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
@@ -250,9 +251,20 @@ static ptn_buf *check_users(store_db *db, ptn_unpack u, bool *ret_ok, uint32_t *
     return NULL;
 }
 
-static bool add_members(store_db *db, ptn_str id, ptn_unpack u, int64_t now_ms) {
+/* The record that members see has changed. */
+static bool touch(store_db *db, ptn_str id) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_CONV_TOUCH);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, id);
+    (void)sqlite3_bind_int64(s, 2, store_change(db));
+    return store_run(db, s);
+}
+
+static bool add_members(store_db *db, ptn_str id, ptn_unpack u, int64_t now_ms, bool *ret_any) {
     uint32_t n;
     ptn_str user;
+    *ret_any = false;
     if (!ptn_unpack_array(&u, &n))
         return false;
     for (uint32_t i = 0; i < n && ptn_unpack_str(&u, &user); i++) {
@@ -262,6 +274,17 @@ static bool add_members(store_db *db, ptn_str id, ptn_unpack u, int64_t now_ms) 
         store_bind_str(s, 1, id);
         store_bind_str(s, 2, user);
         (void)sqlite3_bind_int64(s, 3, now_ms);
+        (void)sqlite3_bind_int64(s, 4, store_change(db));
+        if (!store_run(db, s))
+            return false;
+        if (sqlite3_changes(db->sql) == 0)
+            continue;
+        *ret_any = true;
+        s = store_sql(db, STORE_SQL_REMOVAL_END);
+        if (s == NULL)
+            return false;
+        store_bind_str(s, 1, user);
+        store_bind_str(s, 2, id);
         if (!store_run(db, s))
             return false;
     }
@@ -272,7 +295,7 @@ static bool add_members(store_db *db, ptn_str id, ptn_unpack u, int64_t now_ms) 
 static ptn_buf *reply_existing(store_db *db, ptn_str id, ptn_unpack *u, uint32_t *ret_type) {
     ptn_bytes hash;
     if (!ptn_unpack_any(u, NULL) || !ptn_unpack_bin(u, &hash))
-        return reply_conv(db, id, ret_type);
+        return store_reply_conv(db, id, ret_type);
     sqlite3_stmt *s = store_sql(db, STORE_SQL_CONV_REQUEST);
     if (s == NULL)
         return store_db_fail(db, ret_type);
@@ -282,7 +305,28 @@ static ptn_buf *reply_existing(store_db *db, ptn_str id, ptn_unpack *u, uint32_t
     (void)sqlite3_reset(s);
     if (rc == SQLITE_DONE)
         return store_problem(PTN_CODE_IDEMPOTENCY_MISMATCH, IDEMPOTENCY_MISMATCH_TEXT, ret_type);
-    return rc == SQLITE_ROW ? reply_conv(db, id, ret_type) : store_db_fail(db, ret_type);
+    return rc == SQLITE_ROW ? store_reply_conv(db, id, ret_type) : store_db_fail(db, ret_type);
+}
+
+/* The member has gone; *ret_any when it was one. */
+static bool remove_member(store_db *db, ptn_str id, ptn_str user, bool *ret_any) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_MEMBER_REMOVE);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, id);
+    store_bind_str(s, 2, user);
+    if (!store_run(db, s))
+        return false;
+    if (sqlite3_changes(db->sql) == 0)
+        return true;
+    *ret_any = true;
+    s = store_sql(db, STORE_SQL_REMOVAL_ADD);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, user);
+    store_bind_str(s, 2, id);
+    (void)sqlite3_bind_int64(s, 3, store_change(db));
+    return store_run(db, s);
 }
 
 ptn_buf *store_conv_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
@@ -323,10 +367,12 @@ ptn_buf *store_conv_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     (void)sqlite3_bind_int64(s, 4, created_ms);
     store_bind_str(s, 5, epoch);
     store_bind_blob(s, 6, hash);
-    if (!store_run(db, s) || !add_members(db, id, members, created_ms))
+    (void)sqlite3_bind_int64(s, 7, store_change(db));
+    bool any;
+    if (!store_run(db, s) || !add_members(db, id, members, created_ms, &any))
         return store_db_fail(db, ret_type);
     db->conversations_added++;
-    return reply_conv(db, id, ret_type);
+    return store_reply_conv(db, id, ret_type);
 }
 
 /* How many of the array at u are not members yet. */
@@ -368,9 +414,10 @@ ptn_buf *store_members_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (members + added > STORE_MEMBERS_MAX)
         return store_problem_field(PTN_CODE_VALIDATION_FAILED, "the conversation is full",
                                    PTN_STR("members"), "at most 1000 members", ret_type);
-    if (!add_members(db, id, users, now_ms))
+    bool any;
+    if (!add_members(db, id, users, now_ms, &any) || (any && !touch(db, id)))
         return store_db_fail(db, ret_type);
-    return reply_conv(db, id, ret_type);
+    return store_reply_conv(db, id, ret_type);
 }
 
 ptn_buf *store_members_remove(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
@@ -387,14 +434,11 @@ ptn_buf *store_members_remove(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (err != 0)
         return err == -PTN_ENOTFOUND ? no_such_conversation(ret_type) : store_db_fail(db, ret_type);
     memset(c->sender, 0, sizeof c->sender);
-    for (uint32_t i = 0; i < n && ptn_unpack_str(u, &user); i++) {
-        sqlite3_stmt *s = store_sql(db, STORE_SQL_MEMBER_REMOVE);
-        if (s == NULL)
+    bool any = false;
+    for (uint32_t i = 0; i < n && ptn_unpack_str(u, &user); i++)
+        if (!remove_member(db, id, user, &any))
             return store_db_fail(db, ret_type);
-        store_bind_str(s, 1, id);
-        store_bind_str(s, 2, user);
-        if (!store_run(db, s))
-            return store_db_fail(db, ret_type);
-    }
-    return reply_conv(db, id, ret_type);
+    if (any && !touch(db, id))
+        return store_db_fail(db, ret_type);
+    return store_reply_conv(db, id, ret_type);
 }

@@ -27,15 +27,17 @@
     XX(DATA_VERSION, "PRAGMA data_version")                                                                \
     XX(TOTALS_ADD, "UPDATE totals SET n = n + ?2 WHERE name = ?1")                                         \
     XX(TOTALS, "SELECT name, n FROM totals")                                                               \
-    XX(USER_ADD, "INSERT INTO users(id, name, password_hash, roles, household, created_ms, preferences)"   \
-                 " VALUES(?1, ?2, ?3, ?4, ?5, ?6, x'80')")                                                 \
+    XX(USER_ADD, "INSERT INTO users(id, name, password_hash, roles, household, created_ms, preferences,"   \
+                 " change) VALUES(?1, ?2, ?3, ?4, ?5, ?6, x'80', ?7)")                                     \
     XX(USER_BY_NAME, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name = ?1")                           \
     XX(USER_BY_ID, "SELECT " STORE_USER_COLUMNS " FROM users WHERE id = ?1")                               \
     XX(USER_SAME, "SELECT name = ?2 AND roles = ?3 AND household IS ?4 FROM users WHERE id = ?1")          \
     XX(USER_LIST, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name > ?1 ORDER BY name LIMIT ?2")       \
     XX(HOUSEHOLD, "SELECT " STORE_USER_COLUMNS " FROM users WHERE household = ?1 ORDER BY name LIMIT ?2")  \
     XX(USER_PASSWORD, "UPDATE users SET password_hash = ?2 WHERE id = ?1")                                 \
-    XX(USER_PREFERENCES, "UPDATE users SET preferences = ?2 WHERE id = ?1")                                \
+    XX(USER_EDITED, "SELECT version, edited_ms, preferences FROM users WHERE id = ?1")                     \
+    XX(USER_PREFERENCES, "UPDATE users SET preferences = ?2, edited_ms = max(edited_ms, ?3), change = ?4," \
+                         " version = version + 1 WHERE id = ?1")                                           \
     XX(SESSION_ADD, "INSERT INTO sessions(id, user, refresh_hash, expires_ms, created_ms)"                 \
                     " VALUES(?1, ?2, ?3, ?4, ?5)")                                                         \
     XX(SESSION_GET, "SELECT user, refresh_hash, expires_ms, revoked_ms FROM sessions WHERE id = ?1")       \
@@ -45,22 +47,30 @@
     XX(SESSIONS_REVOKED, "SELECT id FROM sessions WHERE revoked_ms >= ?1 ORDER BY revoked_ms DESC LIMIT ?2") \
     XX(SESSIONS_PURGE, "DELETE FROM sessions WHERE id IN"                                                  \
                        " (SELECT id FROM sessions WHERE expires_ms < ?1 ORDER BY expires_ms LIMIT 16)")    \
-    XX(CONV_ADD, "INSERT INTO conversations(id, title, creator, created_ms, epoch, request)"               \
-                 " VALUES(?1, ?2, ?3, ?4, ?5, ?6)")                                                        \
+    XX(CONV_ADD, "INSERT INTO conversations(id, title, creator, created_ms, epoch, request, change)"       \
+                 " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                                    \
     XX(CONV_REQUEST, "SELECT 1 FROM conversations WHERE id = ?1 AND request IS ?2")                        \
-    XX(CONV_BY_ID, "SELECT key, id, title, creator, created_ms, epoch FROM conversations WHERE id = ?1")   \
+    XX(CONV_BY_ID, "SELECT " STORE_CONV_COLUMNS " FROM conversations c WHERE c.id = ?1")                   \
+    XX(CONV_EDITED, "SELECT version, edited_ms, title FROM conversations WHERE id = ?1")                   \
+    XX(CONV_TITLE, "UPDATE conversations SET title = ?2, edited_ms = max(edited_ms, ?3), change = ?4,"     \
+                   " version = version + 1 WHERE id = ?1")                                                 \
+    XX(CONV_TOUCH, "UPDATE conversations SET change = ?2, version = version + 1 WHERE id = ?1")            \
     XX(CONV_KEY, "SELECT key FROM conversations WHERE id = ?1")                                            \
-    XX(CONV_LIST, "SELECT c.key, c.id, c.title, c.creator, c.created_ms, c.epoch FROM members m"           \
+    XX(CONV_LIST, "SELECT " STORE_CONV_COLUMNS " FROM members m"                                           \
                   " JOIN conversations c ON c.id = m.conversation"                                         \
                   " WHERE m.user = ?1 AND m.conversation < ?2 ORDER BY m.conversation DESC LIMIT ?3")      \
     XX(MEMBERS, "SELECT user FROM members WHERE conversation = ?1 ORDER BY user")                          \
     XX(MEMBERS_COUNT, "SELECT count(*) FROM members WHERE conversation = ?1")                              \
     XX(MEMBER_GET, "SELECT 1 FROM members WHERE conversation = ?1 AND user = ?2")                          \
-    XX(MEMBER_ADD, "INSERT OR IGNORE INTO members(conversation, user, added_ms) VALUES(?1, ?2, ?3)")       \
+    XX(MEMBER_ADD, "INSERT OR IGNORE INTO members(conversation, user, added_ms, change)"                   \
+                   " VALUES(?1, ?2, ?3, ?4)")                                                              \
     XX(MEMBER_REMOVE, "DELETE FROM members WHERE conversation = ?1 AND user = ?2")                         \
+    XX(REMOVAL_ADD, "INSERT INTO removals(user, conversation, change) VALUES(?1, ?2, ?3)"                  \
+                    " ON CONFLICT DO UPDATE SET change = excluded.change")                                 \
+    XX(REMOVAL_END, "DELETE FROM removals WHERE user = ?1 AND conversation = ?2")                          \
     XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
-    XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata, timestamp_ms)" \
-                " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                                                 \
+    XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata,"             \
+                " timestamp_ms, change) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")                       \
     XX(MSG_BY_ID, "SELECT m.seq, m.id, m.sender, m.type, m.content, m.metadata, m.timestamp_ms,"           \
                   " m.conversation, c.id FROM messages m JOIN conversations c ON c.key = m.conversation"   \
                   " WHERE m.id = ?1")                                                                      \
@@ -68,9 +78,9 @@
                   " WHERE conversation = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4")              \
     XX(MSG_BEFORE, "SELECT seq, id, sender, type, content, metadata, timestamp_ms FROM messages"           \
                    " WHERE conversation = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4")        \
-    XX(READ_SET, "INSERT INTO reads(conversation, user, seq, read_ms) VALUES(?1, ?2, ?3, ?4)"              \
-                 " ON CONFLICT DO UPDATE SET seq = excluded.seq, read_ms = excluded.read_ms"               \
-                 " WHERE excluded.seq > seq")                                                              \
+    XX(READ_SET, "INSERT INTO reads(conversation, user, seq, read_ms, change) VALUES(?1, ?2, ?3, ?4, ?5)"  \
+                 " ON CONFLICT DO UPDATE SET seq = excluded.seq, read_ms = excluded.read_ms,"              \
+                 " change = excluded.change WHERE excluded.seq > seq")                                     \
     XX(READ_TOP, "SELECT user, seq FROM reads WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2")          \
     XX(TOPIC, "SELECT key, epoch, base, loose FROM topics WHERE name = ?1")                                \
     XX(TOPIC_ADD, "INSERT INTO topics(name, epoch) SELECT ?1, ?2"                                          \
@@ -81,6 +91,12 @@
     XX(EVENT_IDS, "SELECT place, id FROM topic_log WHERE place > ?1 AND place <= ?2 AND id IS NOT NULL"    \
                   " ORDER BY place")                                                                       \
     XX(EVENTS, "SELECT place, data FROM topic_log WHERE place > ?1 AND place < ?2 ORDER BY place LIMIT ?3") \
+    XX(EDIT_GET, "SELECT print, outcome FROM edits WHERE user = ?1 AND id = ?2")                           \
+    XX(EDIT_ADD, "INSERT INTO edits(user, n, id, print, outcome)"                                          \
+                 " SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4 FROM edits WHERE user = ?1")             \
+    XX(EDITS_PURGE, "DELETE FROM edits WHERE user = ?1"                                                    \
+                    " AND n <= (SELECT max(n) FROM edits WHERE user = ?1) - ?2")                           \
+    XX(CHANGE, "SELECT n FROM totals WHERE name = 'change'")                                               \
     XX(META, "SELECT value FROM meta WHERE name = ?1")                                                     \
     XX(META_SET, "INSERT INTO meta(name, value) VALUES(?1, ?2)"                                            \
                  " ON CONFLICT DO UPDATE SET value = excluded.value")                                      \
@@ -90,7 +106,9 @@
     XX(SYNC_NORMAL, "PRAGMA synchronous = NORMAL")                                                         \
     XX(PAGES, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
 /* clang-format on */
-#define STORE_USER_COLUMNS "id, name, password_hash, roles, household, created_ms, preferences"
+#define STORE_USER_COLUMNS                                                                         \
+    "id, name, password_hash, roles, household, created_ms, preferences, version"
+#define STORE_CONV_COLUMNS "c.key, c.id, c.title, c.creator, c.created_ms, c.epoch, c.version"
 
 enum store_statement {
 #define XX(id, sql) STORE_SQL_##id,
@@ -138,6 +156,8 @@ struct store_db {
     int doomed;     /* 0, or the negative error that the commit will return */
     int64_t users_added, conversations_added, messages_added,
         events_added; /* by the open transaction */
+    int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
+    bool changes;   /* the open one does */
     uint32_t rows_committed;
 };
 
@@ -152,6 +172,10 @@ ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type);
 /* Steps a statement that returns no rows.  False: failed (not a constraint), and the transaction is
  * doomed. */
 bool store_run(store_db *db, sqlite3_stmt *s);
+
+/* The number that the open transaction gives to what it changes.  <0: failed, and the transaction
+ * is doomed. */
+int64_t store_change(store_db *db);
 
 /* Replies.  They set *ret_type and return NULL without memory. */
 ptn_buf *store_reply(store_db *db, ptn_pack *w, uint32_t type, uint32_t *ret_type);
@@ -183,11 +207,12 @@ ptn_buf *store_user_by_id(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_user_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_household(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_user_password(store_db *db, ptn_unpack *u, uint32_t *ret_type);
-ptn_buf *store_preferences(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_session_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_session_rotate(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_session_revoke(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_sessions_revoked(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+/* STORE_USER, or not_found. */
+ptn_buf *store_reply_user(store_db *db, ptn_str id, uint32_t *ret_type);
 /* 1 exists, 0 does not, <0 failed. */
 int store_user_exists(store_db *db, ptn_str id);
 
@@ -197,6 +222,7 @@ ptn_buf *store_conv_get(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_conv_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_members_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_members_remove(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_reply_conv(store_db *db, ptn_str id, uint32_t *ret_type);
 /* 1 member, 0 not, <0 failed. */
 int store_is_member(store_db *db, ptn_str conversation, ptn_str user);
 /* The same, through the cache of recent senders. */
@@ -211,6 +237,10 @@ ptn_buf *store_event_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_event_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 void store_topics_drop(store_db *db);
+
+/* store_db_edit.c */
+#define STORE_EDITS_KEPT 1000 /* newest of each user whose outcome is remembered */
+ptn_buf *store_edit(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
 /* store_db_messages.c */
 ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);

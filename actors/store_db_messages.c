@@ -159,6 +159,7 @@ ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     store_bind_str(s, 6, m.content);
     store_bind_blob(s, 7, m.metadata);
     (void)sqlite3_bind_int64(s, 8, m.timestamp_ms);
+    (void)sqlite3_bind_int64(s, 9, store_change(db));
     int rc = sqlite3_step(s);
     (void)sqlite3_reset(s);
     if ((rc & 0xff) == SQLITE_CONSTRAINT)
@@ -315,6 +316,7 @@ ptn_buf *store_msg_read(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     store_bind_str(set, 2, user);
     (void)sqlite3_bind_int64(set, 3, m.seq);
     (void)sqlite3_bind_int64(set, 4, now_ms);
+    (void)sqlite3_bind_int64(set, 5, store_change(db));
     if (!store_run(db, set))
         return store_db_fail(db, ret_type);
     bool moved = sqlite3_changes(db->sql) > 0;

@@ -97,6 +97,39 @@ static const char schema_2[] =
     " created_ms INTEGER NOT NULL,"
     " id BLOB,"
     " data BLOB NOT NULL"
+    ") STRICT;"
+
+    /* Synchronisation: what changed carries the number of its transaction (totals, `change`). */
+    "INSERT INTO totals VALUES('change', 0);"
+    "ALTER TABLE users ADD COLUMN version INTEGER NOT NULL DEFAULT 1;"
+    "ALTER TABLE users ADD COLUMN edited_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE users ADD COLUMN change INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE conversations ADD COLUMN version INTEGER NOT NULL DEFAULT 1;"
+    "ALTER TABLE conversations ADD COLUMN edited_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE conversations ADD COLUMN change INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE members ADD COLUMN change INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE messages ADD COLUMN change INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE reads ADD COLUMN change INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX reads_by_change ON reads(conversation, change);"
+    "CREATE TABLE removals(" /* members who have gone */
+    " user TEXT NOT NULL,"
+    " conversation TEXT NOT NULL,"
+    " change INTEGER NOT NULL,"
+    " PRIMARY KEY(user, conversation)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE edits(" /* what became of the newest edits of each user, by the client's id */
+    " user TEXT NOT NULL,"
+    " n INTEGER NOT NULL,"
+    " id TEXT NOT NULL,"
+    " print BLOB NOT NULL," /* hash of the edit */
+    " outcome INTEGER NOT NULL,"
+    " PRIMARY KEY(user, n),"
+    " UNIQUE(user, id)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE eras(" /* one per start, so that a restored database is known by its tokens */
+    " number INTEGER PRIMARY KEY,"
+    " stamp INTEGER NOT NULL," /* random */
+    " change INTEGER NOT NULL" /* the last one before it */
     ") STRICT;";
 
 static const char *const migrations[] = {schema_1, schema_2};

@@ -87,7 +87,7 @@ Test(store_db, users_are_stored_and_found) {
     ptn_bytes u =
         run(STORE_USER_ADD, "sssisi", "u1", "Ann", "hash", (int64_t)3, "home", (int64_t)77);
     cr_assert_eq(last_type, PTN_MSG_STORE_USER);
-    cr_expect_eq(count_of(u), 7);
+    cr_expect_eq(count_of(u), 8);
     cr_expect(str_is(element(u, 0), "u1"));
     cr_expect(str_is(element(u, 1), "Ann"));
     cr_expect(str_is(element(u, 2), "hash"));
@@ -167,24 +167,58 @@ Test(store_db, a_new_password_ends_the_sessions_of_its_user_only) {
     cr_expect(str_is(element(revoked, 0), "s1"));
 }
 
+static ptn_buf *texts2(const char *key, const char *value) {
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_map(&w, 1);
+    ptn_pack_cstr(&w, key);
+    ptn_pack_cstr(&w, value);
+    return ptn_pack_finish(&w);
+}
+
+/* One patch of preferences, made now: its outcome. */
+static ptn_bytes edit_now(const char *user, ptn_buf *take_patch) {
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 4);
+    ptn_pack_cstr(&w, user);
+    ptn_pack_nil(&w);
+    ptn_pack_int(&w, 1000);
+    ptn_pack_array(&w, 1);
+    ptn_pack_array(&w, 7);
+    ptn_pack_int(&w, PTN_EDIT_PREFERENCES);
+    for (int i = 0; i < 4; i++)
+        ptn_pack_nil(&w);
+    ptn_pack_bool(&w, true);
+    ptn_pack_raw(&w, ptn_buf_bytes(take_patch));
+    ptn_buf_unref(take_patch);
+    ptn_bytes b = run_buf(PTN_MSG_STORE_EDIT, ptn_pack_finish(&w));
+    cr_assert_eq(last_type, PTN_MSG_STORE_EDITED);
+    return element(element(b, 1), 0);
+}
+
+static int rejected_code(ptn_bytes outcome) {
+    ptn_problem p = {.code = -1};
+    cr_assert_eq(int_of(element(outcome, 0)), PTN_OUTCOME_REJECTED);
+    cr_assert(ptn_problem_unpack(element(outcome, 2), &p));
+    return p.code;
+}
+
 Test(store_db, preferences_merge) {
     populate();
-    ptn_bytes u = run(STORE_PREFERENCES, "sm", "alice", "theme", "dark");
-    cr_assert_eq(last_type, PTN_MSG_STORE_USER);
-    cr_expect(map_str_is(element(u, 6), "theme", "dark"));
-    (void)run(STORE_PREFERENCES, "sm", "alice", "lang", "en");
-    u = run(STORE_USER_BY_ID, "s", "alice");
+    ptn_bytes o = edit_now("alice", texts2("theme", "dark"));
+    cr_expect_eq(int_of(element(o, 0)), PTN_OUTCOME_APPLIED);
+    cr_expect(map_str_is(element(o, 2), "theme", "dark"));
+    (void)edit_now("alice", texts2("lang", "en"));
+    ptn_bytes u = run(STORE_USER_BY_ID, "s", "alice");
     cr_expect(map_str_is(element(u, 6), "theme", "dark"));
     cr_expect(map_str_is(element(u, 6), "lang", "en"));
-    (void)run(STORE_PREFERENCES, "sm", "nobody", "a", "b");
-    cr_expect_eq(problem_code(), PTN_CODE_NOT_FOUND);
+    cr_expect_eq(rejected_code(edit_now("nobody", texts2("a", "b"))), PTN_CODE_NOT_FOUND);
     char *big = calloc(1, STORE_PREFERENCES_BYTES + 1);
     memset(big, 'x', STORE_PREFERENCES_BYTES);
-    (void)run(STORE_PREFERENCES, "sm", "alice", "big", big);
+    cr_expect_eq(rejected_code(edit_now("alice", texts2("big", big))), PTN_CODE_PAYLOAD_TOO_LARGE);
     free(big);
-    cr_expect_eq(problem_code(), PTN_CODE_PAYLOAD_TOO_LARGE);
-    (void)run(STORE_PREFERENCES, "ss", "alice", "text");
-    cr_expect_eq(problem_code(), PTN_CODE_INVALID_REQUEST);
+    cr_expect_eq(rejected_code(edit_now("alice", packed("s", "text"))), PTN_CODE_INVALID_REQUEST);
 }
 
 /* ---- sessions ----------------------------------------------------------------------------- */

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * store_db_users.c - accounts, preferences, households and login sessions in the database.
+ * store_db_users.c - accounts, households and login sessions in the database.
  *
  * Sessions that ended more than a day ago are removed a few at a time by later logins, so the table
  * is bounded by the logins of one refresh lifetime and needs no sweeper.
  */
 #include "actors/idempotency.h"
-#include "actors/merge_patch.h"
 #include "actors/store_db_internal.h"
 
 #define SESSIONS_REVOKED_MAX 100000
@@ -18,7 +17,7 @@ static ptn_buf *no_such_user(uint32_t *ret_type) {
 
 /* The current row of a SELECT of STORE_USER_COLUMNS. */
 static void pack_user(ptn_pack *w, sqlite3_stmt *s) {
-    ptn_pack_array(w, 7);
+    ptn_pack_array(w, 8);
     ptn_pack_str(w, store_column_str(s, 0));
     ptn_pack_str(w, store_column_str(s, 1));
     ptn_pack_str(w, store_column_str(s, 2));
@@ -30,6 +29,7 @@ static void pack_user(ptn_pack *w, sqlite3_stmt *s) {
         ptn_pack_raw(w, preferences);
     else
         ptn_pack_map(w, 0);
+    ptn_pack_int(w, sqlite3_column_int64(s, 7));
 }
 
 /* Answers with the one row of s, or not_found. */
@@ -54,6 +54,10 @@ static ptn_buf *user_by(store_db *db, enum store_statement which, ptn_str key, u
         return store_db_fail(db, ret_type);
     store_bind_str(s, 1, key);
     return reply_user(db, s, ret_type);
+}
+
+ptn_buf *store_reply_user(store_db *db, ptn_str id, uint32_t *ret_type) {
+    return user_by(db, STORE_SQL_USER_BY_ID, id, ret_type);
 }
 
 int store_user_exists(store_db *db, ptn_str id) {
@@ -107,6 +111,7 @@ ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     (void)sqlite3_bind_int64(s, 4, (int64_t)(uint32_t)roles);
     store_bind_str_or_null(s, 5, household);
     (void)sqlite3_bind_int64(s, 6, created_ms);
+    (void)sqlite3_bind_int64(s, 7, store_change(db));
     int rc = sqlite3_step(s);
     (void)sqlite3_reset(s);
     if ((rc & 0xff) == SQLITE_CONSTRAINT)
@@ -114,7 +119,7 @@ ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (rc != SQLITE_DONE)
         return store_db_fail(db, ret_type);
     db->users_added++;
-    return user_by(db, STORE_SQL_USER_BY_ID, id, ret_type);
+    return store_reply_user(db, id, ret_type);
 }
 
 ptn_buf *store_user_by_name(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
@@ -211,55 +216,6 @@ ptn_buf *store_user_password(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     store_bind_str(s, 1, id);
     (void)sqlite3_bind_int64(s, 2, now_ms);
     return store_run(db, s) ? store_ok(ret_type) : store_db_fail(db, ret_type);
-}
-
-/* ---- preferences -------------------------------------------------------------------------- */
-
-static ptn_buf *merge_refused(int err, uint32_t *ret_type) {
-    if (err == -PTN_ENOMEM)
-        return NULL;
-    if (err == -PTN_ETOOBIG)
-        return store_problem(
-            PTN_CODE_PAYLOAD_TOO_LARGE,
-            "preferences hold at most 16 KiB, 256 members per object and 16 levels", ret_type);
-    return store_problem(PTN_CODE_INVALID_REQUEST, "preferences are changed by an object",
-                         ret_type);
-}
-
-ptn_buf *store_preferences(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    ptn_str id;
-    ptn_bytes patch;
-    if (!ptn_unpack_str(u, &id) || !ptn_unpack_any(u, &patch))
-        return store_malformed(ret_type);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_USER_BY_ID);
-    if (s == NULL)
-        return store_db_fail(db, ret_type);
-    store_bind_str(s, 1, id);
-    int rc = sqlite3_step(s);
-    if (rc != SQLITE_ROW)
-        return rc == SQLITE_DONE ? no_such_user(ret_type) : store_db_fail(db, ret_type);
-    ptn_pack w;
-    ptn_pack_init(&w, 1024);
-    int err = merge_patch(store_column_blob(s, 6), patch, &w);
-    (void)sqlite3_reset(s);
-    if (err == 0 && ptn_pack_len(&w) > STORE_PREFERENCES_BYTES)
-        err = -PTN_ETOOBIG;
-    if (err != 0) {
-        ptn_pack_abort(&w);
-        return merge_refused(err, ret_type);
-    }
-    ptn_buf *merged = ptn_pack_finish(&w);
-    if (merged == NULL)
-        return NULL;
-    s = store_sql(db, STORE_SQL_USER_PREFERENCES);
-    bool stored = false;
-    if (s != NULL) {
-        store_bind_str(s, 1, id);
-        store_bind_blob(s, 2, ptn_buf_bytes(merged));
-        stored = store_run(db, s);
-    }
-    ptn_buf_unref(merged);
-    return stored ? user_by(db, STORE_SQL_USER_BY_ID, id, ret_type) : store_db_fail(db, ret_type);
 }
 
 /* ---- sessions ----------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 
 #include "actors/idempotency.h"
 #include "actors/password.h"
+#include "actors/sync.h"
 
 #include <postern/codec.h>
 
@@ -83,15 +84,17 @@ struct user_view {
     uint64_t roles;
     int64_t created_ms;
     ptn_bytes preferences;
+    uint64_t version;
 };
 
 static bool unpack_user(ptn_unpack *u, struct user_view *ret_v) {
     uint32_t n;
     ptn_str hash; /* read and dropped: it never leaves the broker */
-    return ptn_unpack_array(u, &n) && n == 7 && ptn_unpack_str(u, &ret_v->id) &&
+    return ptn_unpack_array(u, &n) && n == 8 && ptn_unpack_str(u, &ret_v->id) &&
            ptn_unpack_str(u, &ret_v->name) && ptn_unpack_str_or_nil(u, &hash) &&
            ptn_unpack_uint(u, &ret_v->roles) && ptn_unpack_str_or_nil(u, &ret_v->household) &&
-           ptn_unpack_int(u, &ret_v->created_ms) && ptn_unpack_any(u, &ret_v->preferences);
+           ptn_unpack_int(u, &ret_v->created_ms) && ptn_unpack_any(u, &ret_v->preferences) &&
+           ptn_unpack_uint(u, &ret_v->version);
 }
 
 static void pack_user(ptn_pack *w, const struct user_view *v, bool preferences) {
@@ -178,7 +181,10 @@ static void answer_user(ptn_ctx *c, struct users_op *op, int err, const ptn_msg 
     PTN_REQUIRE(c, unpack_user(&u, &v));
     ptn_pack w;
     ptn_pack_init(&w, 256 + v.preferences.n);
-    ptn_response_begin(&w, status);
+    if (preferences)
+        ptn_response_begin_version(&w, status, v.version, 0);
+    else
+        ptn_response_begin(&w, status);
     pack_user(&w, &v, preferences);
     ptn_response_send(c, op->to, &w);
     op_free(op);
@@ -246,6 +252,44 @@ static void ask_user(ptn_ctx *c, struct users *s, struct users_op *op, ptn_str i
     ask_store(c, s, op, PTN_MSG_STORE_USER_BY_ID, &w, cb);
 }
 
+static void prefs_edited(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct users *s = state;
+    struct users_op *op = arg;
+    struct user_view v;
+    struct sync_outcome o;
+    ptn_bytes record;
+    ptn_unpack u;
+    uint32_t n;
+    ptn_pack w;
+    if (err != 0 || reply->type != PTN_MSG_STORE_EDITED) {
+        op_fail(c, op, err, reply);
+        settled(c, s);
+        return;
+    }
+    PTN_REQUIRE(c, sync_edited_read(ptn_msg_bytes(reply), &record, &u, &n) && n == 1 &&
+                       sync_outcome_read(&u, &o));
+    u = ptn_unpack_of(record);
+    ptn_pack_init(&w, 256 + reply->len);
+    if (o.outcome == PTN_OUTCOME_REJECTED) {
+        ptn_pack_raw(&w, o.value);
+        ptn_problem_send_packed(c, op->to, &w);
+    } else if (o.outcome == PTN_OUTCOME_CONFLICT) {
+        PTN_REQUIRE(c, unpack_user(&u, &v));
+        ptn_problem_begin_conflict(
+            &w, "the preferences have changed since; details.current is how they stand");
+        pack_user(&w, &v, true);
+        ptn_problem_send_packed(c, op->to, &w);
+    } else {
+        PTN_REQUIRE(c, unpack_user(&u, &v));
+        ptn_response_begin_version(&w, 200, v.version, 0);
+        pack_user(&w, &v, true);
+        ptn_response_send(c, op->to, &w);
+        sync_tell_preferences(c, s->config->directory, v.id, v.version);
+    }
+    op_free(op);
+    settled(c, s);
+}
+
 static void on_prefs(ptn_ctx *c, struct users *s, struct users_op *op, const ptn_request *r) {
     if (ptn_kind_of(r->body) != PTN_KIND_MAP) {
         ptn_problem_send(
@@ -260,11 +304,26 @@ static void on_prefs(ptn_ctx *c, struct users *s, struct users_op *op, const ptn
         return;
     }
     ptn_pack w;
-    ptn_pack_init(&w, 64 + r->body.n);
-    ptn_pack_array(&w, 2);
+    uint64_t version = 0;
+    int wanted = ptn_if_match(r->headers, &version);
+    ptn_pack_init(&w, 128 + r->body.n);
+    ptn_pack_array(&w, 4);
     ptn_pack_str(&w, r->principal.user);
+    ptn_pack_nil(&w);
+    ptn_pack_int(&w, ptn_wall_ms(c));
+    ptn_pack_array(&w, 1);
+    ptn_pack_array(&w, 7);
+    ptn_pack_int(&w, PTN_EDIT_PREFERENCES);
+    ptn_pack_nil(&w);
+    ptn_pack_nil(&w);
+    ptn_pack_nil(&w);
+    if (wanted != 0)
+        ptn_pack_uint(&w, wanted > 0 ? version : 0); /* no record has version 0 */
+    else
+        ptn_pack_nil(&w);
+    ptn_pack_bool(&w, true);
     ptn_pack_raw(&w, r->body);
-    ask_store(c, s, op, PTN_MSG_STORE_PREFERENCES, &w, me_loaded);
+    ask_store(c, s, op, PTN_MSG_STORE_EDIT, &w, prefs_edited);
 }
 
 /* The caller's account is known: now the household, or the caller alone. */

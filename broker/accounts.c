@@ -120,7 +120,7 @@ bool keys_user_unpack(ptn_unpack *u, struct keys_user *ret_user) {
     uint32_t n;
     uint64_t roles;
     ptn_str id, name, hash, household;
-    if (!ptn_unpack_array(u, &n) || n != 7 || !ptn_unpack_str(u, &id) ||
+    if (!ptn_unpack_array(u, &n) || n != 8 || !ptn_unpack_str(u, &id) ||
         !ptn_unpack_str(u, &name) || !ptn_unpack_str_or_nil(u, &hash) ||
         !ptn_unpack_uint(u, &roles) || !ptn_unpack_str_or_nil(u, &household) ||
         !ptn_unpack_int(u, &ret_user->created_ms) || !ptn_unpack_any(u, NULL))

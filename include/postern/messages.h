@@ -43,7 +43,8 @@
     XX(HUB_SINK_WRITABLE)                                                                                  \
     XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
     XX(OWNER_RESTARTED)   /* owner -> hubs, nil: what it knew of its topics is gone; sinks start over */   \
-    /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map] */ \
+    /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map, \
+     * version] */                                                                                         \
     XX(STORE_USER_ADD)    /* [id, name, passwordHash, roles, household?, createdMs] -> STORE_USER.        \
                            * An existing id: the same user, or PROBLEM idempotency_mismatch */             \
     XX(STORE_USER_BY_NAME)/* [name] -> STORE_USER */                                                       \
@@ -51,7 +52,6 @@
     XX(STORE_USER_LIST)   /* [afterName?, limit] -> STORE_USERS, ordered by name */                        \
     XX(STORE_HOUSEHOLD)   /* [household, limit] -> STORE_USERS */                                          \
     XX(STORE_USER_PASSWORD)/* [id, passwordHash, nowMs] -> OK; ends the user's sessions */                 \
-    XX(STORE_PREFERENCES) /* [id, mergePatch map]: RFC 7396 on the stored map -> STORE_USER */             \
     XX(STORE_USER)        /* USER */                                                                       \
     XX(STORE_USERS)       /* [USER, ..] */                                                                 \
     XX(STORE_SESSION_ADD) /* [session, user, refreshHash bin, expiresMs, createdMs] -> OK */               \
@@ -61,7 +61,7 @@
     XX(STORE_SESSION_REVOKE) /* [session, nowMs] -> OK */                                                  \
     XX(STORE_SESSIONS_REVOKED) /* [sinceMs] -> STORE_SESSIONS: revoked at or after that time */            \
     XX(STORE_SESSIONS)    /* [session, ..] */                                                              \
-    /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..]] */                            \
+    /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..], version] */                   \
     XX(STORE_CONV_ADD)    /* [id, title?, creator, createdMs, epoch, [member, ..], requestHash? bin] ->    \
                            * STORE_CONV; unknown members: PROBLEM validation_failed.  An existing id: its  \
                            * CONV, or PROBLEM idempotency_mismatch for another hash.  The last may be left \
@@ -85,6 +85,14 @@
     XX(STORE_EVENT_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                  \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
     XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
+    XX(STORE_EDIT)        /* [user, conversation?, nowMs, [EDIT, ..]] -> STORE_EDITED: all in order and in   \
+                           * one transaction.  EDIT = [kind, id?, print? bin, stampMs?, baseVersion?,      \
+                           * reject, body], see enum ptn_edit_kind; no stamp: made now, and wins */        \
+    XX(STORE_EDITED)      /* [USER or CONV or nil, [[outcome, version?, value], ..]]; value: STORE_MSG,    \
+                           * the preferences, the title?, of a rejected one the PROBLEM */                 \
+    /* sync -> conversation shard: items of POST /sync, as the client wrote them */                        \
+    XX(SYNC_APPLY)        /* [user, roles, conversation, [item map, ..]] -> SYNC_APPLIED */                \
+    XX(SYNC_APPLIED)      /* [result map, ..]: one per item, as clients see it */                          \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
     XX(STORE_STATS_REPLY)                                                                                  \
     XX(STORE_FLUSH)       /* nil: what was only written is on disk now -> OK */                            \
@@ -103,6 +111,7 @@
     XX(POST,   "/conversations",               CONV_CREATE,     USER,  CONVERSATION, NONE)                 \
     XX(POST,   "/conversations/messages",      MSG_SEND,        USER,  CONVERSATION, BODY)                 \
     XX(GET,    "/conversations/{}",            CONV_GET,        USER,  CONVERSATION, PATH)                 \
+    XX(PATCH,  "/conversations/{}",            CONV_PATCH,      USER,  CONVERSATION, PATH)                 \
     XX(POST,   "/conversations/{}/members",    MEMBERS_ADD,     USER,  CONVERSATION, PATH)                 \
     XX(DELETE, "/conversations/{}/members",    MEMBERS_REMOVE,  USER,  CONVERSATION, PATH)                 \
     XX(GET,    "/conversations/{}/messages",   MSG_LIST,        USER,  CONVERSATION, PATH)                 \
@@ -134,6 +143,21 @@ enum ptn_msg_type {
 };
 /* For logs and metrics; never NULL. */
 const char *ptn_msg_type_name(uint32_t type);
+
+/* What an EDIT changes, and its body. */
+enum ptn_edit_kind {
+    PTN_EDIT_MESSAGE,     /* as STORE_MSG_APPEND */
+    PTN_EDIT_READ,        /* as STORE_MSG_READ */
+    PTN_EDIT_PREFERENCES, /* a merge patch (RFC 7396) */
+    PTN_EDIT_TITLE,       /* text or nil */
+};
+enum ptn_outcome {
+    PTN_OUTCOME_APPLIED,
+    PTN_OUTCOME_DUPLICATE,  /* it was applied before */
+    PTN_OUTCOME_SUPERSEDED, /* a later edit stands */
+    PTN_OUTCOME_CONFLICT,   /* the record is not the one that the client has seen */
+    PTN_OUTCOME_REJECTED,   /* with a PROBLEM */
+};
 
 /* ---- errors that clients see (wire.md section 2) ------------------------------------------ */
 
@@ -259,6 +283,12 @@ bool ptn_response_unpack(ptn_bytes b, ptn_response *ret_r);
 /* Writes everything but the data value. */
 void ptn_response_begin(ptn_pack *w, unsigned status);
 void ptn_response_begin_page(ptn_pack *w, unsigned status, ptn_str next, ptn_str prev);
+/* With the header etag, which names a version of a record and what else its representation shows.
+ */
+void ptn_response_begin_version(ptn_pack *w, unsigned status, uint64_t version, uint64_t detail);
+/* The version that If-Match asks for: 1, or 0 when it does not ask, or <0 when no version is meant.
+ */
+int ptn_if_match(ptn_bytes headers, uint64_t *ret_version);
 /* Finishes w and answers; out of memory becomes -PTN_ENOMEM for the asker. */
 void ptn_response_send(ptn_ctx *c, ptn_reply_to to, ptn_pack *w);
 
@@ -272,6 +302,11 @@ void ptn_problem_send(ptn_ctx *c, ptn_reply_to to, int code, const char *message
 /* With details {field: reason}: for validation_failed. */
 void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *message,
                             const char *field, const char *reason);
+/* Begins the PROBLEM conflict, with details {current}: the caller packs the record as it stands,
+ * then sends. */
+void ptn_problem_begin_conflict(ptn_pack *w, const char *message);
+/* Answers with an encoded PROBLEM; consumes w. */
+void ptn_problem_send_packed(ptn_ctx *c, ptn_reply_to to, ptn_pack *w);
 /* Wrong fields of one body, collected so that a client hears of all of them at once. */
 #define PTN_FIELDS_MAX 8u
 typedef struct ptn_fields {

@@ -44,7 +44,12 @@
     XX(ACTOR_CRASHES, "postern_actor_crashes_total", "", "Actors that failed")                              \
     XX(STORE_COMMITS, "postern_store_commits_total", "", "Transactions committed")                          \
     XX(STORE_ROWS, "postern_store_messages_total", "", "Messages stored")                                   \
-    XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")
+    XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")                      \
+    XX(SYNC_APPLIED, "postern_sync_items_total", "outcome=\"applied\"", "Items of clients that were offline, by outcome") \
+    XX(SYNC_DUPLICATE, "postern_sync_items_total", "outcome=\"duplicate\"", "")                             \
+    XX(SYNC_SUPERSEDED, "postern_sync_items_total", "outcome=\"superseded\"", "")                           \
+    XX(SYNC_CONFLICT, "postern_sync_items_total", "outcome=\"conflict\"", "")                               \
+    XX(SYNC_REJECTED, "postern_sync_items_total", "outcome=\"rejected\"", "")
 
 #define PTN_GAUGE_MAP(XX)                                                                                   \
     XX(CONNECTIONS_HTTP, "postern_connections", "protocol=\"http\"", "Open connections")                    \

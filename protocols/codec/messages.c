@@ -6,6 +6,7 @@
  */
 #include <postern/messages.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 const char *ptn_msg_type_name(uint32_t type) {
@@ -198,6 +199,37 @@ void ptn_response_begin(ptn_pack *w, unsigned status) {
     ptn_pack_nil(w);
 }
 
+void ptn_response_begin_version(ptn_pack *w, unsigned status, uint64_t version, uint64_t detail) {
+    char etag[48];
+    (void)snprintf(etag, sizeof etag, "\"%llu.%llu\"", (unsigned long long)version,
+                   (unsigned long long)detail);
+    ptn_pack_array(w, 5);
+    ptn_pack_uint(w, status);
+    ptn_pack_nil(w);
+    ptn_pack_map(w, 1);
+    ptn_pack_key(w, "etag");
+    ptn_pack_cstr(w, etag);
+    ptn_pack_nil(w);
+}
+
+/* Strong comparison (RFC 9110 section 13.1.1) of one tag; what stands behind the point is shown
+ * with the record and not part of it. */
+int ptn_if_match(ptn_bytes headers, uint64_t *ret_version) {
+    ptn_str tag;
+    uint64_t version = 0;
+    if (headers.n == 0 || !ptn_map_get_str(headers, "if-match", &tag) || ptn_str_eqz(tag, "*"))
+        return 0;
+    if (tag.n < 3 || tag.n > 47 || tag.p[0] != '"' || tag.p[tag.n - 1] != '"')
+        return -1;
+    size_t i = 1;
+    while (i < tag.n - 1 && i < 20 && tag.p[i] >= '0' && tag.p[i] <= '9')
+        version = version * 10 + (uint64_t)(tag.p[i++] - '0');
+    if (i == 1 || (tag.p[i] != '.' && i != tag.n - 1))
+        return -1;
+    *ret_version = version;
+    return 1;
+}
+
 void ptn_response_begin_page(ptn_pack *w, unsigned status, ptn_str next, ptn_str prev) {
     ptn_pack_array(w, 5);
     ptn_pack_uint(w, status);
@@ -275,6 +307,18 @@ void ptn_problem_send_field(ptn_ctx *c, ptn_reply_to to, int code, const char *m
     ptn_pack_cstr(&w, field);
     ptn_pack_cstr(&w, reason);
     reply_pack(c, to, PTN_MSG_PROBLEM, &w);
+}
+
+void ptn_problem_begin_conflict(ptn_pack *w, const char *message) {
+    ptn_pack_array(w, 3);
+    ptn_pack_int(w, PTN_CODE_CONFLICT);
+    ptn_pack_cstr(w, message);
+    ptn_pack_map(w, 1);
+    ptn_pack_key(w, "current");
+}
+
+void ptn_problem_send_packed(ptn_ctx *c, ptn_reply_to to, ptn_pack *w) {
+    reply_pack(c, to, PTN_MSG_PROBLEM, w);
 }
 
 void ptn_fields_add(ptn_fields *f, const char *name, const char *reason) {
