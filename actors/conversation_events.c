@@ -169,6 +169,21 @@ static bool catch_up_one(ptn_ctx *c, struct conversation *v, uint64_t seq, ptn_b
     return ok;
 }
 
+/* Retention has removed messages that some hub has not heard of: none can come any more, and who
+ * listens starts over and is told. */
+static void catch_up_skip(ptn_ctx *c, struct conversation *v, uint64_t first) {
+    if (first <= catch_up_from(v) + 1)
+        return;
+    if (v->published + 1 < first)
+        v->published = first - 1;
+    for (unsigned i = 0; i < v->shard->directory->workers; i++) {
+        if (v->lag != NULL && v->lag->sent[i] + 1 < first)
+            v->lag->sent[i] = first - 1;
+        if (((v->hubs | v->shard->watching) & UINT64_C(1) << i) != 0)
+            shard_resync(c, v->shard, i);
+    }
+}
+
 static void catch_up_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct conversation *v = arg;
     uint32_t n;
@@ -187,6 +202,8 @@ static void catch_up_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *rep
     for (uint32_t i = 0, pair; i < n && ok; i++) {
         PTN_REQUIRE(c, ptn_unpack_array(&u, &pair) && pair == 2 && ptn_unpack_uint(&u, &seq) &&
                            ptn_unpack_any(&u, &message));
+        if (i == 0)
+            catch_up_skip(c, v, seq);
         ok = catch_up_one(c, v, seq, message);
     }
     if (catch_up_from(v) > from)

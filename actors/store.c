@@ -28,6 +28,8 @@
 #define BATCH_MAX_DEFAULT 512u
 #define JOBS_MAX_DEFAULT 16384u
 #define FLUSH_NS (1 * PTN_SEC)
+#define RETAIN_NS (1 * PTN_SEC)
+#define RETAIN_PAUSE_NS (5 * PTN_MS)
 #define STOP_POLL_NS (20 * PTN_MS)
 
 struct outcome {
@@ -36,6 +38,8 @@ struct outcome {
 };
 
 struct store {
+    const ptn_directory *directory;
+    bool retains; /* there are rules that let something go */
     store_db *db;
     ptn_lane *lane;
     struct outcome *outcomes; /* of one batch; lane thread */
@@ -142,10 +146,21 @@ static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t 
     }
 }
 
+static bool retains(const store_retention *r) {
+    bool any = r->messages_age_ms > 0 || r->messages > 0;
+    for (size_t i = 0; i < r->n_topics; i++)
+        any = any || r->topics[i].age_ms > 0 || r->topics[i].bytes > 0 || r->topics[i].events > 0;
+    return any;
+}
+
 int store_open(const store_config *config, store **ret_store, const char **reterr_why) {
     struct store *s = calloc(1, sizeof *s);
     size_t batch_max = config->batch_max != 0 ? config->batch_max : BATCH_MAX_DEFAULT;
     int err = -PTN_ENOMEM;
+    if (s != NULL) {
+        s->directory = config->directory;
+        s->retains = retains(&config->db.retention);
+    }
     if (s != NULL)
         s->outcomes = calloc(batch_max, sizeof *s->outcomes);
     if (reterr_why != NULL)
@@ -189,13 +204,18 @@ void store_close(store *s) {
 
 struct store_state {
     store *store;
-    ptn_timer stop_timer, flush_timer;
+    ptn_timer stop_timer, flush_timer, retain_timer;
     bool busy; /* a message came since the last look */
+    bool stopping;
 };
 
+static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
 static int store_init(ptn_ctx *c, void *state, void *arg) {
-    (void)c;
-    ((struct store_state *)state)->store = arg;
+    struct store_state *st = state;
+    st->store = arg;
+    if (st->store->retains)
+        ptn_timer_start(c, &st->retain_timer, RETAIN_NS, retain_due, NULL);
     return 0;
 }
 
@@ -221,10 +241,68 @@ static void flush_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         ptn_timer_start(c, t, FLUSH_NS, flush_due, NULL);
 }
 
+/* ---- retention ---------------------------------------------------------------------------- */
+
+/* Positions older than what is left are not recovered any more.  Whoever is not told resumes with a
+ * gap instead, so a refusal needs no repeating. */
+static void tell_owners(ptn_ctx *c, const struct store *s, ptn_unpack u, uint32_t n) {
+    ptn_str topic;
+    ptn_bytes pair;
+    for (; n > 0 && s->directory != NULL && ptn_unpack_any(&u, &pair); n--) {
+        ptn_unpack p = ptn_unpack_of(pair);
+        uint32_t two;
+        if (!ptn_unpack_array(&p, &two) || !ptn_unpack_str(&p, &topic))
+            return;
+        ptn_buf *b = ptn_buf_copy(pair.p, pair.n);
+        if (b == NULL ||
+            ptn_cast(c, ptn_topic_owner(s->directory, topic), PTN_MSG_TOPIC_TRIMMED, b) < 0)
+            ptn_buf_unref(b);
+    }
+}
+
+static void retained(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct store_state *st = state;
+    uint32_t n;
+    bool more = false;
+    uint64_t events, messages;
+    (void)arg;
+    if (err == 0 && reply->type == PTN_MSG_STORE_RETAINED) {
+        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+        bool ok = ptn_unpack_array(&u, &n) && n == 4 && ptn_unpack_bool(&u, &more) &&
+                  ptn_unpack_uint(&u, &events) && ptn_unpack_uint(&u, &messages) &&
+                  ptn_unpack_array(&u, &n);
+        PTN_REQUIRE(c, ok);
+        ptn_count(PTN_C_RETENTION_EVENTS, events);
+        ptn_count(PTN_C_RETENTION_MESSAGES, messages);
+        tell_owners(c, st->store, u, n);
+    } /* else the disk is in trouble, or the lane is full: the next round */
+    if (!st->stopping)
+        ptn_timer_start(c, &st->retain_timer, more ? RETAIN_PAUSE_NS : RETAIN_NS, retain_due, NULL);
+}
+
+/* A round at least each second; its steps leave room between them for everybody else. */
+static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)arg;
+    ptn_pack w;
+    ptn_pack_init(&w, 16);
+    ptn_pack_array(&w, 1);
+    ptn_pack_int(&w, ptn_wall_ms(c));
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b != NULL && ptn_ask_lasting(c, ptn_self(c), PTN_MSG_STORE_RETAIN, b, PTN_NEVER, retained,
+                                     NULL, NULL) == 0)
+        return;
+    ptn_buf_unref(b);
+    if (!((struct store_state *)state)->stopping)
+        ptn_timer_start(c, t, RETAIN_NS, retain_due, NULL);
+}
+
+/* ---- messages ----------------------------------------------------------------------------- */
+
 static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct store_state *st = state;
     if (m->type == PTN_MSG_STOPPING) {
-        st->busy = true;
+        st->busy = st->stopping = true;
+        ptn_timer_stop(c, &st->retain_timer);
         stop_when_idle(c, st, &st->stop_timer, NULL);
         return 0;
     }

@@ -13,9 +13,10 @@ typedef struct store_config {
     const char *path; /* of the database file; its directory exists */
     ptn_runtime *rt;
     store_db_opts db;
-    uint32_t batch_max;      /* messages in one transaction; 0: 512 */
-    uint32_t jobs_max;       /* waiting, past it requests are refused; 0: 16,384 */
-    ptn_time queue_delay_ns; /* of the lane: runtime.h; 0: never */
+    const ptn_directory *directory; /* whom to tell what retention removed; NULL: nobody */
+    uint32_t batch_max;             /* messages in one transaction; 0: 512 */
+    uint32_t jobs_max;              /* waiting, past it requests are refused; 0: 16,384 */
+    ptn_time queue_delay_ns;        /* of the lane: runtime.h; 0: never */
 } store_config;
 
 /* Opens the database and its lane.  Before ptn_runtime_run(), main thread.  *reterr_why as in

@@ -146,6 +146,7 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
     store_db *db = calloc(1, sizeof *db);
     int err = db == NULL ? -PTN_ENOMEM : o.vfs != NULL ? 0 : create_private(path, &why);
     if (err == 0) {
+        db->retention.rules = o.retention;
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
         int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
                     (o.vfs != NULL ? SQLITE_OPEN_CREATE : 0);
@@ -382,7 +383,8 @@ int store_db_begin(store_db *db) {
     db->rows_committed = 0;
     db->must_sync = false;
     db->changes = false;
-    db->users_added = db->conversations_added = db->messages_added = db->events_added = 0;
+    db->users_added = db->conversations_added = db->messages_added = db->events_added =
+        db->messages_removed = 0;
     if (s == NULL || sqlite3_step(s) != SQLITE_DONE) {
         int err = last_err(db);
         if (s != NULL)
@@ -497,7 +499,7 @@ int store_db_commit(store_db *db) {
     if (db->doomed == 0) {
         (void)(add_total(db, "users", db->users_added) &&
                add_total(db, "conversations", db->conversations_added) &&
-               add_total(db, "messages", db->messages_added) &&
+               add_total(db, "messages", db->messages_added - db->messages_removed) &&
                add_total(db, "change", db->changes));
     }
     sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
@@ -599,6 +601,7 @@ static const struct operation {
     {PTN_MSG_STORE_EVENT_APPEND_WRITTEN, WRITE, 6, store_event_append_written},
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
     {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
+    {PTN_MSG_STORE_RETAIN, WRITE, 1, store_retain},
     {PTN_MSG_STORE_FLUSH, READ, 0, op_flush},
 };
 

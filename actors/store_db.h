@@ -9,7 +9,7 @@
 #ifndef POSTERN_ACTORS_STORE_DB_H
 #define POSTERN_ACTORS_STORE_DB_H
 
-#include <postern/messages.h>
+#include "actors/topic_rule.h"
 
 typedef struct store_db store_db;
 
@@ -21,7 +21,15 @@ typedef struct store_db store_db;
 #define STORE_ROWS_MAX 1000
 #define STORE_PREFERENCES_BYTES (16u << 10)
 
+typedef struct store_retention { /* 0: kept for ever */
+    const struct topic_rule
+        *topics; /* outlive the database; topics without a rule are left alone */
+    size_t n_topics;
+    uint64_t messages_age_ms, messages; /* of a conversation; its newest always stays */
+} store_retention;
+
 typedef struct store_db_opts {
+    store_retention retention;  /* enforced by STORE_RETAIN */
     uint32_t cache_bytes;       /* of SQLite's page cache; 0: 8 MiB */
     uint32_t busy_ms;           /* waiting for another process that writes; 0: 5,000 */
     uint32_t conversations_max; /* whose last sequence number is kept in memory; 0: 8,192 */

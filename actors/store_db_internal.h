@@ -86,8 +86,17 @@
     XX(TOPIC_ADD, "INSERT INTO topics(name, epoch) SELECT ?1, ?2"                                          \
                   " WHERE coalesce((SELECT max(key) FROM topics), 0) < ?3 - 1")                            \
     XX(TOPIC_LOOSE, "UPDATE topics SET loose = 1 WHERE key = ?1")                                          \
-    XX(EVENT_LAST, "SELECT max(place) FROM topic_log WHERE place BETWEEN ?1 AND ?2")                       \
-    XX(EVENT_ADD, "INSERT INTO topic_log(place, created_ms, id, data) VALUES(?1, ?2, ?3, ?4)")             \
+    XX(EVENT_LAST, "SELECT place, total FROM topic_log WHERE place > ?1 AND place <= ?2"                   \
+                   " ORDER BY place DESC LIMIT 1")                                                         \
+    XX(EVENT_ADD, "INSERT INTO topic_log(place, created_ms, id, data, total) VALUES(?1, ?2, ?3, ?4, ?5)")  \
+    XX(EVENTS_OLDEST, "SELECT place, created_ms, total FROM topic_log WHERE place > ?1 AND place <= ?2"    \
+                      " ORDER BY place LIMIT ?3")                                                          \
+    XX(EVENTS_REMOVE, "DELETE FROM topic_log WHERE place > ?1 AND place <= ?2")                            \
+    XX(TOPIC_BASE, "UPDATE topics SET base = ?2 WHERE key = ?1")                                           \
+    XX(TOPIC_NEXT, "SELECT key, name FROM topics WHERE key > ?1 ORDER BY key LIMIT 1")                     \
+    XX(CONV_NEXT, "SELECT key, id FROM conversations WHERE key > ?1 ORDER BY key LIMIT 1")                 \
+    XX(MSGS_OLDEST, "SELECT seq, timestamp_ms FROM messages WHERE conversation = ?1 ORDER BY seq LIMIT ?2") \
+    XX(MSGS_REMOVE, "DELETE FROM messages WHERE conversation = ?1 AND seq <= ?2")                          \
     XX(EVENT_IDS, "SELECT place, id FROM topic_log WHERE place > ?1 AND place <= ?2 AND id IS NOT NULL"    \
                   " ORDER BY place")                                                                       \
     XX(EVENTS, "SELECT place, data FROM topic_log WHERE place > ?1 AND place < ?2 ORDER BY place LIMIT ?3") \
@@ -134,11 +143,25 @@ struct store_conv {
 
 struct store_topic { /* what an append needs to know of a durable topic; a cache likewise */
     UT_hash_handle hh;
-    int64_t key, last;
-    bool loose; /* has taken events that were not synced */
+    int64_t key, base, last; /* newest offset that was removed, newest of all */
+    int64_t total;           /* bytes of data up to the last one, since some beginning */
+    bool loose;              /* has taken events that were not synced */
     char epoch[STORE_EPOCH_BYTES];
     uint32_t name_bytes;
     char name[];
+};
+
+/* Where an event lies in topic_log. */
+#define STORE_OFFSET_BITS 40
+#define STORE_OFFSET_MAX ((INT64_C(1) << STORE_OFFSET_BITS) - 1)
+static inline int64_t store_place(const struct store_topic *t, int64_t offset) {
+    return t->key << STORE_OFFSET_BITS | offset;
+}
+
+struct retention { /* and how far its round has come */
+    store_retention rules;
+    int64_t topic, conversation; /* the last key that was looked at */
+    bool topics_done;
 };
 
 struct store_db {
@@ -154,11 +177,12 @@ struct store_db {
     bool claimed;   /* store_db_claim() */
     bool unsettled; /* the log may hold what the disk does not */
     int doomed;     /* 0, or the negative error that the commit will return */
-    int64_t users_added, conversations_added, messages_added,
-        events_added; /* by the open transaction */
+    int64_t users_added, conversations_added, messages_added, events_added,
+        messages_removed; /* by the open transaction */
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
     bool changes;   /* the open one does */
     uint32_t rows_committed;
+    struct retention retention;
 };
 
 /* ---- store_db.c --------------------------------------------------------------------------- */
@@ -237,6 +261,11 @@ ptn_buf *store_event_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_event_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 void store_topics_drop(store_db *db);
+/* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
+int store_topic_find(store_db *db, ptn_str name, struct store_topic **ret_t);
+
+/* store_db_retention.c */
+ptn_buf *store_retain(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
 /* store_db_edit.c */
 #define STORE_EDITS_KEPT 1000 /* newest of each user whose outcome is remembered */

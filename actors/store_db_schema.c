@@ -96,7 +96,8 @@ static const char schema_2[] =
     " place INTEGER PRIMARY KEY," /* topic << 40 | offset */
     " created_ms INTEGER NOT NULL,"
     " id BLOB,"
-    " data BLOB NOT NULL"
+    " data BLOB NOT NULL,"
+    " total INTEGER NOT NULL" /* bytes of data of this topic up to here */
     ") STRICT;"
 
     /* Synchronisation: what changed carries the number of its transaction (totals, `change`). */

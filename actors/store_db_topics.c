@@ -14,14 +14,8 @@
 
 #include <stdlib.h>
 
-#define OFFSET_BITS 40
-#define OFFSET_MAX ((INT64_C(1) << OFFSET_BITS) - 1)
 #define TOPICS_MAX (INT64_C(1) << 23)
 #define IDS_MAX 1000u
-
-static int64_t place_of(const struct store_topic *t, uint64_t offset) {
-    return t->key << OFFSET_BITS | (int64_t)offset;
-}
 
 /* ---- the cache ---------------------------------------------------------------------------- */
 
@@ -52,23 +46,24 @@ static struct store_topic *cache_add(store_db *db, ptn_str name) {
     return t;
 }
 
-/* Newest offset in the log, at least `base`.  <0: failed. */
-static int64_t last_offset(store_db *db, int64_t key, int64_t base) {
+/* Fills in where the log ends. */
+static bool find_end(store_db *db, struct store_topic *t) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_LAST);
     if (s == NULL)
-        return -1;
-    (void)sqlite3_bind_int64(s, 1, key << OFFSET_BITS);
-    (void)sqlite3_bind_int64(s, 2, key << OFFSET_BITS | OFFSET_MAX);
-    if (sqlite3_step(s) != SQLITE_ROW)
-        return -1;
-    int64_t place = sqlite3_column_int64(s, 0); /* NULL: 0 */
+        return false;
+    (void)sqlite3_bind_int64(s, 1, store_place(t, t->base));
+    (void)sqlite3_bind_int64(s, 2, store_place(t, STORE_OFFSET_MAX));
+    int rc = sqlite3_step(s);
+    t->last = t->base;
+    if (rc == SQLITE_ROW) {
+        t->last = sqlite3_column_int64(s, 0) & STORE_OFFSET_MAX;
+        t->total = sqlite3_column_int64(s, 1);
+    }
     (void)sqlite3_reset(s);
-    int64_t last = place & OFFSET_MAX;
-    return last > base ? last : base;
+    return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
-/* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
-static int topic_find(store_db *db, ptn_str name, struct store_topic **ret_t) {
+int store_topic_find(store_db *db, ptn_str name, struct store_topic **ret_t) {
     struct store_topic *t = NULL;
     HASH_FIND(hh, db->topics, name.p, name.n, t);
     *ret_t = t;
@@ -89,14 +84,14 @@ static int topic_find(store_db *db, ptn_str name, struct store_topic **ret_t) {
     t = epoch.n == STORE_EPOCH_BYTES ? cache_add(db, name) : NULL;
     if (t != NULL) {
         t->key = key;
+        t->base = base;
         t->loose = loose;
         memcpy(t->epoch, epoch.p, STORE_EPOCH_BYTES);
     }
     (void)sqlite3_reset(s);
     if (t == NULL)
         return -PTN_ENOMEM;
-    t->last = last_offset(db, key, base);
-    if (t->last < 0) {
+    if (!find_end(db, t)) {
         store_topics_drop(db);
         return -PTN_EIO;
     }
@@ -122,8 +117,8 @@ static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t
     if (s == NULL)
         return store_db_fail(db, ret_type);
     int64_t first = t->last > (int64_t)ids ? t->last - (int64_t)ids : 0;
-    (void)sqlite3_bind_int64(s, 1, place_of(t, (uint64_t)first));
-    (void)sqlite3_bind_int64(s, 2, place_of(t, OFFSET_MAX));
+    (void)sqlite3_bind_int64(s, 1, store_place(t, first));
+    (void)sqlite3_bind_int64(s, 2, store_place(t, STORE_OFFSET_MAX));
     ptn_pack rows, w;
     ptn_pack_init(&rows, 64);
     uint32_t n = 0;
@@ -131,7 +126,7 @@ static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t
     while ((rc = sqlite3_step(s)) == SQLITE_ROW && n < IDS_MAX) {
         ptn_pack_array(&rows, 2);
         ptn_pack_bin(&rows, store_column_blob(s, 1));
-        ptn_pack_int(&rows, sqlite3_column_int64(s, 0) & OFFSET_MAX);
+        ptn_pack_int(&rows, sqlite3_column_int64(s, 0) & STORE_OFFSET_MAX);
         n++;
     }
     (void)sqlite3_reset(s);
@@ -143,8 +138,9 @@ static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t
     if (encoded == NULL && n > 0)
         return NULL;
     ptn_pack_init(&w, 64 + ptn_buf_bytes(encoded).n);
-    ptn_pack_array(&w, 3);
+    ptn_pack_array(&w, 4);
     ptn_pack_str(&w, (ptn_str){t->epoch, STORE_EPOCH_BYTES});
+    ptn_pack_int(&w, t->base);
     ptn_pack_int(&w, t->last);
     ptn_pack_array(&w, n);
     if (n > 0)
@@ -160,9 +156,9 @@ ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (!ptn_unpack_str(u, &name) || !ptn_unpack_str(u, &epoch) || epoch.n != STORE_EPOCH_BYTES ||
         !ptn_unpack_uint(u, &ids))
         return store_malformed(ret_type);
-    int err = topic_find(db, name, &t);
+    int err = store_topic_find(db, name, &t);
     if (err == -PTN_ENOTFOUND && topic_add(db, name, epoch)) {
-        err = topic_find(db, name, &t);
+        err = store_topic_find(db, name, &t);
         if (err == -PTN_ENOTFOUND)
             return store_problem(PTN_CODE_OVERLOADED, "there are too many durable topics",
                                  ret_type);
@@ -184,7 +180,7 @@ struct event_row {
 static bool unpack_event(ptn_unpack *u, struct event_row *ret_e) {
     ret_e->id = (ptn_bytes){NULL, 0};
     return ptn_unpack_str(u, &ret_e->topic) && ptn_unpack_str(u, &ret_e->epoch) &&
-           ptn_unpack_uint(u, &ret_e->offset) && ret_e->offset <= OFFSET_MAX &&
+           ptn_unpack_uint(u, &ret_e->offset) && ret_e->offset <= STORE_OFFSET_MAX &&
            ptn_unpack_any(u, &ret_e->data) &&
            (ptn_unpack_nil(u) || ptn_unpack_bin(u, &ret_e->id)) &&
            ptn_unpack_int(u, &ret_e->created_ms);
@@ -208,7 +204,7 @@ static ptn_buf *append(store_db *db, ptn_unpack *u, bool written, uint32_t *ret_
     struct store_topic *t;
     if (!unpack_event(u, &e))
         return store_malformed(ret_type);
-    int err = topic_find(db, e.topic, &t);
+    int err = store_topic_find(db, e.topic, &t);
     if (err == -PTN_ENOTFOUND)
         return store_problem(PTN_CODE_INTERNAL, "the topic was not opened", ret_type);
     if (err != 0)
@@ -222,13 +218,15 @@ static ptn_buf *append(store_db *db, ptn_unpack *u, bool written, uint32_t *ret_
     sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_ADD);
     if (s == NULL)
         return store_db_fail(db, ret_type);
-    (void)sqlite3_bind_int64(s, 1, place_of(t, e.offset));
+    (void)sqlite3_bind_int64(s, 1, store_place(t, (int64_t)e.offset));
     (void)sqlite3_bind_int64(s, 2, e.created_ms);
     store_bind_blob(s, 3, e.id);
     store_bind_blob(s, 4, e.data);
+    (void)sqlite3_bind_int64(s, 5, t->total + (int64_t)e.data.n);
     if (!store_run(db, s))
         return store_db_fail(db, ret_type);
     t->last++;
+    t->total += (int64_t)e.data.n;
     db->events_added++;
     return store_ok(ret_type);
 }
@@ -248,8 +246,8 @@ static int read_events(store_db *db, const struct store_topic *t, uint64_t after
     sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENTS);
     if (s == NULL)
         return -1;
-    (void)sqlite3_bind_int64(s, 1, place_of(t, after));
-    (void)sqlite3_bind_int64(s, 2, place_of(t, before));
+    (void)sqlite3_bind_int64(s, 1, store_place(t, (int64_t)after));
+    (void)sqlite3_bind_int64(s, 2, store_place(t, (int64_t)before));
     (void)sqlite3_bind_int64(s, 3, (int64_t)limit);
     int n = 0, rc;
     while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
@@ -257,7 +255,7 @@ static int read_events(store_db *db, const struct store_topic *t, uint64_t after
         if (n > 0 && ptn_pack_len(rows) + data.n > STORE_RANGE_BYTES)
             break;
         ptn_pack_array(rows, 2);
-        ptn_pack_int(rows, sqlite3_column_int64(s, 0) & OFFSET_MAX);
+        ptn_pack_int(rows, sqlite3_column_int64(s, 0) & STORE_OFFSET_MAX);
         ptn_pack_raw(rows, data);
         n++;
     }
@@ -272,8 +270,8 @@ static bool unpack_offset(ptn_unpack *u, uint64_t def, uint64_t *ret_v) {
         return true;
     if (!ptn_unpack_uint(u, ret_v))
         return false;
-    if (*ret_v > OFFSET_MAX)
-        *ret_v = OFFSET_MAX;
+    if (*ret_v > STORE_OFFSET_MAX)
+        *ret_v = STORE_OFFSET_MAX;
     return true;
 }
 
@@ -282,9 +280,9 @@ ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     uint64_t after, before, limit;
     struct store_topic *t;
     if (!ptn_unpack_str(u, &name) || !unpack_offset(u, 0, &after) ||
-        !unpack_offset(u, OFFSET_MAX, &before) || !ptn_unpack_uint(u, &limit))
+        !unpack_offset(u, STORE_OFFSET_MAX, &before) || !ptn_unpack_uint(u, &limit))
         return store_malformed(ret_type);
-    int err = topic_find(db, name, &t);
+    int err = store_topic_find(db, name, &t);
     if (err == -PTN_ENOTFOUND)
         return store_problem(PTN_CODE_NOT_FOUND, "no such durable topic", ret_type);
     if (err != 0)

@@ -426,9 +426,8 @@ static int on_attach(ptn_ctx *c, struct topics *s, const struct call *m) {
         return 0;
     topic_set_hub(s, t, worker, true);
     bool stored = t->durable != NULL;
-    bool recovered = since_epoch.n > 0 &&
-                     (stored ? ptn_str_eq(since_epoch, topic_epoch(t)) && since_offset <= t->offset
-                             : history_covers(t, since_epoch, since_offset));
+    bool recovered = since_epoch.n > 0 && (stored ? durable_covers(t, since_epoch, since_offset)
+                                                  : history_covers(t, since_epoch, since_offset));
     ptn_pack w;
     ptn_pack_init(&w, 64);
     ptn_pack_array(&w, 5);
@@ -456,6 +455,20 @@ static int on_detach(struct topics *s, const ptn_msg *m) {
     struct topic *t = topic_find(s, name);
     if (t != NULL)
         topic_set_hub(s, t, worker, false);
+    return 0;
+}
+
+static int on_trimmed(struct topics *s, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    ptn_str name;
+    uint64_t base;
+    if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_str(&u, &name) ||
+        !ptn_unpack_uint(&u, &base))
+        return -PTN_EPROTO;
+    struct topic *t = topic_find(s, name);
+    if (t != NULL)
+        durable_trimmed(t, base);
     return 0;
 }
 
@@ -539,6 +552,8 @@ static int topics_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return on_events(c, m);
     case PTN_MSG_TOPIC_DETACH:
         return on_detach(s, m);
+    case PTN_MSG_TOPIC_TRIMMED:
+        return on_trimmed(s, m);
     case PTN_MSG_TOPIC_WATCH_ALL:
         return on_watch_all(c, s, m);
     case PTN_MSG_STOPPING:

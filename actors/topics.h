@@ -5,13 +5,7 @@
 #ifndef POSTERN_ACTORS_TOPICS_H
 #define POSTERN_ACTORS_TOPICS_H
 
-#include <postern/messages.h>
-
-/* Which topics are durable, and how much of each is kept; 0: without that limit. */
-struct topic_rule {
-    ptn_str pattern;
-    uint64_t age_ms, bytes, events;
-};
+#include "actors/topic_rule.h"
 
 struct topics_config { /* arg of the actor; 0: the default in the comment */
     const ptn_directory *directory;

@@ -29,6 +29,7 @@ struct waiting { /* a call that came before the topic was open */
 struct durable {
     const struct topic_rule *rule;
     enum durable_state state;
+    uint64_t base;     /* newest offset that retention has removed */
     uint64_t assigned; /* newest offset given to an append */
     uint32_t in_flight;
     uint32_t tries;
@@ -38,10 +39,7 @@ struct durable {
 };
 
 const struct topic_rule *durable_rule(const struct topics *s, ptn_str name) {
-    for (size_t i = 0; i < s->config.n_rules; i++)
-        if (ptn_pattern_matches(s->config.rules[i].pattern, name))
-            return &s->config.rules[i];
-    return NULL;
+    return topic_rule_of(s->config.rules, s->config.n_rules, name);
 }
 
 void durable_free(struct topics *s, struct topic *t) {
@@ -90,10 +88,11 @@ static bool adopt(ptn_ctx *c, struct topic *t, const ptn_msg *reply) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
     uint32_t n, pair;
     ptn_str epoch;
-    uint64_t last, offset;
+    uint64_t last, offset, base;
     ptn_bytes id;
-    if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_str(&u, &epoch) ||
-        epoch.n != EPOCH_BYTES || !ptn_unpack_uint(&u, &last) || !ptn_unpack_array(&u, &n))
+    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &epoch) ||
+        epoch.n != EPOCH_BYTES || !ptn_unpack_uint(&u, &base) || !ptn_unpack_uint(&u, &last) ||
+        !ptn_unpack_array(&u, &n))
         return false;
     for (; n > 0; n--) {
         if (!ptn_unpack_array(&u, &pair) || pair != 2 || !ptn_unpack_bin(&u, &id) ||
@@ -104,6 +103,7 @@ static bool adopt(ptn_ctx *c, struct topic *t, const ptn_msg *reply) {
     bool moved = t->offset != last || memcmp(t->epoch, epoch.p, EPOCH_BYTES) != 0;
     memcpy(t->epoch, epoch.p, EPOCH_BYTES);
     t->offset = d->assigned = last;
+    d->base = base;
     d->state = OPEN;
     d->tries = 0;
     if (moved && t->hubs != 0)
@@ -192,6 +192,15 @@ bool durable_ready(ptn_ctx *c, struct topics *s, struct topic *t, const struct c
         open_begin(c, t);
     call_later(c, s, d, m);
     return false;
+}
+
+void durable_trimmed(struct topic *t, uint64_t base) {
+    if (t->durable != NULL && base > t->durable->base)
+        t->durable->base = base;
+}
+
+bool durable_covers(const struct topic *t, ptn_str epoch, uint64_t offset) {
+    return ptn_str_eq(epoch, topic_epoch(t)) && offset >= t->durable->base && offset <= t->offset;
 }
 
 /* ---- appending ---------------------------------------------------------------------------- */

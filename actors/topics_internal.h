@@ -163,6 +163,10 @@ void topic_resync(ptn_ctx *c, struct topics *s, const struct topic *t);
 const struct topic_rule *durable_rule(const struct topics *s, ptn_str name);
 /* False: the call waits until the topic is open, or has been refused. */
 bool durable_ready(ptn_ctx *c, struct topics *s, struct topic *t, const struct call *m);
+/* The store has removed everything up to base. */
+void durable_trimmed(struct topic *t, uint64_t base);
+/* An open topic: does the store have everything after this position? */
+bool durable_covers(const struct topic *t, ptn_str epoch, uint64_t offset);
 /* Appends; p is consumed and answered when its level is reached. */
 void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes data,
                      struct publication *p);

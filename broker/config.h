@@ -78,12 +78,17 @@ struct config_list {
     XX(S, ids, ids, COUNT, "65536", 16, 16777216, "Publications with an id that one worker remembers, so that sending twice is safe.") \
     XX(S, ids_for, ids_ns, DURATION, "10m", PTN_SEC, 7 * 86400 * PTN_SEC, "And for how long.")
 
+#define CONFIG_CONVERSATIONS_MAP(XX, S)                                                                    \
+    XX(S, age, age_ns, DURATION, "0s", 0, UINT64_C(10000) * 86400 * PTN_SEC, "Messages older than this by their timestamp are removed; 0: never.  The newest of a conversation stays.") \
+    XX(S, messages, messages, COUNT, "0", 0, UINT32_MAX, "Messages kept of each conversation; 0: all.")
+
 /* section (empty: top level), its map, help */
 #define CONFIG_SECTION_MAP(SS)                                                                             \
     SS(listen, CONFIG_LISTEN_MAP, "Addresses.  An empty list switches a listener off.")                    \
     SS(log, CONFIG_LOG_MAP, "Log lines go to standard error.")                                             \
     SS(limits, CONFIG_LIMITS_MAP, "Bounds; what goes over them is refused with advice.")                   \
     SS(topics, CONFIG_TOPICS_MAP, "Topics; conversations are always stored.")                              \
+    SS(conversations, CONFIG_CONVERSATIONS_MAP, "How long conversations are kept; offline clients miss what is removed.") \
     SS(auth, CONFIG_AUTH_MAP, "Tokens.")
 /* clang-format on */
 

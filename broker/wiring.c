@@ -85,6 +85,13 @@ static void trace(const ptn_trace_event *e, void *arg) {
 
 /* ---- what can fail because of the outside -------------------------------------------------- */
 
+static void collect_rules(struct broker *b) {
+    const struct config_list *l = &b->config->topics.durable;
+    for (size_t i = 0; i < l->n && b->n_rules < CONFIG_LIST_MAX; i++)
+        if (config_rule_parse(l->items[i], &b->rules[b->n_rules]) == NULL)
+            b->n_rules++; /* config_load() has refused any other */
+}
+
 static int open_data(struct broker *b, FILE *tell) {
     struct config_error why;
     store_db *db = NULL;
@@ -100,8 +107,16 @@ static int open_data(struct broker *b, FILE *tell) {
         goto failed;
     char path[4096];
     const char *reason = "the path of the data directory is too long";
+    collect_rules(b);
     store_config how = {
-        .path = path, .rt = b->rt, .queue_delay_ns = b->config->limits.queue_delay_ns};
+        .path = path,
+        .rt = b->rt,
+        .db.retention = {.topics = b->rules,
+                         .n_topics = b->n_rules,
+                         .messages_age_ms = b->config->conversations.age_ns / PTN_MS,
+                         .messages = b->config->conversations.messages},
+        .directory = &b->directory,
+        .queue_delay_ns = b->config->limits.queue_delay_ns};
     if (keys_database_path(b->config->data, path, sizeof path) < 0 ||
         store_open(&how, &b->store, &reason) < 0) {
         complain("the store", reason);
@@ -192,13 +207,6 @@ static int spawn(struct broker *b, const ptn_actor_ops *ops, void *arg, struct p
 static const uint32_t burst_msgs = 65536, burst_bytes = 64 * MIB;
 static const uint32_t request_msgs = 16384, request_bytes = 32 * MIB;
 
-static void collect_rules(struct broker *b) {
-    const struct config_list *l = &b->config->topics.durable;
-    for (size_t i = 0; i < l->n && b->n_rules < CONFIG_LIST_MAX; i++)
-        if (config_rule_parse(l->items[i], &b->rules[b->n_rules]) == NULL)
-            b->n_rules++; /* config_load() has refused any other */
-}
-
 /* The secret behind the ids that stand for idempotency keys. */
 static void make_id_key(const struct broker *b, uint8_t out[32]) {
     static const char purpose[] = "idempotency";
@@ -282,7 +290,6 @@ static int spawn_all(struct broker *b) {
         users_place = {0, request_msgs, request_bytes, b->config->limits.queue_delay_ns},
                  first = {0, request_msgs, request_bytes, 0};
     int r = spawn(b, &store_actor, b->store, store_place, &d->store);
-    collect_rules(b);
     b->users = (users_config){.directory = d};
     make_id_key(b, b->users.id_key);
     if (r == 0)

@@ -32,6 +32,7 @@
     XX(TOPIC_ATTACHED)    /* [epoch, offset, recovered, stored, [[offset, data], ..]]: stored: the hub     \
                            * reads what a subscriber misses from the store, and the list is empty */      \
     XX(TOPIC_DETACH)      /* [topic] cast: the last local subscriber has gone */                               \
+    XX(TOPIC_TRIMMED)     /* store -> owner: [topic, base] cast: everything up to base was removed */      \
     XX(TOPIC_WATCH_ALL)   /* [on] -> OK: the hub has wildcard subscribers and wants every event */        \
     XX(TOPIC_PUBLISH)     /* any actor -> owner: [topic, data] cast, for events of the broker itself */    \
     XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data, id?, createdMs]; the last two of    \
@@ -80,7 +81,7 @@
                            * before only, or neither: the newest */                                        \
     XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
     XX(STORE_TOPIC_OPEN)  /* [topic, epoch, ids]: makes it when it is not there -> STORE_TOPIC */          \
-    XX(STORE_TOPIC)       /* [epoch, lastOffset, [[id bin, offset], ..]]: the newest with an id, ascending */ \
+    XX(STORE_TOPIC)       /* [epoch, base, lastOffset, [[id bin, offset], ..]]: the newest with an id, ascending */ \
     XX(STORE_EVENT_APPEND)/* EVENT of a durable topic -> OK; another offset than the next: PROBLEM conflict */ \
     XX(STORE_EVENT_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                  \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
@@ -95,6 +96,9 @@
     XX(SYNC_APPLIED)      /* [result map, ..]: one per item, as clients see it */                          \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
     XX(STORE_STATS_REPLY)                                                                                  \
+    XX(STORE_RETAIN)      /* the store to itself: [nowMs]: a piece of what the rules do not keep goes ->   \
+                           * STORE_RETAINED [more, events, messages, [[topic, base], ..]] */               \
+    XX(STORE_RETAINED)                                                                                     \
     XX(STORE_FLUSH)       /* nil: what was only written is on disk now -> OK */                            \
     /* broker */                                                                                           \
     XX(DRAIN)             /* wiring -> edges: stop accepting, say goodbye */

@@ -44,6 +44,8 @@
     XX(ACTOR_CRASHES, "postern_actor_crashes_total", "", "Actors that failed")                              \
     XX(STORE_COMMITS, "postern_store_commits_total", "", "Transactions committed")                          \
     XX(STORE_ROWS, "postern_store_messages_total", "", "Messages stored")                                   \
+    XX(RETENTION_EVENTS, "postern_retention_removed_total", "what=\"event\"", "What retention has removed")    \
+    XX(RETENTION_MESSAGES, "postern_retention_removed_total", "what=\"message\"", "")                        \
     XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")                      \
     XX(SYNC_APPLIED, "postern_sync_items_total", "outcome=\"applied\"", "Items of clients that were offline, by outcome") \
     XX(SYNC_DUPLICATE, "postern_sync_items_total", "outcome=\"duplicate\"", "")                             \
