@@ -249,7 +249,7 @@ static void catch_up_ask(ptn_ctx *c, struct conversation *v) {
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
                         : ptn_ask(c, v->shard->directory->store,
-                                  members ? PTN_MSG_STORE_CONV_GET : PTN_MSG_STORE_MSG_RANGE, b,
+                                  members ? PTN_MSG_STORE_CONV_GET : PTN_MSG_STORE_MSG_OWN_RANGE, b,
                                   PTN_NEVER, members ? members_loaded : catch_up_loaded, v, NULL);
     if (err == 0)
         v->members_unsure = false; /* another unknown change from here on: once more */

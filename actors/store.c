@@ -1,21 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * store.c - the store actor and its lane: group commit.
+ * store.c - the store actor and its lanes: group commit, and reading beside it.
  *
- * The actor only hands messages to the lane, one thread that owns the database.  The lane takes
- * everything that waits: all writes run in one transaction in the order of their arrival, one
- * COMMIT (one fsync) makes them durable, then their answers go out in order, and then the reads of
- * the batch run and answer in order.  So the more requests are in flight, the more share an fsync,
- * and:
+ * The actor only hands messages to a lane, a thread that owns a handle of the database.  The
+ * writer takes everything that waits: all writes run in one transaction in the order of their
+ * arrival, one COMMIT (one fsync) makes them durable, then their answers go out in order, and then
+ * the reads of the batch run and answer in order.  So the more requests are in flight, the more
+ * share an fsync, and:
  *
  *   - no write is acknowledged before it is on disk; when the COMMIT fails, every write of the
  * batch hears it;
- *   - the answer of a read comes after the answers of all writes that it can see.  conversation.c
- * builds on that.
+ *   - the answer of such a read comes after the answers of all writes that it can see.
+ * conversation.c builds on that.
  *
- * A request whose deadline has passed is not started: the lane answers those before a batch, and
- * reads are looked at again, because a commit may take its time.  While memory is short, pages are
- * refused as well: they are what fills it, and the adapters need time to send them.
+ * Pages for clients and subscribers (store_db_is_read_aside()) go to the reader, a second handle
+ * that cannot write: somebody's long backlog delays no commit.  A page sees every write that was
+ * answered before it was asked for, and perhaps some whose answers are still on their way.
+ *
+ * A request whose deadline has passed is not started: a lane answers those before a batch, and
+ * reads are looked at again, because what came before may take its time.  While memory is short,
+ * pages are refused as well: they are what fills it, and the adapters need time to send them.
  */
 #include "actors/store.h"
 
@@ -26,6 +30,7 @@
 #include <stdlib.h>
 
 #define BATCH_MAX_DEFAULT 512u
+#define READ_BATCH_MAX 16u /* pages: how long one state of the database is held */
 #define JOBS_MAX_DEFAULT 16384u
 #define FLUSH_NS (1 * PTN_SEC)
 #define RETAIN_NS (1 * PTN_SEC)
@@ -43,6 +48,8 @@ struct store {
     store_db *db;
     ptn_lane *lane;
     struct outcome *outcomes; /* of one batch; lane thread */
+    store_db *reader_db;
+    ptn_lane *reader;
 };
 
 /* ---- the lane ----------------------------------------------------------------------------- */
@@ -60,9 +67,9 @@ static void answer(ptn_lane *l, ptn_reply_to to, struct outcome o) {
         ptn_buf_unref(o.payload);
 }
 
-static struct outcome run_job(struct store *s, const ptn_lane_job *job) {
+static struct outcome run_job(store_db *db, const ptn_lane_job *job) {
     struct outcome o;
-    o.payload = store_db_execute(s->db, job->type, ptn_buf_bytes(job->buf), &o.type);
+    o.payload = store_db_execute(db, job->type, ptn_buf_bytes(job->buf), &o.type);
     if (o.type == PTN_MSG_PROBLEM && o.payload != NULL) {
         ptn_problem p;
         if (ptn_problem_unpack(ptn_buf_bytes(o.payload), &p) &&
@@ -111,7 +118,7 @@ static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t
         if (started++ == 0 && err == 0)
             err = store_db_begin(s->db);
         if (err == 0)
-            s->outcomes[i] = run_job(s, jobs[i]);
+            s->outcomes[i] = run_job(s->db, jobs[i]);
         else
             s->outcomes[i].type = PTN_MSG_PROBLEM; /* filled in by batch_failed() */
     }
@@ -131,19 +138,72 @@ static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t
             answer(l, jobs[i]->reply, s->outcomes[i]);
 }
 
+static void run_read(ptn_lane *l, store_db *db, const ptn_lane_job *job) {
+    if (ptn_lane_expired(l, job))
+        return;
+    if (ptn_memory_pressure() && store_db_is_page(job->type)) {
+        ptn_count(PTN_C_SHED_MEMORY, 1);
+        (void)ptn_lane_reply_err(l, job->reply, -PTN_EOVERLOAD);
+        return;
+    }
+    answer(l, job->reply, run_job(db, job));
+}
+
 static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
     struct store *s = arg;
     run_writes(s, l, jobs, n);
+    for (size_t i = 0; i < n; i++)
+        if (!store_db_is_write(jobs[i]->type))
+            run_read(l, s->db, jobs[i]);
+}
+
+static void store_read_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
+    struct store *s = arg;
+    int err = store_db_read_begin(s->reader_db);
+    if (err != 0)
+        ptn_count(PTN_C_STORE_ERRORS, 1);
     for (size_t i = 0; i < n; i++) {
-        if (store_db_is_write(jobs[i]->type) || ptn_lane_expired(l, jobs[i]))
-            continue;
-        if (ptn_memory_pressure() && store_db_is_page(jobs[i]->type)) {
-            ptn_count(PTN_C_SHED_MEMORY, 1);
-            (void)ptn_lane_reply_err(l, jobs[i]->reply, -PTN_EOVERLOAD);
-        } else {
-            answer(l, jobs[i]->reply, run_job(s, jobs[i]));
-        }
+        if (err == 0)
+            run_read(l, s->reader_db, jobs[i]);
+        else
+            answer(l, jobs[i]->reply, (struct outcome){store_db_problem_of(err), PTN_MSG_PROBLEM});
     }
+    if (err == 0)
+        store_db_read_end(s->reader_db);
+}
+
+/* ---- open and close ----------------------------------------------------------------------- */
+
+static int open_databases(const store_config *config, struct store *s, const char **reterr_why) {
+    int err = store_db_open(config->path, &config->db, &s->db, reterr_why);
+    if (err == 0 && (err = store_db_settle(s->db)) != 0)
+        *reterr_why = "what the last crash left in the database's log cannot be made durable";
+    if (err == 0 && (err = store_db_claim(s->db)) != 0)
+        *reterr_why = "the database cannot be written";
+    store_db_opts reads = config->db;
+    reads.read_only = true;
+    return err == 0 ? store_db_open(config->path, &reads, &s->reader_db, reterr_why) : err;
+}
+
+static int open_lanes(const store_config *config, struct store *s, const char **reterr_why) {
+    ptn_lane_opts o = {.name = "store",
+                       .run = store_run_batch,
+                       .arg = s,
+                       .batch_max = config->batch_max != 0 ? config->batch_max : BATCH_MAX_DEFAULT,
+                       .queue_delay_ns = config->queue_delay_ns,
+                       .jobs_max = config->jobs_max != 0 ? config->jobs_max : JOBS_MAX_DEFAULT};
+    s->outcomes = calloc(o.batch_max, sizeof *s->outcomes);
+    if (s->outcomes == NULL)
+        return -PTN_ENOMEM;
+    int err = ptn_lane_open(config->rt, &o, &s->lane);
+    o.name = "store.read";
+    o.run = store_read_batch;
+    o.batch_max = READ_BATCH_MAX;
+    if (err == 0)
+        err = ptn_lane_open(config->rt, &o, &s->reader);
+    if (err != 0)
+        *reterr_why = "the store's threads cannot be started";
+    return err;
 }
 
 static bool retains(const store_retention *r) {
@@ -154,34 +214,17 @@ static bool retains(const store_retention *r) {
 }
 
 int store_open(const store_config *config, store **ret_store, const char **reterr_why) {
+    const char *ignored;
+    const char **why = reterr_why != NULL ? reterr_why : &ignored;
     struct store *s = calloc(1, sizeof *s);
-    size_t batch_max = config->batch_max != 0 ? config->batch_max : BATCH_MAX_DEFAULT;
-    int err = -PTN_ENOMEM;
-    if (s != NULL) {
-        s->directory = config->directory;
-        s->retains = retains(&config->db.retention);
-    }
-    if (s != NULL)
-        s->outcomes = calloc(batch_max, sizeof *s->outcomes);
-    if (reterr_why != NULL)
-        *reterr_why = ptn_err_text(err);
-    if (s != NULL && s->outcomes != NULL)
-        err = store_db_open(config->path, &config->db, &s->db, reterr_why);
-    if (err == 0 && (err = store_db_settle(s->db)) != 0 && reterr_why != NULL)
-        *reterr_why = "what the last crash left in the database's log cannot be made durable";
-    if (err == 0 && (err = store_db_claim(s->db)) != 0 && reterr_why != NULL)
-        *reterr_why = "the database cannot be written";
-    if (err == 0) {
-        ptn_lane_opts o = {.name = "store",
-                           .run = store_run_batch,
-                           .arg = s,
-                           .batch_max = batch_max,
-                           .queue_delay_ns = config->queue_delay_ns,
-                           .jobs_max = config->jobs_max != 0 ? config->jobs_max : JOBS_MAX_DEFAULT};
-        err = ptn_lane_open(config->rt, &o, &s->lane);
-        if (err != 0 && reterr_why != NULL)
-            *reterr_why = "the store's thread cannot be started";
-    }
+    *why = ptn_err_text(-PTN_ENOMEM);
+    if (s == NULL)
+        return -PTN_ENOMEM;
+    s->directory = config->directory;
+    s->retains = retains(&config->db.retention);
+    int err = open_databases(config, s, why);
+    if (err == 0)
+        err = open_lanes(config, s, why);
     if (err != 0) {
         store_close(s);
         return err;
@@ -193,9 +236,12 @@ int store_open(const store_config *config, store **ret_store, const char **reter
 void store_close(store *s) {
     if (s == NULL)
         return;
+    if (s->reader != NULL)
+        ptn_lane_close(s->reader);
     if (s->lane != NULL)
         ptn_lane_close(s->lane);
-    store_db_close(s->db);
+    store_db_close(s->reader_db);
+    store_db_close(s->db); /* the last one: it moves the log to the database */
     free(s->outcomes);
     free(s);
 }
@@ -224,7 +270,8 @@ static int store_init(ptn_ctx *c, void *state, void *arg) {
 static void stop_when_idle(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     struct store_state *st = state;
     (void)arg;
-    if (!st->busy && ptn_lane_depth(st->store->lane) == 0) {
+    if (!st->busy && ptn_lane_depth(st->store->lane) == 0 &&
+        ptn_lane_depth(st->store->reader) == 0) {
         ptn_exit(c, 0);
         return;
     }
@@ -309,7 +356,8 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     if (m->type < PTN_MSG_USER)
         return 0;
     st->busy = true;
-    int err = ptn_lane_send(c, st->store->lane, m);
+    ptn_lane *lane = store_db_is_read_aside(m->type) ? st->store->reader : st->store->lane;
+    int err = ptn_lane_send(c, lane, m);
     if (err < 0 && m->corr != 0)
         ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
     if (store_db_is_relaxed(m->type) && !ptn_timer_is_armed(&st->flush_timer))

@@ -113,6 +113,19 @@ static int create_private(const char *path, const char **reterr_why) {
     return e == EACCES || e == EPERM || e == EROFS ? -PTN_EACCESS : -PTN_EIO;
 }
 
+/* The mode stands in the file. */
+static int enter_wal(store_db *db) {
+    sqlite3_stmt *s = NULL;
+    int rc = sqlite3_prepare_v2(db->sql, "PRAGMA journal_mode = WAL", -1, &s, NULL);
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_step(s);
+        if (rc == SQLITE_ROW)
+            rc = ptn_str_eqz(store_column_str(s, 0), "wal") ? SQLITE_OK : SQLITE_CANTOPEN;
+    }
+    (void)sqlite3_finalize(s);
+    return rc;
+}
+
 static int set_pragmas(store_db *db, const store_db_opts *o) {
     char text[512];
     uint32_t cache_bytes = o->cache_bytes != 0 ? o->cache_bytes : 8u << 20;
@@ -127,16 +140,7 @@ static int set_pragmas(store_db *db, const store_db_opts *o) {
     (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     (void)sqlite3_busy_timeout(db->sql, o->busy_ms != 0 ? (int)o->busy_ms : 5000);
     int rc = sqlite3_exec(db->sql, text, NULL, NULL, NULL);
-    sqlite3_stmt *s = NULL;
-    if (rc == SQLITE_OK)
-        rc = sqlite3_prepare_v2(db->sql, "PRAGMA journal_mode = WAL", -1, &s, NULL);
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_step(s);
-        if (rc == SQLITE_ROW)
-            rc = ptn_str_eqz(store_column_str(s, 0), "wal") ? SQLITE_OK : SQLITE_CANTOPEN;
-    }
-    (void)sqlite3_finalize(s);
-    return rc;
+    return rc == SQLITE_OK && !o->read_only ? enter_wal(db) : rc;
 }
 
 int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db,
@@ -144,17 +148,20 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
     store_db_opts o = opts != NULL ? *opts : (store_db_opts){0};
     const char *why = NULL;
     store_db *db = calloc(1, sizeof *db);
-    int err = db == NULL ? -PTN_ENOMEM : o.vfs != NULL ? 0 : create_private(path, &why);
+    int err = db == NULL                     ? -PTN_ENOMEM
+              : o.vfs != NULL || o.read_only ? 0
+                                             : create_private(path, &why);
     if (err == 0) {
         db->retention.rules = o.retention;
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
-        int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
-                    (o.vfs != NULL ? SQLITE_OPEN_CREATE : 0);
+        int flags = (o.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) |
+                    SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
+                    (o.vfs != NULL && !o.read_only ? SQLITE_OPEN_CREATE : 0);
         int rc = sqlite3_open_v2(path, &db->sql, flags, o.vfs);
         if (rc == SQLITE_OK)
             rc = set_pragmas(db, &o);
         err = err_of_sqlite(rc);
-        if (err == 0)
+        if (err == 0 && !o.read_only)
             err = store_schema_migrate(db->sql, &why);
         if (err != 0 && why == NULL) {
             (void)sqlite3_snprintf(sizeof why_text, why_text, "cannot use the database %s: %s",
@@ -527,6 +534,24 @@ void store_db_rollback(store_db *db) {
     }
 }
 
+int store_db_read_begin(store_db *db) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN_READ);
+    if (s == NULL || !store_run(db, s))
+        return last_err(db);
+    if (check_data_version(db)) /* the first read: from here on the state stands */
+        return 0;
+    int err = last_err(db);
+    store_db_read_end(db);
+    return err;
+}
+
+void store_db_read_end(store_db *db) {
+    sqlite3_stmt *s =
+        sqlite3_get_autocommit(db->sql) == 0 ? store_sql(db, STORE_SQL_ROLLBACK) : NULL;
+    if (s != NULL)
+        (void)store_run(db, s);
+}
+
 uint32_t store_db_rows_committed(const store_db *db) {
     return db->rows_committed;
 }
@@ -573,12 +598,14 @@ static ptn_buf *op_flush(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
 
 static const struct operation {
     uint32_t type;
-    enum { READ, PAGE, WRITE } kind; /* PAGE: a read whose answer may be large */
-    uint8_t n_fields;                /* of the payload; 0: nil, or it looks itself */
+    /* PAGE: a read whose answer may be large; OWN: one in order with answers to writes */
+    enum { READ, PAGE, OWN, WRITE } kind;
+    uint8_t n_fields; /* of the payload; 0: nil, or it looks itself */
     store_op run;
 } operations[] = {
     {PTN_MSG_STORE_MSG_APPEND, WRITE, 7, store_msg_append},
     {PTN_MSG_STORE_MSG_RANGE, PAGE, 4, store_msg_range},
+    {PTN_MSG_STORE_MSG_OWN_RANGE, OWN, 4, store_msg_range},
     {PTN_MSG_STORE_MSG_READ, WRITE, 3, store_msg_read},
     {PTN_MSG_STORE_CONV_ADD, WRITE, 0, store_conv_add},
     {PTN_MSG_STORE_CONV_GET, READ, 1, store_conv_get},
@@ -619,6 +646,11 @@ bool store_db_is_write(uint32_t type) {
 }
 
 bool store_db_is_page(uint32_t type) {
+    const struct operation *o = find_operation(type);
+    return o != NULL && (o->kind == PAGE || o->kind == OWN);
+}
+
+bool store_db_is_read_aside(uint32_t type) {
     const struct operation *o = find_operation(type);
     return o != NULL && o->kind == PAGE;
 }

@@ -35,6 +35,7 @@ typedef struct store_db_opts {
     uint32_t conversations_max; /* whose last sequence number is kept in memory; 0: 8,192 */
     uint32_t checkpoint_pages;  /* in the log before they move to the database; 0: 4,000 */
     const char *vfs; /* a registered SQLite VFS, which then creates the file; NULL: the system's */
+    bool read_only;  /* the database is there and current: some other handle made it */
 } store_db_opts;
 
 /* Opens or creates the database (mode 0600; its directory must exist) and migrates it in one
@@ -60,6 +61,9 @@ bool store_db_is_write(uint32_t type);
 bool store_db_is_relaxed(uint32_t type);
 /* True for reads whose answers may be large: pages of messages, conversations, users. */
 bool store_db_is_page(uint32_t type);
+/* True for those of them that a handle of its own may answer at any time: whoever asks builds
+ * nothing on the order of its answer and of answers to writes. */
+bool store_db_is_read_aside(uint32_t type);
 
 /* A transaction around any number of executes.  begin: -PTN_EOVERLOAD when another process holds
  * the lock for longer than busy_ms.  commit: 0, or the error that everybody in the transaction must
@@ -71,6 +75,11 @@ int store_db_relax(store_db *db, bool on);
 int store_db_flush(store_db *db);
 int store_db_commit(store_db *db);
 void store_db_rollback(store_db *db);
+
+/* Reads between these two see one state of the database: all that was committed before.  0 or an
+ * error, and then there is nothing to end.  It keeps the log from being reset: keep it short. */
+int store_db_read_begin(store_db *db);
+void store_db_read_end(store_db *db);
 
 /* Runs one STORE_* message.  Returns the reply's payload and kind; NULL: no memory, and then an
  * open transaction cannot commit any more.  A refusal (PROBLEM) never harms the transaction; a

@@ -22,6 +22,7 @@
 /* clang-format off */
 #define STORE_STATEMENT_MAP(XX)                                                                            \
     XX(BEGIN, "BEGIN IMMEDIATE")                                                                           \
+    XX(BEGIN_READ, "BEGIN")                                                                                \
     XX(COMMIT, "COMMIT")                                                                                   \
     XX(ROLLBACK, "ROLLBACK")                                                                               \
     XX(DATA_VERSION, "PRAGMA data_version")                                                                \

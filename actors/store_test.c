@@ -47,7 +47,8 @@ static void many_appends(ptn_ctx *c, struct fixture *x) {
     first_append = x->n_answers;
     for (int i = 0; i < APPENDS; i++) {
         if (i == APPENDS / 2) /* a read in the middle, and a write that is refused */
-            history = ask_store(c, x, PTN_MSG_STORE_MSG_RANGE, packed("snni", "c1", (int64_t)1000));
+            history =
+                ask_store(c, x, PTN_MSG_STORE_MSG_OWN_RANGE, packed("snni", "c1", (int64_t)1000));
         (void)snprintf(id, sizeof id, "m%d", i);
         (void)append(c, x, id, "x");
     }
@@ -107,7 +108,7 @@ static void interleaved(ptn_ctx *c, struct fixture *x) {
                      0);
         if (i == 9) {
             b = packed("snni", "c1", (int64_t)1000);
-            cr_assert_eq(ptn_ask(c, x->d.store, PTN_MSG_STORE_MSG_RANGE, b, PTN_NEVER,
+            cr_assert_eq(ptn_ask(c, x->d.store, PTN_MSG_STORE_MSG_OWN_RANGE, b, PTN_NEVER,
                                  read_answered, NULL, NULL),
                          0);
         }
@@ -185,6 +186,20 @@ Test(store, an_unknown_kind_is_refused) {
 
 /* ---- real threads ------------------------------------------------------------------------- */
 
+static void make_database(struct test_dir *dir) {
+    store_db *db;
+    uint32_t type;
+    test_dir_open(dir);
+    cr_assert_eq(store_db_open(dir->db, NULL, &db, NULL), 0);
+    ptn_buf *b = packed("sssiSi", "alice", "alice", "", (int64_t)1, NULL, (int64_t)1);
+    ptn_buf_unref(store_db_execute(db, PTN_MSG_STORE_USER_ADD, ptn_buf_bytes(b), &type));
+    ptn_buf_unref(b);
+    b = packed("sSsis[s]", "c1", NULL, "alice", (int64_t)1, "epoch", "alice");
+    ptn_buf_unref(store_db_execute(db, PTN_MSG_STORE_CONV_ADD, ptn_buf_bytes(b), &type));
+    ptn_buf_unref(b);
+    store_db_close(db);
+}
+
 struct load {
     ptn_addr store;
     unsigned asked, answered, total, window;
@@ -236,17 +251,7 @@ Test(store, a_thread_of_its_own_groups_what_is_in_flight) {
     struct test_dir dir;
     ptn_runtime *rt;
     store *s = NULL;
-    store_db *db;
-    uint32_t type;
-    test_dir_open(&dir);
-    cr_assert_eq(store_db_open(dir.db, NULL, &db, NULL), 0);
-    ptn_buf *b = packed("sssiSi", "alice", "alice", "", (int64_t)1, NULL, (int64_t)1);
-    ptn_buf_unref(store_db_execute(db, PTN_MSG_STORE_USER_ADD, ptn_buf_bytes(b), &type));
-    ptn_buf_unref(b);
-    b = packed("sSsis[s]", "c1", NULL, "alice", (int64_t)1, "epoch", "alice");
-    ptn_buf_unref(store_db_execute(db, PTN_MSG_STORE_CONV_ADD, ptn_buf_bytes(b), &type));
-    ptn_buf_unref(b);
-    store_db_close(db);
+    make_database(&dir);
     cr_assert_eq(ptn_runtime_new(&(ptn_runtime_opts){.workers = 1}, &rt), 0);
     cr_assert_eq(store_open(&(store_config){.path = dir.db, .rt = rt}, &s, NULL), 0);
     struct load l = {.total = 20000, .window = 256};
@@ -262,4 +267,61 @@ Test(store, a_thread_of_its_own_groups_what_is_in_flight) {
     ptn_runtime_free(rt);
     test_dir_close(&dir);
     cr_expect_eq(buf_live(), 0);
+}
+
+/* ---- reading beside the writer ------------------------------------------------------------ */
+
+struct aside {
+    ptn_addr store;
+    store_db *other; /* holds the lock that the writer waits for, until the page is there */
+    bool page_first;
+    unsigned answers;
+};
+
+static void aside_answered(ptn_ctx *c, void *state, int err, const ptn_msg *m, void *arg) {
+    struct aside *a = arg;
+    (void)state;
+    cr_assert_eq(err, 0);
+    if (m->type == PTN_MSG_STORE_MSGS) {
+        a->page_first = a->answers == 0;
+        store_db_rollback(a->other);
+    } else {
+        cr_expect_eq(m->type, PTN_MSG_STORE_MSG, "the write waited for the lock");
+    }
+    if (++a->answers == 2)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+}
+
+static int aside_init(ptn_ctx *c, void *state, void *arg) {
+    struct aside *a = arg;
+    (void)state;
+    cr_assert_eq(store_db_begin(a->other), 0);
+    ptn_buf *b = packed("sssssni", "c1", "m1", "alice", "text", "x", (int64_t)1);
+    cr_assert_eq(
+        ptn_ask(c, a->store, PTN_MSG_STORE_MSG_APPEND, b, PTN_NEVER, aside_answered, a, NULL), 0);
+    b = packed("snni", "c1", (int64_t)1000);
+    return ptn_ask(c, a->store, PTN_MSG_STORE_MSG_RANGE, b, PTN_NEVER, aside_answered, a, NULL);
+}
+
+static const ptn_actor_ops aside_ops = {.name = "aside", .init = aside_init, .handle = load_handle};
+
+Test(store, a_page_is_read_while_the_writer_waits) {
+    struct aside a = {.answers = 0};
+    struct test_dir dir;
+    ptn_runtime *rt;
+    store *s = NULL;
+    make_database(&dir);
+    cr_assert_eq(store_db_open(dir.db, NULL, &a.other, NULL), 0);
+    cr_assert_eq(ptn_runtime_new(&(ptn_runtime_opts){.workers = 1}, &rt), 0);
+    cr_assert_eq(store_open(&(store_config){.path = dir.db, .rt = rt}, &s, NULL), 0);
+    ptn_actor_opts o = {.mbox_msgs_max = 1024};
+    cr_assert_eq(ptn_runtime_spawn(rt, &store_actor, &o, s, PTN_PERMANENT, &a.store), 0);
+    cr_assert_eq(ptn_runtime_spawn(rt, &aside_ops, &o, &a, PTN_PERMANENT, NULL), 0);
+    cr_assert_eq(ptn_runtime_run(rt), 0);
+    cr_expect(a.page_first);
+    cr_expect_eq(a.answers, 2);
+    store_close(s);
+    store_db_close(a.other);
+    ptn_runtime_free(rt);
+    test_dir_close(&dir);
 }

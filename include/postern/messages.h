@@ -79,6 +79,8 @@
     XX(STORE_MSG)         /* [seq, isNew, MESSAGE]; isNew false: this id was there already */              \
     XX(STORE_MSG_RANGE)   /* [conversation, afterSeq?, beforeSeq?, limit] -> STORE_MSGS, ascending; with    \
                            * before only, or neither: the newest */                                        \
+    XX(STORE_MSG_OWN_RANGE) /* the same, answered after every write that it can see: for the owner of the   \
+                           * conversation */                                                               \
     XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
     XX(STORE_TOPIC_OPEN)  /* [topic, epoch, ids]: makes it when it is not there -> STORE_TOPIC */          \
     XX(STORE_TOPIC)       /* [epoch, base, lastOffset, [[id bin, offset], ..]]: the newest with an id, ascending */ \

@@ -28,7 +28,6 @@ struct image {
 
 struct inode {
     char name[NAME_BYTES];
-    bool open;
     uint64_t dirty_from, dirty_to; /* sectors; all dirty ones are between */
     bool dirty[SECTORS];
     struct image now, safe;
@@ -41,10 +40,12 @@ struct disk {
 
 struct handle {
     sqlite3_file base;
+    struct handle *next; /* open ones of this process */
     struct inode *f;
     bool sync_directory; /* with the first sync, as SQLite's own VFS does for logs and journals */
     int last_errno;
-    void *region[REGIONS]; /* the index of the log: memory of this process */
+    int level;                   /* SQLITE_LOCK_* that it holds */
+    unsigned shares, exclusives; /* locks of the index of the log that it holds, a bit each */
 };
 
 static struct disk *disk;
@@ -53,6 +54,8 @@ static struct { /* of this process */
     ptn_sim_rng rng;
     uint64_t ops, syncs, full_until;
     bool dead;
+    struct handle *handles;
+    void *region[FILES][REGIONS]; /* indexes of logs */
 } D = {.dead = true};
 
 /* ---- images ---------------------------------------------------------------------------------- */
@@ -157,10 +160,17 @@ static struct inode *find(const char *name) {
     return NULL;
 }
 
+static bool is_open(const struct inode *f) {
+    const struct handle *h = D.handles;
+    while (h != NULL && h->f != f)
+        h = h->next;
+    return h != NULL;
+}
+
 static struct inode *create(const char *name, bool durable) {
     for (unsigned i = 0; i < FILES; i++) {
         struct inode *f = &disk->files[i];
-        if (f->now.linked || f->safe.linked || f->open)
+        if (f->now.linked || f->safe.linked || is_open(f))
             continue;
         image_resize(&f->now, 0);
         image_resize(&f->safe, 0);
@@ -204,12 +214,23 @@ static bool happens(void) {
     return !D.dead;
 }
 
+static void regions_free(unsigned file) {
+    for (unsigned i = 0; i < REGIONS; i++) {
+        free(D.region[file][i]);
+        D.region[file][i] = NULL;
+    }
+}
+
 static int file_close(sqlite3_file *file) {
-    struct handle *h = (struct handle *)file;
-    h->f->open = false;
-    for (unsigned i = 0; i < REGIONS; i++)
-        free(h->region[i]);
-    memset(h->region, 0, sizeof h->region);
+    struct handle **h = &D.handles;
+    while (*h != NULL && &(*h)->base != file)
+        h = &(*h)->next;
+    if (*h == NULL)
+        return SQLITE_OK; /* from before the plug */
+    struct inode *f = (*h)->f;
+    *h = (*h)->next;
+    if (!is_open(f))
+        regions_free((unsigned)(f - disk->files));
     return SQLITE_OK;
 }
 
@@ -298,16 +319,37 @@ static int file_size(sqlite3_file *file, sqlite3_int64 *ret_size) {
     return SQLITE_OK;
 }
 
-/* Nobody else has the file open, so nobody holds a lock. */
+/* ---- locks: sqlite.org/lockingv3.html, sqlite.org/walformat.html -------------------------------
+ */
+
+static int level_of_others(const struct handle *me) {
+    int level = SQLITE_LOCK_NONE;
+    for (const struct handle *h = D.handles; h != NULL; h = h->next)
+        if (h != me && h->f == me->f && h->level > level)
+            level = h->level;
+    return level;
+}
+
 static int file_lock(sqlite3_file *file, int level) {
-    (void)file;
-    (void)level;
+    struct handle *h = (struct handle *)file;
+    int others = level_of_others(h);
+    bool busy = level == SQLITE_LOCK_SHARED     ? others >= SQLITE_LOCK_PENDING
+                : level == SQLITE_LOCK_RESERVED ? others >= SQLITE_LOCK_RESERVED
+                                                : others >= SQLITE_LOCK_SHARED;
+    if (busy && level > h->level)
+        return SQLITE_BUSY;
+    h->level = level > h->level ? level : h->level;
+    return SQLITE_OK;
+}
+
+static int file_unlock(sqlite3_file *file, int level) {
+    struct handle *h = (struct handle *)file;
+    h->level = level < h->level ? level : h->level;
     return SQLITE_OK;
 }
 
 static int file_check_reserved(sqlite3_file *file, int *ret_reserved) {
-    (void)file;
-    *ret_reserved = 0;
+    *ret_reserved = level_of_others((struct handle *)file) >= SQLITE_LOCK_RESERVED;
     return SQLITE_OK;
 }
 
@@ -329,19 +371,31 @@ static int file_characteristics(sqlite3_file *file) {
 }
 
 static int shm_map(sqlite3_file *file, int region, int bytes, int extend, void volatile **ret_p) {
-    struct handle *h = (struct handle *)file;
+    void **r = D.region[((struct handle *)file)->f - disk->files];
     PTN_ASSERT((unsigned)region < REGIONS);
-    if (h->region[region] == NULL && extend)
-        h->region[region] = calloc(1, (size_t)bytes);
-    *ret_p = h->region[region];
+    if (r[region] == NULL && extend)
+        r[region] = calloc(1, (size_t)bytes);
+    *ret_p = r[region];
     return *ret_p == NULL && extend ? SQLITE_IOERR_NOMEM : SQLITE_OK;
 }
 
 static int shm_lock(sqlite3_file *file, int offset, int n, int flags) {
-    (void)file;
-    (void)offset;
-    (void)n;
-    (void)flags;
+    struct handle *me = (struct handle *)file;
+    unsigned bits = ((1u << n) - 1) << offset;
+    if ((flags & SQLITE_SHM_UNLOCK) != 0) {
+        me->shares &= ~bits;
+        me->exclusives &= ~bits;
+        return SQLITE_OK;
+    }
+    bool share = (flags & SQLITE_SHM_SHARED) != 0;
+    for (const struct handle *h = D.handles; h != NULL; h = h->next)
+        if (h != me && h->f == me->f &&
+            ((h->exclusives & bits) != 0 || (!share && (h->shares & bits) != 0)))
+            return SQLITE_BUSY;
+    if (share)
+        me->shares |= bits;
+    else
+        me->exclusives |= bits;
     return SQLITE_OK;
 }
 
@@ -351,10 +405,9 @@ static void shm_barrier(sqlite3_file *file) {
 
 static int shm_unmap(sqlite3_file *file, int remove) {
     struct handle *h = (struct handle *)file;
-    for (unsigned i = 0; i < REGIONS && remove; i++) {
-        free(h->region[i]);
-        h->region[i] = NULL;
-    }
+    h->shares = h->exclusives = 0;
+    if (remove != 0) /* nobody else has it */
+        regions_free((unsigned)(h->f - disk->files));
     return SQLITE_OK;
 }
 
@@ -367,7 +420,7 @@ static const sqlite3_io_methods file_methods = {
     .xSync = file_sync,
     .xFileSize = file_size,
     .xLock = file_lock,
-    .xUnlock = file_lock,
+    .xUnlock = file_unlock,
     .xCheckReservedLock = file_check_reserved,
     .xFileControl = file_control,
     .xSectorSize = file_sector_size,
@@ -394,9 +447,9 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
         f = create(name, !log); /* store_db.c syncs the directory of a new database */
     if (f == NULL)
         return SQLITE_CANTOPEN;
-    PTN_ASSERT(!f->open); /* locks would be needed */
-    f->open = true;
     h->f = f;
+    h->next = D.handles;
+    D.handles = h;
     h->sync_directory = log;
     h->base.pMethods = &file_methods;
     if (ret_flags != NULL)
@@ -475,7 +528,8 @@ void disk_plug(const struct disk_opts *opts) {
     D.dead = false;
     ptn_sim_rng_seed(&D.rng, D.opts.seed);
     for (unsigned i = 0; i < FILES; i++)
-        disk->files[i].open = false;                        /* whoever had it open is dead */
+        regions_free(i);
+    D.handles = NULL;                                       /* whoever had one is dead */
     PTN_ASSERT(sqlite3_vfs_register(&vfs, 1) == SQLITE_OK); /* its random numbers are ours, too */
 }
 

@@ -12,7 +12,7 @@
  * promised.
  *
  * It is here and not in runtime/env because that floor knows no SQLite.  One process at a time has
- * the disk plugged in, and a file is open once.
+ * the disk plugged in, and one thread of it uses the disk: a lock that is taken is busy at once.
  */
 #ifndef POSTERN_TESTS_SIM_DISK_H
 #define POSTERN_TESTS_SIM_DISK_H
