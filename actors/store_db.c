@@ -25,7 +25,7 @@ static const char *const statement_text[STORE_SQL_COUNT] = {
 
 static _Thread_local char why_text[256];
 
-static int err_of_sqlite(int rc) {
+int store_err_of(int rc) {
     switch (rc & 0xff) {
     case SQLITE_OK:
     case SQLITE_ROW:
@@ -64,7 +64,7 @@ static int last_err(store_db *db) {
         (void)log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &e);
     if (e == EDQUOT || e == ENOSPC)
         return -PTN_EFULL;
-    int err = err_of_sqlite(rc);
+    int err = store_err_of(rc);
     return err != 0 ? err : -PTN_EIO;
 }
 
@@ -76,8 +76,8 @@ static void caches_drop(store_db *db) {
 
 /* ---- open and close ----------------------------------------------------------------------- */
 
-/* The name of a new file is durable when its directory is; SQLite sees to that for the log only. */
-static int sync_directory_of(const char *path) {
+/* SQLite sees to that for the log only. */
+int store_sync_directory_of(const char *path) {
     char dir[4096];
     const char *slash = strrchr(path, '/');
     size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
@@ -101,7 +101,7 @@ static int sync_directory_of(const char *path) {
 static int create_private(const char *path, const char **reterr_why) {
     struct stat st;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
-    if (fd >= 0 && fstat(fd, &st) == 0 && (st.st_size > 0 || sync_directory_of(path) == 0)) {
+    if (fd >= 0 && fstat(fd, &st) == 0 && (st.st_size > 0 || store_sync_directory_of(path) == 0)) {
         (void)close(fd);
         return 0;
     }
@@ -160,7 +160,7 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
         int rc = sqlite3_open_v2(path, &db->sql, flags, o.vfs);
         if (rc == SQLITE_OK)
             rc = set_pragmas(db, &o);
-        err = err_of_sqlite(rc);
+        err = store_err_of(rc);
         if (err == 0 && !o.read_only)
             err = store_schema_migrate(db->sql, &why);
         if (err != 0 && why == NULL) {
@@ -323,7 +323,7 @@ ptn_buf *store_db_problem_of(int err) {
 }
 
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
-    bool known = err_of_sqlite(sqlite3_extended_errcode(db->sql)) != 0;
+    bool known = store_err_of(sqlite3_extended_errcode(db->sql)) != 0;
     int err = !known && db->doomed != 0 ? db->doomed : last_err(db);
     if (db->in_transaction && db->doomed == 0)
         db->doomed = err;
@@ -380,7 +380,7 @@ static int settle(store_db *db) {
     sqlite3_file *log = log_of(db);
     int rc = log != NULL ? rewrite_log(log) : SQLITE_OK;
     db->unsettled = rc != SQLITE_OK;
-    return err_of_sqlite(rc);
+    return store_err_of(rc);
 }
 
 int store_db_begin(store_db *db) {
@@ -434,7 +434,7 @@ int store_db_flush(store_db *db) {
         return 0;
     db->unsettled = true;
     caches_drop(db);
-    return err_of_sqlite(rc);
+    return store_err_of(rc);
 }
 
 /* ---- clean ends --------------------------------------------------------------------------- */
@@ -448,27 +448,40 @@ static bool meta_set(store_db *db, const char *name, int64_t value) {
     return store_run(db, s);
 }
 
-/* A new database has nothing to be careful about. */
-static bool ended_cleanly(store_db *db) {
+/* A number that the database keeps about itself; absent: def.  False: it cannot be read. */
+static bool meta_get(store_db *db, const char *name, int64_t def, int64_t *ret_value) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_META);
     if (s == NULL)
         return false;
-    store_bind_str(s, 1, PTN_STR("clean"));
+    store_bind_str(s, 1, ptn_str_of(name));
     int rc = sqlite3_step(s);
-    bool clean = rc == SQLITE_DONE || (rc == SQLITE_ROW && sqlite3_column_int(s, 0) != 0);
+    *ret_value = rc == SQLITE_ROW ? sqlite3_column_int64(s, 0) : def;
     (void)sqlite3_reset(s);
-    return clean;
+    return rc == SQLITE_ROW || rc == SQLITE_DONE;
+}
+
+static bool run_plain(store_db *db, enum store_statement which) {
+    sqlite3_stmt *s = store_sql(db, which);
+    return s != NULL && store_run(db, s);
+}
+
+/* A new database has nothing to be careful about. */
+static void renew_epochs(store_db *db) {
+    int64_t clean = 0, copied = 0;
+    if (!meta_get(db, "clean", 1, &clean) || !meta_get(db, "copied", 0, &copied))
+        return;
+    if (copied != 0)
+        (void)(run_plain(db, STORE_SQL_TOPICS_RENEW_ALL) &&
+               run_plain(db, STORE_SQL_CONVS_RENEW_ALL) && meta_set(db, "copied", 0));
+    else if (clean == 0)
+        (void)run_plain(db, STORE_SQL_TOPICS_RENEW);
 }
 
 int store_db_claim(store_db *db) {
     int err = store_db_begin(db);
     if (err != 0)
         return err;
-    if (!ended_cleanly(db)) {
-        sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPICS_RENEW);
-        if (s != NULL)
-            (void)store_run(db, s);
-    }
+    renew_epochs(db);
     (void)meta_set(db, "clean", 0);
     err = store_db_commit(db);
     db->claimed = err == 0;

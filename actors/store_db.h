@@ -52,7 +52,8 @@ void store_db_close(store_db *db); /* accepts NULL; an open transaction is rolle
 int store_db_settle(store_db *db);
 
 /* Whoever serves clients from this database: after a start that follows no clean end, topics whose
- * newest events may be lost get new epochs.  store_db_close() then notes the clean end. */
+ * newest events may be lost get new epochs, and in a copy (store_backup.h) all topics and
+ * conversations do.  store_db_close() then notes the clean end. */
 int store_db_claim(store_db *db);
 
 /* True for kinds that change the database. */

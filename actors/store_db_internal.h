@@ -111,6 +111,8 @@
     XX(META_SET, "INSERT INTO meta(name, value) VALUES(?1, ?2)"                                            \
                  " ON CONFLICT DO UPDATE SET value = excluded.value")                                      \
     XX(TOPICS_RENEW, "UPDATE topics SET epoch = lower(hex(randomblob(8))), loose = 0 WHERE loose = 1")     \
+    XX(TOPICS_RENEW_ALL, "UPDATE topics SET epoch = lower(hex(randomblob(8))), loose = 0")                  \
+    XX(CONVS_RENEW_ALL, "UPDATE conversations SET epoch = lower(hex(randomblob(8)))")                      \
     XX(TOPICS_TIGHT, "UPDATE topics SET loose = 0 WHERE loose = 1")                                        \
     XX(SYNC_FULL, "PRAGMA synchronous = FULL")                                                             \
     XX(SYNC_NORMAL, "PRAGMA synchronous = NORMAL")                                                         \
@@ -209,6 +211,11 @@ ptn_buf *store_problem_field(int code, const char *message, ptn_str field, const
                              uint32_t *ret_type);
 ptn_buf *store_ok(uint32_t *ret_type);
 ptn_buf *store_malformed(uint32_t *ret_type);
+
+/* The runtime's error for a result code of SQLite; 0 for OK, ROW and DONE. */
+int store_err_of(int rc);
+/* The name of a file is durable when its directory is.  -1 and errno. */
+int store_sync_directory_of(const char *path);
 
 void store_bind_str(sqlite3_stmt *s, int at, ptn_str v);         /* n == 0: the empty string */
 void store_bind_str_or_null(sqlite3_stmt *s, int at, ptn_str v); /* n == 0: NULL */

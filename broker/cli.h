@@ -61,5 +61,8 @@ int cli_load_config(const struct cli *c, struct postern_config *ret_config);
 /* Subcommands, after their name was taken off argv.  They return an exit code. */
 int cmd_user(int argc, char **argv);
 int cmd_token(int argc, char **argv);
+int cmd_backup(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
+int cmd_check(int argc, char **argv);
 
 #endif

@@ -24,6 +24,9 @@ static const char help_text[] =
     "  user add NAME [--role ROLE]... [--password-file FILE] [--household HOUSEHOLD]\n"
     "  user list\n"
     "  user passwd NAME [--password-file FILE]\n"
+    "  backup FILE                copies the database, also of a running broker\n"
+    "  restore FILE               puts a backup in its place; the broker must not run\n"
+    "  check                      reads the whole database and says what is damaged\n"
     "  version\n"
     "\n"
     "Every key of the configuration is a flag too (--listen.http=127.0.0.1:0, or --set KEY=VALUE) "
@@ -121,6 +124,9 @@ static const struct {
                 {"default-config", cmd_default_config},
                 {"token", cmd_token},
                 {"user", cmd_user},
+                {"backup", cmd_backup},
+                {"restore", cmd_restore},
+                {"check", cmd_check},
                 {"version", cmd_version},
                 {"help", cmd_help},
                 {"--help", cmd_help},
@@ -131,9 +137,9 @@ int main(int argc, char **argv) {
     const char *names[PTN_ARRAY_LEN(commands)];
     size_t n = 0;
     if (argc < 2)
-        return cli_fail(
-            CLI_USAGE, "say what to do: run, check-config, default-config, token, user or version; "
-                       "see `postern --help`");
+        return cli_fail(CLI_USAGE,
+                        "say what to do: run, check-config, default-config, token, user, backup, "
+                        "restore, check or version; see `postern --help`");
     for (size_t i = 0; i < PTN_ARRAY_LEN(commands); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {
             int code = commands[i].run(argc - 2, argv + 2);

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_backup_test.c - copies of a database in use, their return, and what interruptions leave.
+ */
+#include "actors/store_backup.h"
+
+#include "actors/store_testing.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+
+static struct test_dir dir;
+static char copy[128];
+static store_db *db;
+static unsigned written;
+
+static void open_dir(void) {
+    test_dir_open(&dir);
+    (void)snprintf(copy, sizeof copy, "%s/copy", dir.path);
+    written = 0;
+}
+
+static unsigned files_remove(void) {
+    DIR *d = opendir(dir.path);
+    unsigned n = 0;
+    cr_assert_not_null(d);
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.') {
+            test_dir_remove_file(&dir, e->d_name);
+            n++;
+        }
+    (void)closedir(d);
+    cr_expect_eq(rmdir(dir.path), 0);
+    return n;
+}
+
+TestSuite(store_backup, .init = open_dir, .timeout = 60);
+
+static void run(uint32_t type, ptn_buf *take, uint32_t expected, ptn_buf **ret_reply) {
+    uint32_t reply_type;
+    ptn_buf *r = store_db_execute(db, type, ptn_buf_bytes(take), &reply_type);
+    cr_assert_eq(reply_type, expected);
+    ptn_buf_unref(take);
+    if (ret_reply != NULL)
+        *ret_reply = r;
+    else
+        ptn_buf_unref(r);
+}
+
+static void open_db(const char *path) {
+    const char *why = "";
+    cr_assert_eq(store_db_open(path, NULL, &db, &why), 0, "%s", why);
+    cr_assert_eq(store_db_claim(db), 0);
+}
+
+static void append(void) {
+    static char content[3000];
+    char id[16];
+    memset(content, 'x', sizeof content - 1);
+    (void)snprintf(id, sizeof id, "m%u", ++written);
+    run(PTN_MSG_STORE_MSG_APPEND, packed("sssssni", "c1", id, "alice", "text", content, (int64_t)1),
+        PTN_MSG_STORE_MSG, NULL);
+}
+
+static void populate(unsigned n) {
+    open_db(dir.db);
+    run(PTN_MSG_STORE_USER_ADD,
+        packed("sssiSi", "alice", "Alice", "", (int64_t)1, NULL, (int64_t)1), PTN_MSG_STORE_USER,
+        NULL);
+    run(PTN_MSG_STORE_CONV_ADD,
+        packed("sSsis[s]", "c1", NULL, "alice", (int64_t)1, "epoch", "alice"), PTN_MSG_STORE_CONV,
+        NULL);
+    while (written < n)
+        append();
+}
+
+static void expect_state(const char *path, int64_t last, bool same_epoch) {
+    ptn_buf *r;
+    open_db(path);
+    run(PTN_MSG_STORE_CONV_GET, packed("s", "c1"), PTN_MSG_STORE_CONV, &r);
+    cr_expect_eq(int_of(element(ptn_buf_bytes(r), 5)), last);
+    cr_expect_eq(str_is(element(ptn_buf_bytes(r), 4), "epoch"), same_epoch);
+    ptn_buf_unref(r);
+    store_db_close(db);
+}
+
+static bool append_on_step(void *arg, uint32_t done, uint32_t total) {
+    unsigned *steps = arg;
+    cr_expect_leq(done, total);
+    (*steps)++;
+    append();
+    return true;
+}
+
+Test(store_backup, a_copy_is_the_state_at_its_begin_whatever_is_written_meanwhile) {
+    const char *why = "";
+    unsigned steps = 0;
+    populate(40);
+    store_backup_opts o = {.step_pages = 4, .on_step = append_on_step, .arg = &steps};
+    cr_assert_eq(store_backup(dir.db, copy, &o, &why), 0, "%s", why);
+    cr_expect_gt(steps, 5);
+    struct stat st;
+    cr_assert_eq(stat(copy, &st), 0);
+    cr_expect_eq(st.st_mode & 0777, 0600);
+    store_db_close(db);
+    expect_state(dir.db, 40 + (int64_t)steps, true);
+    expect_state(copy, 40, false);
+    cr_expect_eq(files_remove(), 2, "the database and the copy");
+}
+
+static bool give_up(void *arg, uint32_t done, uint32_t total) {
+    (void)arg, (void)done, (void)total;
+    return false;
+}
+
+Test(store_backup, what_is_not_whole_is_not_there) {
+    const char *why = "";
+    populate(40);
+    store_db_close(db);
+    store_backup_opts o = {.step_pages = 4, .on_step = give_up};
+    cr_expect_eq(store_backup(dir.db, copy, &o, &why), -PTN_ESTOPPING);
+    cr_expect_eq(access(copy, F_OK), -1);
+    cr_assert_eq(store_backup(dir.db, copy, NULL, &why), 0, "%s", why);
+    cr_expect_eq(store_backup(dir.db, copy, NULL, &why), -PTN_EEXIST);
+    int fd = open(dir.db, O_RDWR);
+    cr_assert(fd >= 0);
+    static const char garbage[4096] = {'g'};
+    cr_assert_eq(pwrite(fd, garbage, sizeof garbage, 20 * 4096), (ssize_t)sizeof garbage);
+    (void)close(fd);
+    cr_expect_eq(unlink(copy), 0);
+    cr_expect_eq(store_backup(dir.db, copy, NULL, &why), -PTN_EPROTO, "a page is damaged");
+    cr_expect_gt(store_check(dir.db, NULL, NULL, &why), 0);
+    cr_expect_eq(files_remove(), 1);
+}
+
+Test(store_backup, a_restored_database_has_new_epochs_and_the_old_one_is_kept) {
+    const char *why = "";
+    char old[160];
+    populate(10);
+    cr_assert_eq(store_backup(dir.db, copy, NULL, &why), 0, "%s", why);
+    append();
+    store_db_close(db);
+    cr_assert_eq(store_restore(copy, dir.db, 7, &why), 0, "%s", why);
+    expect_state(dir.db, 10, false);
+    (void)snprintf(old, sizeof old, "%s.old-7", dir.db);
+    expect_state(old, 11, true);
+    cr_expect_eq(store_check(dir.db, NULL, NULL, &why), 0);
+    cr_expect_eq(files_remove(), 3);
+}
+
+/* The exchange of two databases ends at any point: the next start goes on with it. */
+Test(store_backup, an_interrupted_exchange_is_finished) {
+    const char *why = "";
+    char fresh[160], gone[160], wal[160];
+    populate(3);
+    cr_assert_eq(store_backup(dir.db, copy, NULL, &why), 0, "%s", why);
+    store_db_close(db);
+    (void)snprintf(fresh, sizeof fresh, "%s.fresh", dir.db);
+    (void)snprintf(gone, sizeof gone, "%s.bad-1", dir.db);
+    (void)snprintf(wal, sizeof wal, "%s-wal", dir.db);
+    cr_assert_eq(store_swap_finish(dir.db, "bad", 2, &why), 0);
+    cr_assert_eq(rename(copy, fresh), 0);
+    cr_assert_eq(rename(dir.db, gone), 0); /* and here it ended, with the log in its place */
+    int fd = open(wal, O_WRONLY | O_CREAT, 0600);
+    cr_assert(fd >= 0 && write(fd, "log", 3) == 3);
+    (void)close(fd);
+    cr_assert_eq(store_swap_finish(dir.db, "bad", 2, &why), 1, "%s", why);
+    cr_expect_eq(access(wal, F_OK), -1, "a log that belongs to another file");
+    expect_state(dir.db, 3, false);
+    cr_expect_eq(files_remove(), 3);
+}
