@@ -13,37 +13,21 @@
  * Memory order: the last unref must see every read of the other holders finished.  Decrements
  * release, and the one that reaches zero acquires (partner: the same fetch_sub in other threads).
  */
-#include <postern/buf.h>
 #include <postern/memory.h>
 
+#include "runtime/buf_internal.h"
 #include "runtime/memory_internal.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define BUF_MAGIC 0x5042u
 #define CLASSES 11u      /* 64 B .. 64 KiB, header included */
 #define CLASS_NONE 0xffu /* malloc'ed to measure */
 #define CLASS_MIN_SHIFT 6u
 #define BATCH_BYTES (128u << 10)
 #define BATCH_MAX 64u
 #define DEPOT_CLASS_BYTES_MAX (8u << 20)
-
-struct ptn_buf {
-    _Atomic(uint32_t) refs;
-    uint32_t cap;
-    uint32_t len;
-    uint16_t magic;
-    uint8_t pool_class;
-    uint8_t sealed;
-#ifdef PTN_DEBUG
-    uint64_t sum; /* at the seal; a write after it is a bug somewhere, found at the release */
-    uint64_t pad;
-#endif
-    uint8_t data[];
-};
-_Static_assert(sizeof(struct ptn_buf) % 16 == 0, "payloads are 16-byte aligned");
 
 /* While free, the first data bytes hold the links. */
 struct free_links {
@@ -313,21 +297,21 @@ ptn_buf *ptn_buf_new(size_t cap) {
     atomic_init(&b->refs, 1);
     b->cap = (uint32_t)(total - sizeof(struct ptn_buf));
     b->len = 0;
-    b->magic = BUF_MAGIC;
+    b->magic = PTN__BUF_MAGIC;
     b->pool_class = (uint8_t)k;
     b->sealed = 0;
     return b;
 }
 
 uint8_t *ptn_buf_data(ptn_buf *b, size_t *ret_cap) {
-    PTN_ASSERT(b->magic == BUF_MAGIC && !b->sealed);
+    PTN_ASSERT(b->magic == PTN__BUF_MAGIC && !b->sealed);
     if (ret_cap != NULL)
         *ret_cap = b->cap;
     return b->data;
 }
 
 ptn_buf *ptn_buf_grow(ptn_buf *take_b, size_t cap) {
-    PTN_ASSERT(take_b->magic == BUF_MAGIC && !take_b->sealed);
+    PTN_ASSERT(take_b->magic == PTN__BUF_MAGIC && !take_b->sealed);
     if (cap <= take_b->cap)
         return take_b;
     if (cap > PTN_BUF_BYTES_MAX)
@@ -344,7 +328,7 @@ ptn_buf *ptn_buf_grow(ptn_buf *take_b, size_t cap) {
 }
 
 void ptn_buf_seal(ptn_buf *b, size_t len) {
-    PTN_ASSERT(b->magic == BUF_MAGIC && !b->sealed);
+    PTN_ASSERT(b->magic == PTN__BUF_MAGIC && !b->sealed);
     PTN_ASSERT(len <= b->cap);
     b->len = (uint32_t)len;
     b->sealed = 1;
@@ -366,7 +350,7 @@ ptn_buf *ptn_buf_copy(const void *p, size_t n) {
 ptn_bytes ptn_buf_bytes(const ptn_buf *b) {
     if (b == NULL)
         return (ptn_bytes){NULL, 0};
-    PTN_DEBUG_ASSERT(b->magic == BUF_MAGIC);
+    PTN_DEBUG_ASSERT(b->magic == PTN__BUF_MAGIC);
     return (ptn_bytes){b->data, b->len};
 }
 
@@ -377,7 +361,7 @@ ptn_buf *ptn_buf_ref(ptn_buf *b) {
 ptn_buf *ptn_buf_refn(ptn_buf *b, uint32_t n) {
     if (b == NULL || n == 0)
         return b;
-    PTN_ASSERT(b->magic == BUF_MAGIC);
+    PTN_ASSERT(b->magic == PTN__BUF_MAGIC);
     /* relaxed: whoever passes the new reference on publishes it by the message itself */
     uint32_t old = atomic_fetch_add_explicit(&b->refs, n, memory_order_relaxed);
     PTN_ASSERT(old > 0 && old <= UINT32_MAX / 2 && n <= UINT32_MAX / 2);
@@ -387,7 +371,7 @@ ptn_buf *ptn_buf_refn(ptn_buf *b, uint32_t n) {
 ptn_buf *ptn_buf_unref(ptn_buf *b) {
     if (b == NULL)
         return NULL;
-    PTN_ASSERT(b->magic == BUF_MAGIC);
+    PTN_ASSERT(b->magic == PTN__BUF_MAGIC);
     /* acquire load: partner is the release half of other holders' fetch_sub.  A count of one is
      * ours and cannot grow, so the sole holder needs no locked instruction.  acq_rel below: see the
      * file's head. */

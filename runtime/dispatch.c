@@ -10,10 +10,12 @@
 
 #include <stdlib.h>
 
+#define INLINE static inline __attribute__((always_inline))
+
 #define TURN_MSGS 4096u
 #define ACTOR_MSGS 64u
-#define CLOCK_EVERY_MSGS 32u
-#define SAMPLE_EVERY 64u
+/* A prime: two actors that take turns are both seen. */
+#define SAMPLE_EVERY_MSGS 61u
 
 /* A message whose receiver is gone.  Consumes buf. */
 void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
@@ -39,11 +41,9 @@ void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
 }
 
 /* The actor has no incarnation now: the message waits, and its share of the load stays. */
-static void hold(ptn_ctx *c) {
+static void hold(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__cold *k = c->slot->cold;
     PTN_ASSERT(k != &ptn__cold_none); /* only a supervisor lets an actor wait */
-    struct ptn__env *e = c->env;
-    c->env = NULL;
     e->next = NULL;
     if (k->held_head != NULL)
         k->held_tail->next = e;
@@ -52,46 +52,54 @@ static void hold(ptn_ctx *c) {
     k->held_tail = e;
 }
 
-static ptn_time clock_read(struct ptn__worker *w) {
+/* Ends the batch when the turn is over. */
+static ptn_time clock_read(ptn_ctx *c) {
+    struct ptn__worker *w = c->w;
     w->clock = w->env->ops->now(w->env);
+    if (w->clock >= w->turn_until)
+        c->batch_end = 0;
     return w->clock;
 }
 
-/* One call in 64 is measured: how long the message waited, and how long the handler took. */
+/* One message of a worker in 61 is measured: how long it waited, and how long the handler took.
+ * That is when the clock is read. */
 static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, const struct ptn__env *e,
                                                     const ptn_msg *m) {
     struct ptn__slot *s = c->slot;
-    ptn_time t0 = clock_read(c->w);
+    c->w->sample_in = SAMPLE_EVERY_MSGS;
+    ptn_time t0 = clock_read(c);
     uint32_t wait_us = (uint32_t)(t0 >> 10) - e->enq_us;
     bool counts = e->kind <= PTN__ENV_REQUEST && wait_us < INT32_MAX;
     int rc = s->ops->handle(c, s->state, m);
+    ptn_time took = clock_read(c) - t0;
     if (counts) {
         ptn_histogram_add(&c->w->waits[s->wait_index].cells, (uint64_t)wait_us << 10);
-        ptn__count(&s->busy_ns_sum, clock_read(c->w) - t0);
+        ptn__count(&s->busy_ns_sum, took);
     }
     return rc;
 }
 
-/* c->cur and c->cur_buf are set; on a crash ptn__actor_crash() settles them. */
-static inline void handle(ptn_ctx *c, const struct ptn__env *e) {
+/* On a crash ptn__actor_crash() settles c->cur and c->cur_buf. */
+INLINE void handle(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
     struct ptn__slot *s = c->slot;
     ptn_msg m = {.from = e->from, .type = e->type, .corr = e->corr, .deadline = e->deadline};
-    if (c->cur_buf != NULL) {
-        ptn_bytes b = ptn_buf_bytes(c->cur_buf);
-        m.data = b.p;
-        m.len = b.n;
-        m.buf = b.n > 0 ? c->cur_buf : NULL;
+    if (buf != NULL && buf->len > 0) {
+        m.data = buf->data;
+        m.len = buf->len;
+        m.buf = buf;
     }
-    uint64_t n = atomic_load_explicit(&s->handled, memory_order_relaxed);
-    atomic_store_explicit(&s->handled, n + 1, memory_order_relaxed); /* stats */
+    c->cur_buf = buf;
+    c->cur = e;
+    c->answered = false;
     c->deadline = e->deadline;
+    s->in_call = true;
+    ptn__count(&s->handled, 1);
     bool crash = e->type >= PTN_MSG_USER && PTN_BUGGIFY_CRASH("handler.crash");
     if (crash && PTN_BUGGIFY("handler.crash.before"))
         ptn_fail(c, PTN_ECANCELED, "buggify: before the handler");
     (void)PTN_BUGGIFY_STALL("handler.slow");
-    int rc = PTN_UNLIKELY(n % SAMPLE_EVERY == 0) ? handle_sampled(c, e, &m)
-                                                 : s->ops->handle(c, s->state, &m);
-    c->deadline = PTN_NEVER;
+    int rc = PTN_UNLIKELY(--c->w->sample_in == 0) ? handle_sampled(c, e, &m)
+                                                  : s->ops->handle(c, s->state, &m);
     if (PTN_UNLIKELY(rc < 0))
         ptn_fail(c, -rc, "handle returned %s", ptn_err_name(rc));
     if (crash)
@@ -99,9 +107,10 @@ static inline void handle(ptn_ctx *c, const struct ptn__env *e) {
     c->cur = NULL;
     if (c->cur_buf != NULL)
         c->cur_buf = ptn_buf_unref(c->cur_buf);
+    s->in_call = false;
+    if (PTN_UNLIKELY(s->exiting))
+        ptn__actor_exit(s);
 }
-
-static void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf);
 
 static void control(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
@@ -123,7 +132,7 @@ static void control(ptn_ctx *c, struct ptn__env *e) {
         e->type = PTN_MSG_STOPPING;
         e->deadline = e->corr;
         e->corr = 0;
-        deliver(c, e, NULL);
+        handle(c, e, NULL);
         break;
     case PTN__CTL_END:
         ptn__actor_end(s, e->err);
@@ -164,88 +173,85 @@ static inline void unload(ptn_ctx *c, const struct ptn__env *e, size_t len) {
         ptn__near_load(c->slot, -(PTN__LOAD_ONE + len));
 }
 
-static void deliver_reply(ptn_ctx *c, const struct ptn__env *e) {
-    ptn__ask_reply(c, e, c->cur_buf);
-    c->deadline = PTN_NEVER;
-    c->cur_buf = ptn_buf_unref(c->cur_buf);
-}
-
-/* A message for the actor's own code. */
-static inline void deliver(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
+/* False: it is too late for this request, or too much, and it was answered so. */
+static bool request_is_wanted(ptn_ctx *c, const struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
     struct ptn__worker *w = c->w;
-    if (PTN_LIKELY(e->kind <= PTN__ENV_REQUEST))
-        unload(c, e, ptn__payload_len(buf));
-    if (e->kind == PTN__ENV_REQUEST && PTN_UNLIKELY(e->deadline <= w->now)) {
+    if (PTN_UNLIKELY(e->deadline <= w->now)) {
         ptn__count(&w->deadline_expired, 1);
         ptn_count(PTN_C_DEADLINE_EXPIRED, 1);
         ptn__answer_err(w, s->self, e->from, e->corr, -PTN_EDEADLINE);
-        ptn_buf_unref(buf);
-        return;
+        return false;
     }
-    if (PTN_UNLIKELY(s->sheds) && e->kind == PTN__ENV_REQUEST && ptn__request_shed(c, e)) {
+    return !(PTN_UNLIKELY(s->sheds) && ptn__request_shed(c, e));
+}
+
+/* A cast or a request, for an actor that runs. */
+INLINE void deliver(ptn_ctx *c, struct ptn__env *e) {
+    ptn_buf *buf = e->buf;
+    unload(c, e, ptn__payload_len(buf));
+    if (PTN_LIKELY(e->kind == PTN__ENV_CAST || request_is_wanted(c, e)))
+        handle(c, e, buf);
+    else
         ptn_buf_unref(buf);
-        return;
-    }
-    if (e->kind == PTN__ENV_SYSTEM && !is_watched_for(s, e))
-        return; /* ptn_demonitor() came first */
-    c->cur_buf = buf;
+}
+
+static void deliver_reply(ptn_ctx *c, struct ptn__env *e) {
+    struct ptn__slot *s = c->slot;
     c->answered = false;
+    c->cur_buf = e->buf;
     s->in_call = true;
-    if (e->kind == PTN__ENV_REPLY) {
-        deliver_reply(c, e);
-    } else {
-        c->cur = e;
-        handle(c, e);
-    }
+    ptn__ask_reply(c, e, e->buf);
+    c->cur_buf = ptn_buf_unref(c->cur_buf);
     s->in_call = false;
     if (PTN_UNLIKELY(s->exiting))
         ptn__actor_exit(s);
 }
 
-/* What is not a message for a running actor. */
-static __attribute__((noinline)) void deliver_other(ptn_ctx *c, struct ptn__env *e) {
+/* All the rest.  True: the envelope is free again. */
+static __attribute__((noinline)) bool deliver_other(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
+    c->env = e;
+    c->deadline = PTN_NEVER;
+    if (PTN_UNLIKELY(--c->w->sample_in == 0)) {
+        c->w->sample_in = SAMPLE_EVERY_MSGS;
+        clock_read(c);
+    }
     if (e->to != s->self) {
         if (e->kind <= PTN__ENV_REQUEST)
             unload(c, e, ptn__payload_len(e->buf));
         ptn__stray(s, e, e->buf);
     } else if (e->kind == PTN__ENV_CONTROL) {
         control(c, e);
-    } else {
-        hold(c);
+    } else if (s->life != PTN__RUNNING) {
+        c->env = NULL;
+        hold(c, e);
+        return false;
+    } else if (e->kind == PTN__ENV_REPLY) {
+        deliver_reply(c, e);
+    } else if (is_watched_for(s, e)) { /* else ptn_demonitor() came first */
+        handle(c, e, e->buf);
     }
+    c->env = NULL;
+    return true;
 }
 
-/* Takes up to ACTOR_MSGS messages of c->slot. */
+/* Takes what is in the inbox now, but at most ACTOR_MSGS messages: who sends to itself lets the
+ * others run first. */
 static void run_batch(ptn_ctx *c) {
     struct ptn__slot *s = c->slot;
     struct ptn__worker *w = c->w;
-    for (unsigned n = 0; n < ACTOR_MSGS; n++) {
-        struct ptn__env *e = ptn__inbox_pop(s);
-        if (e == NULL)
-            return;
-        c->env = e;
+    struct ptn__env *e, *last = ptn__inbox_last(s);
+    c->batch_end = c->n + ACTOR_MSGS;
+    do {
+        e = ptn__inbox_pop(s);
         c->n++;
-        if (PTN_LIKELY(e->to == s->self && e->kind != PTN__ENV_CONTROL &&
-                       s->life == PTN__RUNNING)) {
-            ptn_buf *buf = e->buf;
-            e->buf = NULL;
-            deliver(c, e, buf);
-        } else {
-            deliver_other(c, e);
-        }
-        if (PTN_LIKELY(c->env != NULL))
-            ptn__env_put(w->rt, &w->mag, e);
-        c->env = NULL;
-        if (PTN_BUGGIFY("batch.cut"))
-            return;
-        if (PTN_UNLIKELY(--w->clock_in == 0)) {
-            w->clock_in = CLOCK_EVERY_MSGS;
-            if (clock_read(w) >= w->turn_until)
-                return;
-        }
-    }
+        if (PTN_LIKELY(e->kind <= PTN__ENV_REQUEST && e->to == s->self && s->life == PTN__RUNNING))
+            deliver(c, e);
+        else if (!deliver_other(c, e))
+            continue;
+        ptn__env_put(w->rt, &w->mag, e);
+    } while (e != last && c->n < c->batch_end && !PTN_BUGGIFY("batch.cut"));
 }
 
 /* After a batch, whichever way it ended. */
@@ -279,7 +285,8 @@ static void run_loop(ptn_ctx *c) {
         if (w->runq == NULL)
             w->runq_end = &w->runq;
         c->slot = s; /* it stays queued, so that its own sends do not queue it again */
-        run_batch(c);
+        if (PTN_LIKELY(s->inbox != NULL))
+            run_batch(c);
         batch_end(c);
     }
 }
@@ -287,12 +294,11 @@ static void run_loop(ptn_ctx *c) {
 /* The actor of this context failed: it is settled, and its batch is over. */
 static void crashed(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
-    struct ptn__env *e = c->env;
+    struct ptn__env *e = c->cur != NULL ? c->cur : c->env;
     c->slot->in_call = false;
     atomic_store_explicit(&w->ctx, c, memory_order_relaxed);
     ptn__actor_crash(c, c->fail_reason);
     c->env = NULL;
-    c->deadline = PTN_NEVER;
     if (e != NULL)
         ptn__env_put(w->rt, &w->mag, e);
     batch_end(c);

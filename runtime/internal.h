@@ -298,7 +298,7 @@ struct ptn__worker {
     struct ptn__slot *live;
     uint32_t n_live;
     uint32_t works_pending;
-    uint32_t clock_in; /* messages until the clock is read again */
+    uint32_t sample_in; /* messages until one is measured, and the clock read */
     ptn_time turn_until;
     uint64_t corr_next;
     struct ptn__arena_chunk *scratch;
@@ -336,14 +336,15 @@ struct ptn_ctx {
     struct ptn__worker *w;
     ptn_ctx *outer;
     struct ptn__slot *slot;
-    struct ptn__env *env; /* taken from the inbox, to be given back */
+    struct ptn__env *env; /* to be given back after a crash where cur is NULL */
     struct ptn__env *cur; /* message being handled, NULL in callbacks */
     ptn_buf *cur_buf;     /* its payload, moved out of the envelope */
     ptn_time deadline;    /* inherited by asks */
     uint64_t far_done;    /* to subtract from far_load at the end of the batch */
     bool answered;        /* cur was answered, forwarded, or its token taken */
     int fail_reason;
-    unsigned n; /* messages taken so far */
+    unsigned n;         /* messages taken so far */
+    unsigned batch_end; /* the batch is over when n is as large */
     jmp_buf jmp;
 };
 

@@ -12,11 +12,24 @@
 #ifndef POSTERN_RUNTIME_MBOX_H
 #define POSTERN_RUNTIME_MBOX_H
 
+#include "runtime/buf_internal.h"
 #include "runtime/internal.h"
 
 #include <stdlib.h>
 
 /* ---- envelopes from a magazine ------------------------------------------------------------ */
+
+/* Is there one that needs no call? */
+static inline bool ptn__env_at_hand(const struct ptn__mag *m) {
+    return m->list[0] != NULL; /* never in sanitizer builds */
+}
+
+static inline struct ptn__env *ptn__env_take(struct ptn__mag *m) {
+    struct ptn__env *e = m->list[0];
+    m->list[0] = e->next;
+    m->n[0]--;
+    return e;
+}
 
 /* NULL: out of memory. */
 static inline struct ptn__env *ptn__env_get(ptn_runtime *rt, struct ptn__mag *m) {
@@ -25,12 +38,7 @@ static inline struct ptn__env *ptn__env_get(ptn_runtime *rt, struct ptn__mag *m)
     (void)m;
     return aligned_alloc(PTN_CACHELINE, sizeof(struct ptn__env));
 #else
-    struct ptn__env *e = m->list[0];
-    if (PTN_UNLIKELY(e == NULL))
-        return ptn__env_refill(rt, m);
-    m->list[0] = e->next;
-    m->n[0]--;
-    return e;
+    return PTN_LIKELY(ptn__env_at_hand(m)) ? ptn__env_take(m) : ptn__env_refill(rt, m);
 #endif
 }
 
@@ -66,11 +74,14 @@ static inline void ptn__inbox_push(struct ptn__worker *w, struct ptn__slot *s, s
         ptn__runq_push(w, s);
 }
 
-/* NULL: empty.  The envelope is the caller's. */
+/* Of an inbox that is not empty, these two: the newest, and the oldest, which is the caller's now.
+ */
+static inline struct ptn__env *ptn__inbox_last(const struct ptn__slot *s) {
+    return (struct ptn__env *)(void *)((uint8_t *)s->inbox_end - offsetof(struct ptn__env, next));
+}
+
 static inline struct ptn__env *ptn__inbox_pop(struct ptn__slot *s) {
     struct ptn__env *e = s->inbox;
-    if (e == NULL)
-        return NULL;
     s->inbox = e->next;
     if (s->inbox == NULL)
         s->inbox_end = &s->inbox;
@@ -84,10 +95,6 @@ static inline void ptn__near_load(struct ptn__slot *s, uint64_t add) {
     atomic_store_explicit(&s->near_load,
                           atomic_load_explicit(&s->near_load, memory_order_relaxed) + add,
                           memory_order_relaxed);
-}
-
-static inline size_t ptn__payload_len(const ptn_buf *b) {
-    return b == NULL ? 0 : ptn_buf_bytes(b).n;
 }
 
 /* Owner.  The room of an envelope, if it has any, is free again. */

@@ -11,7 +11,7 @@
 
 /* ---- bounds ------------------------------------------------------------------------------- */
 
-static int refuse(struct ptn__slot *s, size_t len, uint64_t bytes_max) {
+static __attribute__((noinline)) int refuse(struct ptn__slot *s, size_t len, uint64_t bytes_max) {
     if (len > bytes_max)
         return -PTN_ETOOBIG; /* would not fit into an empty mailbox either */
     atomic_fetch_add_explicit(&s->refused, 1, memory_order_relaxed);
@@ -19,7 +19,7 @@ static int refuse(struct ptn__slot *s, size_t len, uint64_t bytes_max) {
 }
 
 /* Owner of s.  Reserves room for one message; what came from other threads counts, too. */
-static inline int near_reserve(struct ptn__slot *s, size_t len) {
+static inline bool near_reserve(struct ptn__slot *s, size_t len) {
     uint64_t near = atomic_load_explicit(&s->near_load, memory_order_relaxed);
     uint64_t load = near;
     if (PTN_UNLIKELY(s->far)) /* relaxed: a counter */
@@ -27,9 +27,9 @@ static inline int near_reserve(struct ptn__slot *s, size_t len) {
     if (PTN_UNLIKELY((load >> 40) >= s->near_msgs_max ||
                      (len > 0 && (load & PTN__LOAD_BYTES) + len > s->near_bytes_max) ||
                      PTN_BUGGIFY("mailbox.full")))
-        return refuse(s, len, s->near_bytes_max);
+        return false;
     atomic_store_explicit(&s->near_load, near + PTN__LOAD_ONE + len, memory_order_relaxed);
-    return 0;
+    return true;
 }
 
 /* Another thread.  The same against far_load, exactly up to the number of concurrent senders, and
@@ -105,33 +105,34 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
     return 0;
 }
 
-/* From a worker's thread.  proto is written out in the caller, so that what is constant in it stays
- * constant here. */
-INLINE int send_from(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *buf) {
-    if (PTN_UNLIKELY((unsigned)(proto->to >> 56) != w->index))
-        return send_far(w->rt, w, &w->mag, proto, buf);
-    struct ptn__slot *s = ptn__slot_of(w, proto->to);
-    if (PTN_UNLIKELY(s == NULL) || PTN_UNLIKELY(s->self != proto->to))
+INLINE bool is_near(const struct ptn__worker *w, ptn_addr to) {
+    return PTN_LIKELY((unsigned)(to >> 56) == w->index);
+}
+
+/* Owner of w, which is the receiver's, too. */
+INLINE struct ptn__slot *near_find(const struct ptn__worker *w, ptn_addr to) {
+    struct ptn__slot *s = ptn__slot_of(w, to);
+    return PTN_LIKELY(s != NULL && s->self == to) ? s : NULL;
+}
+
+int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
+    if (!is_near(w, proto->to))
+        return send_far(w->rt, w, &w->mag, proto, take_payload);
+    struct ptn__slot *s = near_find(w, proto->to);
+    if (PTN_UNLIKELY(s == NULL))
         return -PTN_ENOACTOR;
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
-    size_t len = bounded ? ptn__payload_len(buf) : 0;
-    if (bounded) {
-        int err = near_reserve(s, len);
-        if (PTN_UNLIKELY(err < 0))
-            return err;
-    }
+    size_t len = bounded ? ptn__payload_len(take_payload) : 0;
+    if (bounded && !near_reserve(s, len))
+        return refuse(s, len, s->near_bytes_max);
     struct ptn__env *e = envelope_for(w->rt, &w->mag, proto->kind);
     if (PTN_UNLIKELY(e == NULL)) {
         if (bounded)
             ptn__near_load(s, -(PTN__LOAD_ONE + len));
         return -PTN_ENOMEM;
     }
-    ptn__inbox_push(w, s, env_fill(e, proto, buf, /* far= */ false));
+    ptn__inbox_push(w, s, env_fill(e, proto, take_payload, /* far= */ false));
     return 0;
-}
-
-int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
-    return send_from(w, proto, take_payload);
 }
 
 int ptn__send_foreign(ptn_runtime *rt, struct ptn__mag *m, const struct ptn__env *proto,
@@ -148,7 +149,7 @@ void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32
                          .err = err,
                          .type = type,
                          .kind = PTN__ENV_CONTROL};
-    int rc = send_from(w, &e, NULL);
+    int rc = ptn__send(w, &e, NULL);
     PTN_ASSERT(rc != -PTN_ENOMEM); /* a supervisor that misses a message would wait forever */
 }
 
@@ -161,7 +162,7 @@ void ptn__answer_err(struct ptn__worker *w, ptn_addr from, ptn_addr asker, uint6
                          .deadline = PTN_NEVER,
                          .err = err,
                          .kind = PTN__ENV_REPLY};
-    (void)send_from(w, &e, NULL); /* without memory the asker's deadline decides */
+    (void)ptn__send(w, &e, NULL); /* without memory the asker's deadline decides */
 }
 
 /* ---- public ------------------------------------------------------------------------------- */
@@ -170,17 +171,38 @@ static inline uint32_t enq_us(const struct ptn__worker *w) {
     return (uint32_t)(w->clock >> 10);
 }
 
-int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
-    struct ptn__worker *w = c->w;
-    if (PTN_UNLIKELY(type < PTN_MSG_USER))
-        return -PTN_EINVAL;
-    struct ptn__env proto = {.to = to,
+INLINE struct ptn__env cast_proto(const ptn_ctx *c, ptn_addr to, uint32_t type) {
+    return (struct ptn__env){.to = to,
                              .from = c->slot->self,
                              .deadline = PTN_NEVER,
                              .type = type,
-                             .enq_us = enq_us(w),
+                             .enq_us = enq_us(c->w),
                              .kind = PTN__ENV_CAST};
-    return send_from(w, &proto, take_payload);
+}
+
+static __attribute__((noinline)) int cast_slow(ptn_ctx *c, ptn_addr to, uint32_t type,
+                                               ptn_buf *take_payload) {
+    if (type < PTN_MSG_USER)
+        return -PTN_EINVAL;
+    struct ptn__env proto = cast_proto(c, to, type);
+    return ptn__send(c->w, &proto, take_payload);
+}
+
+/* ptn__send() written out for what is sent most, so that it calls nothing: the compiler keeps all
+ * of it in registers, and fills the envelope once. */
+int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
+    struct ptn__worker *w = c->w;
+    if (PTN_UNLIKELY(!is_near(w, to) || !ptn__env_at_hand(&w->mag) || type < PTN_MSG_USER))
+        return cast_slow(c, to, type, take_payload);
+    struct ptn__slot *s = near_find(w, to);
+    if (PTN_UNLIKELY(s == NULL))
+        return -PTN_ENOACTOR;
+    size_t len = ptn__payload_len(take_payload);
+    if (PTN_UNLIKELY(!near_reserve(s, len)))
+        return refuse(s, len, s->near_bytes_max);
+    struct ptn__env proto = cast_proto(c, to, type);
+    ptn__inbox_push(w, s, env_fill(ptn__env_take(&w->mag), &proto, take_payload, /* far= */ false));
+    return 0;
 }
 
 int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf *take_payload,
@@ -190,16 +212,12 @@ int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf
         ptn_buf_unref(take_payload);
         return -PTN_EINVAL;
     }
-    struct ptn__env proto = {.from = c->slot->self,
-                             .deadline = PTN_NEVER,
-                             .type = type,
-                             .enq_us = enq_us(w),
-                             .kind = PTN__ENV_CAST};
+    struct ptn__env proto = cast_proto(c, PTN_ADDR_NONE, type);
     size_t refused = 0;
     ptn_buf_refn(take_payload, (uint32_t)n);
     for (size_t i = 0; i < n; i++) {
         proto.to = to[i];
-        if (send_from(w, &proto, take_payload) < 0) {
+        if (ptn__send(w, &proto, take_payload) < 0) {
             ptn_buf_unref(take_payload);
             refused++;
         }
@@ -248,7 +266,7 @@ static int reply_send(ptn_ctx *c, ptn_reply_to r, uint32_t type, int err, ptn_bu
                          .type = type,
                          .enq_us = enq_us(c->w),
                          .kind = PTN__ENV_REPLY};
-    int rc = send_from(c->w, &e, take_payload);
+    int rc = ptn__send(c->w, &e, take_payload);
     if (rc == -PTN_ENOMEM)
         return rc;
     ptn__mark_answered(c, r.corr);

@@ -312,7 +312,7 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->index = index;
     w->turn_end_tail = &w->turn_end_head;
     w->runq_end = &w->runq;
-    w->clock_in = 1;
+    w->sample_in = 1;
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);
     int err = ptn__slots_init(w);

@@ -661,3 +661,43 @@ Test(worker, what_is_on_its_way_at_the_end_is_discarded) {
     rig_close(&r); /* never ran */
     cr_expect_eq(buf_live(), 0);
 }
+
+/* ---- a message to oneself ----------------------------------------------------------------- */
+
+#define SELF_ROUNDS 10u
+
+struct polite {
+    ptn_addr last; /* who had the word */
+    unsigned rounds, twice_in_row;
+};
+
+static int polite_init(ptn_ctx *c, void *state, void *arg) {
+    *(void **)state = arg;
+    return ptn_cast(c, ptn_self(c), MSG_GO, NULL);
+}
+
+static int polite_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct polite *p = *(struct polite **)state;
+    if (m->type != MSG_GO)
+        return exit_on_stopping(c, state, m);
+    p->twice_in_row += p->last == ptn_self(c);
+    p->last = ptn_self(c);
+    if (++p->rounds < 2 * SELF_ROUNDS)
+        return ptn_cast(c, ptn_self(c), MSG_GO, NULL);
+    ptn_runtime_stop(ptn_ctx_runtime(c));
+    return 0;
+}
+static const ptn_actor_ops polite_ops = {
+    .name = "polite", .state_size = sizeof(void *), .init = polite_init, .handle = polite_handle};
+
+Test(worker, who_sends_to_itself_lets_the_others_run_first) {
+    struct rig r;
+    struct polite p = {0};
+    rig_open(&r, 1);
+    rig_spawn(&r, &polite_ops, &p, 0, PTN_PERMANENT);
+    rig_spawn(&r, &polite_ops, &p, 0, PTN_PERMANENT);
+    cr_assert_eq(ptn_runtime_run(r.rt), 0);
+    cr_expect_geq(p.rounds, 2 * SELF_ROUNDS);
+    cr_expect_eq(p.twice_in_row, 0);
+    rig_close(&r);
+}
