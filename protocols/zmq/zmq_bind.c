@@ -78,7 +78,7 @@ static void *router_new(void *context, const zmq_gw_limits *l) {
     if (s == NULL)
         return NULL;
     if (set_common(s, l) && set_max_message(s, 2 * (int64_t)l->message_bytes_max) &&
-        set_int(s, ZMQ_ROUTER_MANDATORY, 1) && set_int(s, ZMQ_ROUTER_HANDOVER, 0))
+        set_int(s, ZMQ_ROUTER_MANDATORY, 1))
         return s;
     (void)zmq_close(s);
     return NULL;
@@ -120,7 +120,18 @@ static int bind_one(void *socket, const zmq_gw_address *a, zmq_gw_listener *ret_
     return 0;
 }
 
+/* A peer that comes back under its identity while what it sent before is still unread finds the
+ * identity taken.  Without handover libzmq keeps such a connection and never reads from it: the
+ * peer would wait for ever.  With it whoever claims an identity gets the answers, so only peers
+ * that one file mode has let in may do so. */
+static int allow_handover(const zmq_gw *gw, bool ipc_only, const char **reterr_why) {
+    if (!set_int(gw->router, ZMQ_ROUTER_HANDOVER, ipc_only ? 1 : 0))
+        return explain(-PTN_EIO, "requests", zmq_strerror(zmq_errno()), reterr_why);
+    return 0;
+}
+
 static int bind_requests(zmq_gw *gw, const zmq_gw_config *config, const char **reterr_why) {
+    bool ipc_only = true;
     if (config->n_requests == 0)
         return 0;
     gw->router = router_new(gw->context, &gw->limits);
@@ -135,8 +146,10 @@ static int bind_requests(zmq_gw *gw, const zmq_gw_config *config, const char **r
         if (err < 0)
             return err;
         gw->n_requests++;
+        ipc_only = ipc_only && a.side == ZMQ_GW_IPC;
     }
-    return 0;
+    /* Identities are looked at by the thread that uses the socket, so later than this. */
+    return allow_handover(gw, ipc_only, reterr_why);
 }
 
 static int bind_events(zmq_gw *gw, const zmq_gw_config *config, const char **reterr_why) {

@@ -262,9 +262,12 @@ static void abandon(zmq_gw_state *st, const zmq_gw_call *call) {
         &w, "the gateway stopped while the request was in flight; it may have been carried out");
     ptn_pack_key(&w, "retryable");
     ptn_pack_bool(&w, false);
-    ptn_buf *b = ptn_pack_finish(&w);
+    ptn_buf *b = ptn_pack_finish(&w), *with_id = NULL;
+    if (b != NULL && call->frame != NULL) /* waits for its token: nobody has read its id */
+        with_id = zmq_gw_frame_with_id(ptn_buf_bytes(b), ptn_buf_bytes(call->frame));
     if (b != NULL)
-        zmq_gw_answer(st, parts, n, call->msgpack, ptn_buf_bytes(b));
+        zmq_gw_answer(st, parts, n, call->msgpack, ptn_buf_bytes(with_id != NULL ? with_id : b));
+    (void)ptn_buf_unref(with_id);
     (void)ptn_buf_unref(b);
 }
 
