@@ -290,10 +290,50 @@ static void take_turn(struct ptn__sim *s, struct ptn__sim_worker *w) {
 
 /* ---- signals, pool work, lanes --------------------------------------------------------------- */
 
+static bool fd_is_readable(struct ptn__sim *s, int fd) {
+    return s->opts.fd_readable(s->opts.arg, fd);
+}
+
+static void watch_later(struct ptn__sim *s, ptn_env_watch *w) {
+    if (w->scheduled || w->closed)
+        return;
+    w->scheduled = true;
+    ptn__sim_at(s, ptn_sim_rng_exp(&s->schedule, s->faults.wake_mean_ns), PTN__SIM_WATCH, w, w->id);
+}
+
 static int sim_watch(ptn_env *e, unsigned worker, int fd, void (*cb)(void *owner), void *owner,
                      ptn_env_watch **ret_w) {
-    (void)e, (void)worker, (void)fd, (void)cb, (void)owner, (void)ret_w;
-    return -PTN_EIO; /* there are no descriptors here */
+    struct ptn__sim *s = ptn__sim_of(e);
+    if (s->opts.fd_readable == NULL)
+        return -PTN_EIO;
+    ptn_env_watch *w = ptn__sim_alloc(s, sizeof *w);
+    *w = (ptn_env_watch){.next = s->watches,
+                         .worker = worker,
+                         .fd = fd,
+                         .on_fd = cb,
+                         .owner = owner,
+                         .id = s->ids++};
+    s->watches = w;
+    if (fd_is_readable(s, fd))
+        watch_later(s, w);
+    *ret_w = w;
+    return 0;
+}
+
+void ptn_sim_fd_ready(ptn_env *e, int fd) {
+    struct ptn__sim *s = ptn__sim_of(e);
+    for (ptn_env_watch *w = s->watches; w != NULL; w = w->next)
+        if (w->signum == 0 && w->fd == fd)
+            watch_later(s, w);
+}
+
+static void watch_event(struct ptn__sim *s, ptn_env_watch *w) {
+    w->scheduled = false;
+    if (w->closed || !fd_is_readable(s, w->fd) || !ptn__sim_on_worker(s, w->worker))
+        return;
+    PTN__SIM_UP(s, w->on_fd(w->owner));
+    if (fd_is_readable(s, w->fd))
+        watch_later(s, w);
 }
 
 static void sim_watch_close(ptn_env *e, ptn_env_watch *w) {
@@ -420,6 +460,9 @@ static void handle_event(struct ptn__sim *s, const struct ptn__sim_event *e) {
         if (ptn__sim_on_worker(s, job->worker))
             PTN__SIM_UP(s, job->done(job->arg));
         break;
+    case PTN__SIM_WATCH:
+        watch_event(s, watch);
+        break;
     case PTN__SIM_SIGNAL:
         if (ptn__sim_on_worker(s, watch->worker) && !watch->closed)
             PTN__SIM_UP(s, watch->cb(watch->owner, watch->signum));
@@ -438,6 +481,7 @@ static uint64_t event_id(const struct ptn__sim_event *e) {
     case PTN__SIM_WORK:
     case PTN__SIM_WORK_DONE:
     case PTN__SIM_SIGNAL:
+    case PTN__SIM_WATCH:
         return e->arg;
     default:
         return ptn__sim_net_id(e);

@@ -83,6 +83,8 @@ typedef struct ptn_sim_opts {
     void (*on_event)(void *arg, const ptn_sim_event *e);
     /* The simulation cannot go on (nobody can ever run again, or steps_max): must not return. */
     void (*on_stuck)(void *arg, const char *why);
+    /* Of descriptors that may be watched.  NULL: there are none. */
+    bool (*fd_readable)(void *arg, int fd);
     void *arg;
 } ptn_sim_opts;
 
@@ -106,6 +108,10 @@ bool ptn_sim_in_broker(const ptn_env *e);
 void ptn_sim_faults_set(ptn_env *e, const ptn_sim_faults *f);
 /* Raises a signal: everybody who watches it hears, each after a while. */
 void ptn_sim_signal(ptn_env *e, int signum);
+
+/* A descriptor has become readable: whoever watches it hears after a while, if it still is, and
+ * again until it no longer is, as from poll(2). */
+void ptn_sim_fd_ready(ptn_env *e, int fd);
 
 /* ---- clients --------------------------------------------------------------------------------- */
 

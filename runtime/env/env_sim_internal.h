@@ -24,7 +24,8 @@
     XX(LANE, "lane")                                                                               \
     XX(WORK, "work")                                                                               \
     XX(WORK_DONE, "work-done")                                                                     \
-    XX(SIGNAL, "signal")
+    XX(SIGNAL, "signal")                                                                           \
+    XX(WATCH, "watch")
 
 enum ptn__sim_kind {
 #define XX(id, name) PTN__SIM_##id,
@@ -104,11 +105,13 @@ struct ptn__sim_link {
 struct ptn_env_watch {
     struct ptn_env_watch *next;
     unsigned worker;
-    int signum;
+    int signum; /* 0: a descriptor */
+    int fd;
     void (*cb)(void *owner, int signum);
+    void (*on_fd)(void *owner);
     void *owner;
     uint64_t id;
-    bool closed;
+    bool scheduled, closed;
 };
 
 struct ptn_env_lane {

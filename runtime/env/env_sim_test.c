@@ -162,6 +162,71 @@ Test(env_sim, a_reset_overtakes_and_is_told) {
     cr_assert_gt(resets, 0);
 }
 
+/* ---- descriptors ----------------------------------------------------------------------------- */
+
+static struct {
+    ptn_env *env;
+    unsigned level, calls;
+    ptn_sim_timer timer;
+} pond; /* readable while its level is above zero */
+
+static bool pond_readable(void *arg, int fd) {
+    (void)arg;
+    return fd == 1000 && pond.level > 0;
+}
+
+static void pond_drink(ptn_ctx *c, void *state, void *arg) {
+    (void)c, (void)state, (void)arg;
+    cr_assert_gt(pond.level, 0, "called and not readable");
+    pond.level--;
+    pond.calls++;
+}
+
+static int pond_init(ptn_ctx *c, void *state, void *arg) {
+    ptn_watch *w;
+    (void)state, (void)arg;
+    return ptn_watch_open(c, 1000, pond_drink, NULL, &w);
+}
+
+static const ptn_actor_ops pond_actor = {.name = "pond", .init = pond_init, .handle = echo_handle};
+
+static void pond_end(void *arg) {
+    ptn_runtime_stop(arg);
+}
+
+/* Announced, and empty before anybody has looked. */
+static void pond_evaporates(void *arg) {
+    cr_assert_eq(pond.calls, 5);
+    pond.level = 1;
+    ptn_sim_fd_ready(pond.env, 1000);
+    pond.level = 0;
+    ptn_sim_timer_start(pond.env, &pond.timer, PTN_SEC, pond_end, arg);
+}
+
+static void pond_fills(void *arg) {
+    cr_assert_eq(pond.calls, 2, "it was readable when the watch began");
+    pond.level = 3;
+    ptn_sim_fd_ready(pond.env, 1000);
+    ptn_sim_fd_ready(pond.env, 1000);
+    ptn_sim_timer_start(pond.env, &pond.timer, PTN_SEC, pond_evaporates, arg);
+}
+
+Test(env_sim, a_watch_hears_as_long_as_its_descriptor_is_readable) {
+    ptn_sim_opts opts = {.seed = 3, .fd_readable = pond_readable};
+    ptn_sim_faults_none(&opts.faults);
+    pond.env = ptn_env_sim_new(&opts);
+    pond.level = 2;
+    ptn_runtime *rt;
+    ptn_runtime_opts o = {.workers = 1, .env = pond.env};
+    cr_assert_eq(ptn_runtime_new(&o, &rt), 0);
+    cr_assert_eq(ptn_runtime_spawn(rt, &pond_actor, NULL, NULL, PTN_PERMANENT, &(ptn_addr){0}), 0);
+    ptn_sim_timer_start(pond.env, &pond.timer, PTN_SEC, pond_fills, rt);
+    cr_assert_eq(ptn_runtime_run(rt), 0);
+    cr_expect_eq(pond.calls, 5);
+    ptn_runtime_free(rt);
+    pond.env->ops->free(pond.env);
+}
+
 Test(env_sim, knows_its_addresses) {
     ptn_sim_faults f;
     ptn_sim_faults_none(&f);

@@ -3,8 +3,8 @@
  * life.c - assembles a broker for the simulation, as broker/wiring.c does for production, and
  * watches over it.
  *
- * Left out are what the simulation cannot hold: libzmq, which owns threads, and password hashing,
- * which nobody asks for because the clients carry tokens.
+ * Left out is password hashing, which nobody asks for because the clients carry tokens; libzmq,
+ * which owns threads, is replaced by its twin.
  */
 #include "life.h"
 
@@ -18,8 +18,10 @@
 #include "actors/users.h"
 #include "broker/control.h"
 #include "client.h"
+#include "client_zmq.h"
 #include "memory.h"
 #include "protocols/edge.h"
+#include "protocols/zmq/zmq_gw.h"
 #include "runtime/stream_stats.h"
 #include "swarm.h"
 
@@ -44,7 +46,9 @@ static struct broker {
     ptn_endpoint *endpoint;
     ptn_hub *hub[2];
     ptn_directory d;
-    ptn_addr edges[2];
+    zmq_gw *zmq;
+    ptn_addr edges[3]; /* the gateway's too */
+    unsigned n_edges;
     _Atomic bool draining;
     uint8_t key[32];
     struct router_config router[2];
@@ -126,10 +130,12 @@ static void spawn_all(void) {
                                   .limits = {.out_bytes_max = p->out_bytes_max,
                                              .ws_requests_max = p->requests_max,
                                              .pipeline_max = p->pipeline_max}};
-        B.d.edge[i] = B.edges[i] = spawn(&edge_actor, &B.edge[i], i, 0);
+        B.d.edge[i] = B.edges[B.n_edges++] = spawn(&edge_actor, &B.edge[i], i, 0);
     }
+    if (B.zmq != NULL)
+        B.d.zmq = B.edges[B.n_edges++] = spawn(&zmq_gw_actor, B.zmq, 0, 0);
     B.control = (struct control_config){.edges = B.edges,
-                                        .n_edges = p->workers,
+                                        .n_edges = B.n_edges,
                                         .connections_ns = 5 * PTN_SEC,
                                         .draining = &B.draining};
     (void)spawn(&control_actor, &B.control, 0, 0);
@@ -299,6 +305,7 @@ static void stop(void) {
     B.stop_until = ptn_sim_now(B.env) + STOP_NS_MAX;
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_quit(&B.clients[i]);
+    zmq_clients_quit();
     ptn_sim_signal(B.env, SIGTERM);
 }
 
@@ -309,7 +316,9 @@ static void look(void *arg) {
     if (B.stopping) {
         ORACLE(ptn_sim_now(B.env) < B.stop_until, "liveness: the broker does not stop");
     } else if (B.settling) {
-        const char *why = waiting(&who), *open = swarm_waits_for();
+        const char *why = waiting(&who), *open = swarm_waits_for(), *zmq = zmq_clients_wait_for();
+        ORACLE(zmq == NULL || ptn_sim_now(B.env) < B.settle_until,
+               "liveness: a minute after the last fault a ZeroMQ client still waits for %s", zmq);
         ORACLE(open == NULL || ptn_sim_now(B.env) < B.settle_until,
                "liveness: a minute after the last fault the swarm still waits for %s", open);
         ORACLE(why == NULL || ptn_sim_now(B.env) < B.settle_until,
@@ -317,7 +326,7 @@ static void look(void *arg) {
                "%u calls open; last refused: %s)",
                who, why, client_n_unacknowledged(&B.clients[who]), B.clients[who].n_calls,
                B.clients[who].refusal);
-        if (why == NULL && open == NULL)
+        if (why == NULL && open == NULL && zmq == NULL)
             stop();
     } else {
         ptn_sim_faults calm;
@@ -330,6 +339,7 @@ static void look(void *arg) {
         B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
         for (unsigned i = 0; i < world->plan.clients; i++)
             client_settle(&B.clients[i]);
+        zmq_clients_settle();
     }
     look_again();
 }
@@ -355,14 +365,32 @@ static void open_store(void) {
     disk_faults_set(&world->plan.disk);
 }
 
+static void open_zmq(void) {
+    const struct plan *p = &world->plan;
+    const char *why = "";
+    zmq_gw_config config = {.directory = &B.d,
+                            .hub = B.hub[0],
+                            .requests = zmq_request_addresses,
+                            .n_requests = PTN_ARRAY_LEN(zmq_request_addresses),
+                            .events = zmq_event_addresses,
+                            .n_events = PTN_ARRAY_LEN(zmq_event_addresses),
+                            .limits = {.message_bytes_max = 128u << 10,
+                                       .requests_max = p->zmq_requests_max,
+                                       .hwm_msgs = p->zmq_hwm}};
+    int err = zmq_gw_new(&config, &B.zmq, &why);
+    ORACLE(err == 0, "prepare: %s", why);
+}
+
 static void build(void) {
     const char *why = "";
     ptn_sim_opts opts = {.seed = world->seed * 2 + world->life,
                          .faults = world->plan.faults,
                          .on_event = on_event,
-                         .on_stuck = on_stuck};
+                         .on_stuck = on_stuck,
+                         .fd_readable = zmq_fd_readable};
     B.env = ptn_env_sim_new(&opts);
     PTN_ASSERT(B.env != NULL);
+    zmq_clients_prepare(B.env);
     ptn_runtime_opts o = {.workers = world->plan.workers, .env = B.env, .drain_ns = 5 * PTN_SEC};
     int err = ptn_runtime_new(&o, &B.rt);
     PTN_ASSERT(err == 0);
@@ -377,6 +405,8 @@ static void build(void) {
     B.seen_before = world->tally.seen;
     plug_disk();
     open_store();
+    if (world->plan.zmq_clients > 0)
+        open_zmq();
     spawn_all();
     swarm_spawn(B.rt, opts.seed);
 }
@@ -386,6 +416,7 @@ static void take_apart(void) {
     ptn_sim_stats st;
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_done(&B.clients[i]);
+    zmq_clients_done();
     ptn_sim_stats_read(B.env, &st);
     world->tally.buggified += st.buggified;
     ORACLE(st.transports_open == 0, "balance: %u transports are still open", st.transports_open);
@@ -394,6 +425,8 @@ static void take_apart(void) {
     ptn_endpoint_free(B.endpoint);
     for (unsigned i = 0; i < world->plan.workers; i++)
         ptn_hub_free(B.hub[i]);
+    zmq_gw_free(B.zmq);
+    zmq_clients_end();
     ptn_runtime_free(B.rt);
     B.env->ops->free(B.env);
     ptn_buf_stats(&live, &pooled);
@@ -410,6 +443,7 @@ void life_run(bool trace) {
     build();
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_start(&B.clients[i], B.env, i);
+    zmq_clients_start();
     ptn_sim_timer_start(B.env, &B.timer, world->plan.busy_ns >> world->life, look, NULL);
     memory_fail(B.env, world->seed * 2 + world->life, world->plan.memory_ppm,
                 world->plan.drought_ppm);

@@ -278,7 +278,8 @@ static void print_tally(void) {
                                 total->acks,          total->publishes,
                                 total->events,        total->resumed,
                                 total->not_recovered, total->asks,
-                                total->downs};
+                                total->downs,         total->zmq_answers,
+                                total->zmq_events,    total->zmq_holes};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -299,7 +300,10 @@ static void print_tally(void) {
                                         " positions recovered, ",
                                         " not; ",
                                         " asks and ",
-                                        " monitors of the swarm ended\n"};
+                                        " monitors of the swarm ended; ZeroMQ: ",
+                                        " answers, ",
+                                        " events, ",
+                                        " missed\n"};
     for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
         printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }

@@ -27,6 +27,7 @@ char *__wrap_strdup(const char *s);
 
 #define DROUGHT_NS_MAX (20 * PTN_MS)
 #define DROUGHT_PAUSE_NS PTN_SEC
+#define START_NS (100 * PTN_MS) /* a broker that cannot even begin gives up, and may */
 
 static struct {
     ptn_env *env; /* NULL: every allocation succeeds */
@@ -39,6 +40,7 @@ void memory_fail(ptn_env *env, uint64_t seed, uint32_t fail_ppm, uint32_t drough
     ptn_sim_rng_seed(&M.rng, seed ^ UINT64_C(0x3e3032));
     M.fail_ppm = fail_ppm;
     M.drought_ppm = drought_ppm;
+    M.no_drought_before = ptn_sim_now(env) + START_NS;
     M.env = env;
 }
 

@@ -69,6 +69,18 @@ static void plan_storage(uint64_t seed) {
         plan_death(r, i);
 }
 
+/* In half of the runs; the others have no gateway. */
+static void plan_zmq(uint64_t seed) {
+    ptn_sim_rng rng, *r = &rng;
+    struct plan *p = &world->plan;
+    ptn_sim_rng_seed(r, seed ^ UINT64_C(0x2e40));
+    p->zmq_clients = pick(r, 2, 1, ZMQ_CLIENTS_MAX);
+    p->zmq_hwm = pick(r, 2, 1, 32);
+    p->zmq_requests_max = pick(r, 3, 2, 32);
+    p->zmq_lazy_ppm = pick(r, 2, 1000, 900000);
+    p->vandal_ppm = pick(r, 2, 1000, 50000);
+}
+
 void world_plan(uint64_t seed) {
     ptn_sim_rng rng, *r = &rng;
     struct plan *p = &world->plan;
@@ -98,6 +110,7 @@ void world_plan(uint64_t seed) {
     };
     ptn_sim_faults_draw(r, &p->faults);
     plan_storage(seed);
+    plan_zmq(seed);
 }
 
 bool actors_may_fail(void) {

@@ -16,6 +16,7 @@
 #define TOPICS 4u
 #define SUBJECTS (CONVERSATIONS + TOPICS) /* what a client may listen to */
 #define CLIENTS_MAX 8u
+#define ZMQ_CLIENTS_MAX 4u /* numbered behind the others */
 #define SWARM_MAX 8u
 #define SENT_MAX 4096u
 #define SESSIONS_MAX 1024u
@@ -49,7 +50,7 @@ struct place { /* one topic event, as the first who saw it saw it */
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
         seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
-        disk_errors, disk_full;
+        disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -69,6 +70,8 @@ struct plan { /* drawn from the seed */
     uint32_t swarm, swarm_mailbox;    /* actors of swarm.c */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
+    uint32_t zmq_clients; /* 0: no gateway either */
+    uint32_t zmq_hwm, zmq_requests_max, zmq_lazy_ppm, vandal_ppm;
     ptn_sim_faults faults;
     struct disk_faults disk;
     uint32_t cache_bytes, checkpoint_pages; /* of the store; 0: as in production */
@@ -85,7 +88,8 @@ struct world {
     uint32_t order[CONVERSATIONS][SENT_MAX + 1]; /* by seq: index into sent, plus one */
     uint64_t last_seq[CONVERSATIONS];
     struct place places[PLACES_MAX];
-    uint32_t heard[CLIENTS_MAX][TOPICS][SESSIONS_MAX]; /* last n of each publishing session */
+    uint32_t heard[CLIENTS_MAX + ZMQ_CLIENTS_MAX][TOPICS]
+                  [SESSIONS_MAX]; /* last n of each publishing session */
     struct position remembered[CLIENTS_MAX][SUBJECTS];
     struct position published[TOPICS]; /* the last acknowledged event */
     struct tally tally;
