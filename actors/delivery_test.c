@@ -11,98 +11,7 @@
  *
  * DELIVERY_SEEDS=first,count in the environment runs other seeds.
  */
-#include "actors/conversation.h"
-#include "actors/store.h"
-#include "actors/store_testing.h"
-#include "actors/topics.h"
-#include "runtime/testing.h"
-
-#include <postern/hub.h>
-#include <sqlite3.h>
-
-#define WORKERS 2
-#define CLIENTS 12
-#define PATTERN_CLIENTS 2 /* the last ones */
-#define JUDGES WORKERS    /* behind them */
-#define PUBLIC_TOPICS 3
-#define CONVERSATIONS 2
-#define TOPICS (PUBLIC_TOPICS + CONVERSATIONS)
-#define EPOCHS 64
-#define OFFSETS 8192
-#define SENDS 8192
-#define STORM_STEPS 400
-#define LAST_CHANGE (STORM_STEPS - 20) /* of members: its outcome must show in the end */
-#define CRASHES_MAX 6
-
-static const char *const topic_name[TOPICS] = {"t.a", "t.b", "t.c",
-                                               "conversation.01J0000000000000000000000A",
-                                               "conversation.01J0000000000000000000000B"};
-
-struct world;
-
-enum listening { IDLE, ASKED, LIVE };
-
-struct subscription {
-    enum listening state;
-    uint64_t tag;
-    unsigned answers_due;
-    bool leaving; /* unsubscribed: the hub has not heard of it yet, perhaps */
-    char epoch[40];
-    uint64_t at; /* last event seen */
-    bool resuming;
-    enum ptn_policy policy;
-};
-
-struct client {
-    struct world *w;
-    unsigned worker;
-    const char *user;
-    ptn_sink_id sink;
-    bool open, closes_in_deliver;
-    bool full; /* it does not read now */
-    struct subscription sub[TOPICS];
-    enum listening pattern;
-    uint64_t pattern_tag, pattern_due;
-};
-
-struct epoch { /* of one topic */
-    char name[40];
-    uint64_t hash[OFFSETS]; /* of the event at each offset; 0: not seen */
-};
-
-struct sent { /* a message that a client wanted to send */
-    struct world *w;
-    char id[PTN_ULID_LEN + 1];
-    unsigned topic;
-    uint64_t acked_seq;
-};
-
-struct script { /* stands for the adapters of one worker */
-    struct world *w;
-    unsigned worker;
-    ptn_timer timer;
-};
-
-struct world {
-    struct rig rig;
-    struct test_dir dir;
-    uint64_t seed, rng;
-    bool with_store;
-    ptn_directory d;
-    ptn_hub *hub[WORKERS];
-    struct topics_config topics[WORKERS];
-    conversation_config conversation[WORKERS];
-    store *store;
-    sqlite3 *locker; /* another process that writes */
-    bool locked;
-    struct script script[WORKERS];
-    struct client client[CLIENTS + JUDGES];
-    struct epoch *epochs; /* [TOPICS][EPOCHS] */
-    struct sent *sent;
-    unsigned n_sent, n_acked, n_asks;
-    uint64_t tags, values, delivered, resets, evictions, gaps;
-    unsigned step, crashes;
-};
+#include "actors/delivery_testing.h"
 
 static uint32_t chance(struct world *w, uint32_t n) { /* [0, n) */
     w->rng ^= w->rng << 13;
@@ -322,14 +231,26 @@ static void unsubscribe(ptn_ctx *c, struct client *cl, unsigned topic) {
     s->tag = 0;
 }
 
+/* 202 of the durable topic. */
+static void event_answered(struct sent *m, const ptn_response *r) {
+    ptn_str level;
+    cr_assert(ptn_map_get_uint(r->data, "offset", &m->acked_seq));
+    cr_assert(ptn_map_get_str(r->data, "durability", &level) && ptn_str_eqz(level, "synced"));
+    m->w->n_events_acked++;
+}
+
 static void answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct sent *m = arg;
     ptn_response r;
     uint64_t seq;
     (void)c, (void)state;
     if (m == NULL || err != 0 || reply->type != PTN_MSG_RESPONSE ||
-        !ptn_response_unpack(ptn_msg_bytes(reply), &r) || r.status != 201)
+        !ptn_response_unpack(ptn_msg_bytes(reply), &r) || r.status >= 300)
         return;
+    if (m->topic == DURABLE) {
+        event_answered(m, &r);
+        return;
+    }
     cr_assert(ptn_map_get_uint(r.data, "seq", &seq));
     cr_assert(m->acked_seq == 0 || m->acked_seq == seq, "seed %llu: %s was stored twice",
               (unsigned long long)m->w->seed, m->id);
@@ -380,7 +301,14 @@ static void publish(ptn_ctx *c, struct world *w, unsigned topic, bool by_request
         char path[64], value[32];
         (void)snprintf(path, sizeof path, "/api/v1/topics/%s", topic_name[topic]);
         (void)snprintf(value, sizeof value, "%llu", (unsigned long long)++w->values);
-        request(c, w, to, PTN_MSG_ROUTE_TOPIC_POST, path, pair("v", value, NULL, NULL), NULL);
+        struct sent *m = NULL;
+        if (topic == DURABLE && w->with_store && w->n_sent < SENDS) {
+            m = &w->sent[w->n_sent++];
+            m->w = w;
+            m->topic = topic;
+            memcpy(m->value, value, sizeof value);
+        }
+        request(c, w, to, PTN_MSG_ROUTE_TOPIC_POST, path, pair("v", value, NULL, NULL), m);
         return;
     }
     ptn_buf *b = packed("si", topic_name[topic], (int64_t)++w->values);
@@ -394,7 +322,9 @@ static void send_message(ptn_ctx *c, struct world *w, unsigned topic) {
         return;
     bool again = w->n_sent > 0 && chance(w, 3) == 0;
     struct sent *m =
-        &w->sent[again ? w->n_sent - 1 - chance(w, w->n_sent < 8 ? w->n_sent : 8) : w->n_sent++];
+        again ? &w->sent[w->n_sent - 1 - chance(w, w->n_sent < 8 ? w->n_sent : 8)] : NULL;
+    again = again && m->topic != DURABLE;
+    m = again ? m : &w->sent[w->n_sent++];
     if (!again) {
         m->w = w;
         m->topic = topic;
@@ -638,10 +568,38 @@ static void check_members(struct world *w) {
     (void)sqlite3_finalize(s);
 }
 
+/* Every acknowledged event of the durable topic at its offset, offsets without a hole. */
+static void check_events(struct world *w) {
+    sqlite3_stmt *s;
+    uint64_t offset = 0;
+    unsigned rows = 0;
+    cr_assert_eq(sqlite3_prepare_v2(w->locker,
+                                    "SELECT place & 0xffffffffff, data FROM topic_log ORDER BY 1",
+                                    -1, &s, NULL),
+                 SQLITE_OK);
+    while (sqlite3_step(s) == SQLITE_ROW) {
+        cr_assert_eq((uint64_t)sqlite3_column_int64(s, 0), ++offset, "seed %llu: a hole",
+                     (unsigned long long)w->seed);
+        ptn_bytes data = {sqlite3_column_blob(s, 1), (size_t)sqlite3_column_bytes(s, 1)};
+        for (unsigned i = 0; i < w->n_sent; i++) {
+            const struct sent *m = &w->sent[i];
+            if (m->topic != DURABLE || m->acked_seq != offset)
+                continue;
+            cr_assert(map_str_is(data, "v", m->value), "seed %llu: another event at %llu",
+                      (unsigned long long)w->seed, (unsigned long long)offset);
+            rows++;
+        }
+    }
+    (void)sqlite3_finalize(s);
+    cr_assert_eq(rows, w->n_events_acked, "seed %llu: %u of %u acknowledged events are stored",
+                 (unsigned long long)w->seed, rows, w->n_events_acked);
+}
+
 /* Every acknowledged message once, numbers without a hole. */
 static void store_end(struct world *w) {
     sqlite3_stmt *s;
     check_members(w);
+    check_events(w);
     int64_t conversation = 0, seq = 0;
     unsigned rows = 0;
     cr_assert_eq(sqlite3_prepare_v2(w->locker,
@@ -659,7 +617,8 @@ static void store_end(struct world *w) {
                      (unsigned long long)w->seed, (long long)seq);
         for (unsigned i = 0; i < w->n_sent; i++) {
             struct sent *m = &w->sent[i];
-            if (m->acked_seq == 0 || strcmp(m->id, (const char *)sqlite3_column_text(s, 2)) != 0)
+            if (m->acked_seq == 0 || m->topic == DURABLE ||
+                strcmp(m->id, (const char *)sqlite3_column_text(s, 2)) != 0)
                 continue;
             cr_assert_eq((int64_t)m->acked_seq, seq);
             cr_assert_str_eq((const char *)sqlite3_column_text(s, 3),
@@ -689,13 +648,17 @@ static void run_seed(uint64_t seed, bool with_store, struct world *w) {
     if (with_store)
         store_begin(w);
     w->d.workers = WORKERS;
+    w->rule.pattern = ptn_str_of(topic_name[DURABLE]);
     if (with_store)
         w->d.store = spawn(w, &store_actor, w->store, 0, 256);
     for (unsigned i = 0; i < WORKERS; i++) {
         w->hub[i] = ptn_hub_new(NULL, &w->d, i);
         w->d.hub[i] = spawn(w, &ptn_hub_actor, w->hub[i], i, 24);
-        w->topics[i] =
-            (struct topics_config){.directory = &w->d, .shard = i, .history_events_max = 32};
+        w->topics[i] = (struct topics_config){.directory = &w->d,
+                                              .shard = i,
+                                              .history_events_max = 32,
+                                              .rules = &w->rule,
+                                              .n_rules = with_store};
         w->d.topics[i] = spawn(w, &topics_actor, &w->topics[i], i, 64);
         w->conversation[i] = (conversation_config){.directory = &w->d, .shard = i};
         w->d.conversation[i] =
@@ -725,6 +688,7 @@ static void run_seed(uint64_t seed, bool with_store, struct world *w) {
 static void run_seeds(uint64_t first, uint64_t count, bool with_store) {
     static struct world w;
     uint64_t delivered = 0, resets = 0, restarts = 0, acked = 0, evictions = 0, gaps = 0;
+    uint64_t events_acked = 0;
     const char *seeds = getenv("DELIVERY_SEEDS");
     unsigned long long a, b;
     if (seeds != NULL && sscanf(seeds, "%llu,%llu", &a, &b) == 2) {
@@ -737,6 +701,7 @@ static void run_seeds(uint64_t first, uint64_t count, bool with_store) {
         resets += w.resets;
         restarts += w.rig.restarts;
         acked += w.n_acked;
+        events_acked += w.n_events_acked;
         evictions += w.evictions;
         gaps += w.gaps;
     }
@@ -750,6 +715,7 @@ static void run_seeds(uint64_t first, uint64_t count, bool with_store) {
     cr_assert_gt(restarts, count / 2);
     if (with_store) {
         cr_assert_gt(acked, 100 * count);
+        cr_assert_gt(events_acked, 2 * count);
         cr_assert_gt(evictions, 0);
     }
 }

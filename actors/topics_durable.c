@@ -29,9 +29,10 @@ struct waiting { /* a call that came before the topic was open */
 struct durable {
     const struct topic_rule *rule;
     enum durable_state state;
-    uint64_t base;     /* newest offset that retention has removed */
-    uint64_t assigned; /* newest offset given to an append */
-    uint32_t in_flight;
+    bool was_open;                 /* somebody may have heard its events */
+    uint64_t base;                 /* newest offset that retention has removed */
+    uint64_t assigned;             /* newest offset given to an append */
+    struct publication *in_flight; /* being stored */
     uint32_t tries;
     struct waiting *first, *last;
     ptn_timer timer;
@@ -51,6 +52,8 @@ void durable_free(struct topics *s, struct topic *t) {
         ptn_buf_unref(w->call.buf);
         free(w);
     }
+    for (struct publication *p = d->in_flight; p != NULL; p = p->next)
+        p->event = ptn_buf_unref(p->event); /* after a crash likewise */
     (void)s;
     free(d);
     t->durable = NULL;
@@ -106,8 +109,9 @@ static bool adopt(ptn_ctx *c, struct topic *t, const ptn_msg *reply) {
     d->base = base;
     d->state = OPEN;
     d->tries = 0;
-    if (moved && t->hubs != 0)
-        topic_resync(c, d->shard, t); /* somebody may have missed an event */
+    if (moved && d->was_open)
+        topic_resync(c, d->shard, t); /* patterns too: somebody may have missed an event */
+    d->was_open = true;
     return true;
 }
 
@@ -211,7 +215,9 @@ static void appended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, voi
     struct topics *s = p->shard;
     struct durable *d = t->durable;
     (void)state;
-    d->in_flight--;
+    *p->pprev = p->next;
+    if (p->next != NULL)
+        p->next->pprev = p->pprev;
     if (err == 0 && reply->type == PTN_MSG_OK && p->offset == t->offset + 1) {
         t->offset = p->offset;
         fan_out_event(c, s, t, p->event, p->answered ? NULL : p);
@@ -225,7 +231,7 @@ static void appended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, voi
         publication_fail(c, p, err, reply);
         topic_unpin(s, t);
     }
-    if (d->state == BROKEN && d->in_flight == 0)
+    if (d->state == BROKEN && d->in_flight == NULL)
         open_begin(c, t);
 }
 
@@ -251,7 +257,11 @@ void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes da
     }
     p->topic = t;
     topic_pin(s, t);
-    d->in_flight++;
+    p->next = d->in_flight;
+    p->pprev = &d->in_flight;
+    if (p->next != NULL)
+        p->next->pprev = &p->next;
+    d->in_flight = p;
     p->offset = ++d->assigned;
     memcpy(p->epoch, t->epoch, EPOCH_BYTES);
     if (p->level == DURABILITY_MEMORY && !p->answered)

@@ -111,7 +111,7 @@ enum durability { DURABILITY_MEMORY, DURABILITY_WRITTEN, DURABILITY_SYNCED, DURA
 
 struct publication { /* an answer that waits: for the store, then for the hubs to count */
     struct topics *shard;
-    struct publication *next;
+    struct publication *next, **pprev; /* pprev: while it is being stored */
     ptn_reply_to reply;
     uint64_t offset, subscribers;
     uint32_t waiting;
