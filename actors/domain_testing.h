@@ -114,8 +114,13 @@ static inline int proxy_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct held *h = (struct held *)calloc(1, sizeof *h);
     cr_assert_not_null(h);
     h->to = ptn_reply_token(c, m);
-    return ptn_ask(c, f->real_store, m->type, ptn_buf_ref(m->buf), PTN_NEVER, proxy_answered, h,
-                   NULL);
+    int err =
+        ptn_ask(c, f->real_store, m->type, ptn_buf_ref(m->buf), PTN_NEVER, proxy_answered, h, NULL);
+    if (err < 0) {
+        ptn_buf_unref(m->buf);
+        free(h);
+    }
+    return err;
 }
 
 static inline int pointer_init(ptn_ctx *c, void *state, void *arg) {

@@ -342,7 +342,8 @@ static void evict(ptn_ctx *c, struct fixture *f) {
     ptn_pack_array(&w, 2);
     ptn_pack_cstr(&w, "t");
     ptn_pack_cstr(&w, "u1");
-    cr_assert_eq(ptn_cast(c, f->d.hub[0], PTN_MSG_HUB_EVICT, ptn_pack_finish(&w)), 0);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(ptn_cast(c, f->d.hub[0], PTN_MSG_HUB_EVICT, b), 0);
 }
 
 Test(hub, an_evicted_user_hears_of_it_and_no_more_events) {

@@ -50,7 +50,8 @@ static void step(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         ptn_runtime_stop(ptn_ctx_runtime(c));
         return;
     }
-    cr_assert_eq(ptn_cast(c, S.d.topics[0], PTN_MSG_TOPIC_PUBLISH, publication()), 0);
+    ptn_buf *b = publication();
+    cr_assert_eq(ptn_cast(c, S.d.topics[0], PTN_MSG_TOPIC_PUBLISH, b), 0);
     ptn_timer_start(c, t, S.steps == 0 ? STEP_NS : S.step_ns, step, NULL);
 }
 

@@ -33,7 +33,13 @@ struct drain {
     int late; /* what a client got that came after the listener was closed */
     int client;
     int told;
+    ptn_timer patience;
 };
+
+static void drain_impatient(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)c, (void)state, (void)t, (void)arg;
+    cr_assert_fail("nothing has come of the connection");
+}
 
 static void drain_read(ptn_ctx *c, void *owner, const uint8_t *p, size_t n) {
     struct drain *d = owner;
@@ -66,6 +72,7 @@ static int drain_init(ptn_ctx *c, void *state, void *arg) {
     (void)state;
     int err = ptn_listen(c, d->ep, drain_accept, d, &d->l);
     if (err == 0) {
+        ptn_timer_start(c, &d->patience, (ptn_time)CLIENT_TIMEOUT_S * PTN_SEC, drain_impatient, d);
         d->client = client_connect(ptn_endpoint_address(d->ep));
         cr_assert_eq(client_send(d->client, "x", 1), 0);
     }

@@ -75,7 +75,13 @@ static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     return PTN_SINK_FREE;
 }
 
-static const ptn_sink_ops sink_ops = {.subscribed = sink_subscribed, .deliver = sink_deliver};
+static void sink_reset(ptn_ctx *c, void *self) {
+    (void)c;
+    ((struct adapter *)self)->session.sink = PTN_SINK_NONE;
+}
+
+static const ptn_sink_ops sink_ops = {
+    .subscribed = sink_subscribed, .deliver = sink_deliver, .reset = sink_reset};
 
 static int adapter_open_sink(ptn_ctx *c, void *self) {
     struct adapter *a = self;
@@ -156,7 +162,8 @@ static void adapter_stop(struct adapter *a) {
 }
 
 static void post(struct adapter *a, uint32_t type, const char *json) {
-    cr_assert_eq(ptn_port_send(a->rig.port, a->addr, type, rig_msgpack(json)), 0);
+    ptn_buf *b = rig_msgpack(json);
+    cr_assert_eq(ptn_port_send(a->rig.port, a->addr, type, b), 0);
 }
 
 /* The i-th frame that came out, once it is there. */

@@ -93,7 +93,8 @@ Test(http_life, event_stream_ends_with_its_session) {
     ptn_pack_init(&w, 16);
     ptn_pack_array(&w, 1);
     ptn_pack_cstr(&w, "s1");
-    cr_assert_eq(ptn_port_send(r.port, r.edge, PTN_MSG_SESSION_REVOKED, ptn_pack_finish(&w)), 0);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(ptn_port_send(r.port, r.edge, PTN_MSG_SESSION_REVOKED, b), 0);
     read_until(fd, "event: revoked\n", buf, sizeof buf);
     while (client_recv(fd, buf, 1) == 1)
         ;

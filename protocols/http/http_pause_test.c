@@ -30,7 +30,8 @@ static int level_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
 }
 
 static void set_level(struct rig *r, uint8_t bits) {
-    cr_assert_eq(ptn_port_send(r->port, r->edge, MSG_LEVEL, ptn_buf_copy(&bits, 1)), 0);
+    ptn_buf *b = ptn_buf_copy(&bits, 1);
+    cr_assert_eq(ptn_port_send(r->port, r->edge, MSG_LEVEL, b), 0);
 }
 
 /* Everything that was readable before has been looked at: the second message comes in a later turn

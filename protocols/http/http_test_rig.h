@@ -56,7 +56,8 @@ static inline void answer_auth(ptn_ctx *c, const ptn_msg *m) {
                            .expires_ms = ptn_wall_ms(c) + 3600000};
         ptn_pack_init(&w, 64);
         ptn_principal_pack(&w, &p);
-        cr_assert_eq(ptn_reply(c, to, PTN_MSG_PRINCIPAL, ptn_pack_finish(&w)), 0);
+        ptn_buf *b = ptn_pack_finish(&w);
+        cr_assert_eq(ptn_reply(c, to, PTN_MSG_PRINCIPAL, b), 0);
     }
 }
 
@@ -91,7 +92,8 @@ static inline void answer_attach(ptn_ctx *c, const ptn_msg *m) {
         ptn_pack_uint(&w, i);
         ptn_pack_cstr(&w, "old");
     }
-    cr_assert_eq(ptn_reply(c, to, PTN_MSG_TOPIC_ATTACHED, ptn_pack_finish(&w)), 0);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(ptn_reply(c, to, PTN_MSG_TOPIC_ATTACHED, b), 0);
 }
 
 static inline void emit(ptn_ctx *c, struct rig *r, const char *text, uint64_t offset) {
@@ -102,7 +104,9 @@ static inline void emit(ptn_ctx *c, struct rig *r, const char *text, uint64_t of
     ptn_pack_cstr(&w, "E");
     ptn_pack_uint(&w, offset);
     ptn_pack_cstr(&w, text);
-    ptn_cast(c, r->directory.hub[0], PTN_MSG_EVENT, ptn_pack_finish(&w));
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (ptn_cast(c, r->directory.hub[0], PTN_MSG_EVENT, b) < 0)
+        ptn_buf_unref(b);
 }
 
 /* Everything the adapter has passed on, as data. */
@@ -152,7 +156,8 @@ static inline void reply_raw(ptn_ctx *c, ptn_reply_to to, unsigned status, const
         ptn_pack_cstr(&w, headers[i]);
     ptn_pack_nil(&w);
     ptn_pack_str(&w, (ptn_str){data, data_bytes});
-    cr_assert_eq(ptn_reply(c, to, PTN_MSG_RESPONSE, ptn_pack_finish(&w)), 0);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(ptn_reply(c, to, PTN_MSG_RESPONSE, b), 0);
 }
 
 static inline void answer_stream(ptn_ctx *c, ptn_reply_to to, const char *topic) {
@@ -160,7 +165,8 @@ static inline void answer_stream(ptn_ctx *c, ptn_reply_to to, const char *topic)
     ptn_pack_init(&w, 64);
     ptn_pack_array(&w, 1);
     ptn_pack_cstr(&w, topic);
-    cr_assert_eq(ptn_reply(c, to, PTN_MSG_STREAM, ptn_pack_finish(&w)), 0);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(ptn_reply(c, to, PTN_MSG_STREAM, b), 0);
 }
 
 static inline void answer_request(ptn_ctx *c, struct rig *r, const ptn_msg *m) {

@@ -2,6 +2,9 @@
  *
  * unfailing.h - included before the first line of every test: what a test allocates for itself is
  * neither counted nor made to fail, so that only the product is put to the torture.
+ *
+ * What an assertion abandons is no leak if a variable of the test has it.  Therefore a buffer gets
+ * a name before it is sent: a call that fails does not take it.
  */
 #ifndef POSTERN_TESTS_SUPPORT_UNFAILING_H
 #define POSTERN_TESTS_SUPPORT_UNFAILING_H
@@ -23,5 +26,6 @@ char *__real_strdup(const char *s);
 /* How long a test waits for an event that a failed allocation may have prevented. */
 extern time_t cr__patience_s;
 #define CLIENT_TIMEOUT_S cr__patience_s
+#define RIG_WAIT_S cr__patience_s
 
 #endif
