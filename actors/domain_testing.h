@@ -15,6 +15,7 @@
 #include "actors/conversation.h"
 #include "actors/store.h"
 #include "actors/store_testing.h"
+#include "actors/sync.h"
 #include "actors/users.h"
 #include "runtime/testing.h"
 
@@ -57,6 +58,7 @@ struct fixture {
     ptn_addr real_store;
     conversation_config conversation[2];
     users_config users;
+    sync_config sync[2];
     struct fake_hub hub[2];
     uint32_t hub_mbox_msgs_max[2];
     struct answer answer[ANSWERS_MAX];
@@ -267,7 +269,9 @@ static inline unsigned request(ptn_ctx *c, struct fixture *f, uint32_t route, co
     bool users = route == PTN_MSG_ROUTE_USERS_ME || route == PTN_MSG_ROUTE_USERS_PREFS ||
                  route == PTN_MSG_ROUTE_USERS_FAMILY || route == PTN_MSG_ROUTE_ADMIN_USERS ||
                  route == PTN_MSG_ROUTE_ADMIN_USER_ADD;
-    return ask(c, f, users ? f->d.users : f->d.conversation[0], route, ptn_pack_finish(&w));
+    bool sync = route == PTN_MSG_ROUTE_SYNC_PUSH || route == PTN_MSG_ROUTE_SYNC_PULL;
+    ptn_addr to = users ? f->d.users : sync ? f->d.sync[0] : f->d.conversation[0];
+    return ask(c, f, to, route, ptn_pack_finish(&w));
 }
 
 /* ---- looking at answers --------------------------------------------------------------------- */
@@ -388,6 +392,8 @@ static inline void fixture_open(struct fixture *f, unsigned workers) {
                                     f->hub_mbox_msgs_max[i] != 0 ? f->hub_mbox_msgs_max[i] : 8192);
         f->d.conversation[i] =
             fixture_spawn(f, &conversation_actor, &f->conversation[i], (int)i, 8192);
+        f->sync[i].directory = &f->d;
+        f->d.sync[i] = fixture_spawn(f, &sync_actor, &f->sync[i], (int)i, 1024);
         f->d.topics[i] = fixture_spawn(f, &fake_topics_ops, f, (int)i, 8192);
     }
 }

@@ -15,7 +15,7 @@
 #include <stdio.h>
 
 enum permission { NEEDS_NONE, NEEDS_USER, NEEDS_ADMIN, NEEDS_PROBE };
-enum owner { OWNER_AUTH, OWNER_USERS, OWNER_CONVERSATION, OWNER_TOPICS, OWNER_HEALTH };
+enum owner { OWNER_AUTH, OWNER_USERS, OWNER_CONVERSATION, OWNER_TOPICS, OWNER_SYNC, OWNER_HEALTH };
 enum shard_by { SHARD_NONE, SHARD_PATH, SHARD_BODY };
 
 struct route {
@@ -137,6 +137,8 @@ static ptn_addr owner_of(const struct router_config *cfg, const struct route *ro
         return d->users;
     case OWNER_HEALTH:
         return d->health[cfg->worker];
+    case OWNER_SYNC:
+        return d->sync[cfg->worker];
     case OWNER_TOPICS: /* a name that does not decode goes anywhere: the owner refuses it */
         (void)ptn_path_segment(r->path, 1, buf, sizeof buf, &key);
         return d->topics[ptn_shard(key, d->workers)];

@@ -482,7 +482,7 @@ int store_db_claim(store_db *db) {
     if (err != 0)
         return err;
     renew_epochs(db);
-    (void)meta_set(db, "clean", 0);
+    (void)(meta_set(db, "clean", 0) && store_era_begin(db));
     err = store_db_commit(db);
     db->claimed = err == 0;
     return err;
@@ -632,6 +632,7 @@ static const struct operation {
     {PTN_MSG_STORE_HOUSEHOLD, PAGE, 2, store_household},
     {PTN_MSG_STORE_USER_PASSWORD, WRITE, 3, store_user_password},
     {PTN_MSG_STORE_EDIT, WRITE, 4, store_edit},
+    {PTN_MSG_STORE_SYNC, PAGE, 3, store_sync},
     {PTN_MSG_STORE_SESSION_ADD, WRITE, 5, store_session_add},
     {PTN_MSG_STORE_SESSION_ROTATE, WRITE, 5, store_session_rotate},
     {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},

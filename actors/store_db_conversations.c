@@ -126,8 +126,7 @@ static bool count_members(store_db *db, ptn_str id, uint32_t *ret_n) {
     return true;
 }
 
-/* The current row of a SELECT of conversations (key first) as CONV. */
-static bool pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row) {
+bool store_pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row) {
     ptn_str id = store_column_str(row, 1);
     uint32_t n, packed = 0;
     sqlite3_stmt *last = store_sql(db, STORE_SQL_LAST_SEQ);
@@ -169,7 +168,7 @@ ptn_buf *store_reply_conv(store_db *db, ptn_str id, uint32_t *ret_type) {
         return no_such_conversation(ret_type);
     ptn_pack w;
     ptn_pack_init(&w, 1024);
-    if (rc != SQLITE_ROW || !pack_conv(db, &w, s)) {
+    if (rc != SQLITE_ROW || !store_pack_conv(db, &w, s)) {
         ptn_pack_abort(&w);
         return store_db_fail(db, ret_type);
     }
@@ -203,7 +202,7 @@ ptn_buf *store_conv_list(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     bool ok = true;
     ptn_pack_init(&rows, 4096);
     while (ok && (rc = sqlite3_step(s)) != SQLITE_DONE && ptn_pack_len(&rows) < STORE_PAGE_BYTES) {
-        ok = rc == SQLITE_ROW && pack_conv(db, &rows, s);
+        ok = rc == SQLITE_ROW && store_pack_conv(db, &rows, s);
         n += ok;
     }
     if (!ok) {

@@ -106,6 +106,20 @@
                  " SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4 FROM edits WHERE user = ?1")             \
     XX(EDITS_PURGE, "DELETE FROM edits WHERE user = ?1"                                                    \
                     " AND n <= (SELECT max(n) FROM edits WHERE user = ?1) - ?2")                           \
+    XX(USER_CHANGED, "SELECT version, edited_ms, preferences FROM users WHERE id = ?1 AND change > ?2")    \
+    XX(REMOVALS, "SELECT conversation, change FROM removals WHERE user = ?1 AND conversation > ?2"         \
+                 " ORDER BY conversation")                                                                 \
+    XX(SYNC_CONVS, "SELECT " STORE_CONV_COLUMNS ", c.change, m.change FROM members m"                      \
+                   " JOIN conversations c ON c.id = m.conversation"                                        \
+                   " WHERE m.user = ?1 AND m.conversation >= ?2 ORDER BY m.conversation")                  \
+    XX(READS_CHANGED, "SELECT user, seq, read_ms FROM reads WHERE conversation = ?1 AND change > ?2")      \
+    XX(MSG_CHANGE, "SELECT seq, change FROM messages WHERE conversation = ?1 AND seq >= ?2"                \
+                   " ORDER BY seq LIMIT 1")                                                                \
+    XX(ERA_ADD, "INSERT INTO eras(stamp, change) SELECT random() & 0x3fffffffffffffff | 0x4000000000000000," \
+                " n FROM totals WHERE name = 'change'")                                                    \
+    XX(ERAS_PURGE, "DELETE FROM eras WHERE number <= (SELECT max(number) FROM eras) - ?1")                 \
+    XX(ERA, "SELECT stamp, (SELECT change FROM eras WHERE number = ?1 + 1) FROM eras WHERE number = ?1")   \
+    XX(ERA_LAST, "SELECT number, stamp FROM eras ORDER BY number DESC LIMIT 1")                            \
     XX(CHANGE, "SELECT n FROM totals WHERE name = 'change'")                                               \
     XX(META, "SELECT value FROM meta WHERE name = ?1")                                                     \
     XX(META_SET, "INSERT INTO meta(name, value) VALUES(?1, ?2)"                                            \
@@ -254,6 +268,8 @@ ptn_buf *store_conv_get(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_conv_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_members_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_members_remove(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+/* The current row of a SELECT of STORE_CONV_COLUMNS as CONV.  False: failed. */
+bool store_pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row);
 ptn_buf *store_reply_conv(store_db *db, ptn_str id, uint32_t *ret_type);
 /* 1 member, 0 not, <0 failed. */
 int store_is_member(store_db *db, ptn_str conversation, ptn_str user);
@@ -279,7 +295,17 @@ ptn_buf *store_retain(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 #define STORE_EDITS_KEPT 1000 /* newest of each user whose outcome is remembered */
 ptn_buf *store_edit(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
+/* store_db_sync.c */
+ptn_buf *store_sync(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+/* In a transaction: from here on tokens name this start. */
+bool store_era_begin(store_db *db);
+
 /* store_db_messages.c */
+/* MESSAGE after MESSAGE, of those between the two, at most `limit` and about STORE_PAGE_BYTES in w;
+ * *ret_last: the last one's seq.  False: failed. */
+bool store_pack_messages(store_db *db, ptn_str conversation, int64_t key, int64_t after,
+                         int64_t before, uint32_t limit, ptn_pack *w, uint32_t *ret_n,
+                         int64_t *ret_last);
 ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_msg_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_msg_read(store_db *db, ptn_unpack *u, uint32_t *ret_type);

@@ -234,6 +234,31 @@ static bool read_rows(store_db *db, const struct range *r, ptn_pack *rows, uint3
     return ok;
 }
 
+bool store_pack_messages(store_db *db, ptn_str conversation, int64_t key, int64_t after,
+                         int64_t before, uint32_t limit, ptn_pack *w, uint32_t *ret_n,
+                         int64_t *ret_last) {
+    struct read_marks marks;
+    sqlite3_stmt *s = load_read_marks(db, key, &marks) ? store_sql(db, STORE_SQL_MSG_AFTER) : NULL;
+    if (s == NULL)
+        return false;
+    (void)sqlite3_bind_int64(s, 1, key);
+    (void)sqlite3_bind_int64(s, 2, after);
+    (void)sqlite3_bind_int64(s, 3, before);
+    (void)sqlite3_bind_int64(s, 4, limit);
+    int rc;
+    for (*ret_n = 0; (rc = sqlite3_step(s)) == SQLITE_ROW; ++*ret_n) {
+        struct message_row m = row_of(s, conversation);
+        if (*ret_n > 0 && ptn_pack_len(w) + m.content.n + m.metadata.n > STORE_PAGE_BYTES)
+            break;
+        pack_message(w, &m, status_of(&marks, &m));
+        *ret_last = m.seq;
+    }
+    bool ok = rc == SQLITE_ROW || rc == SQLITE_DONE;
+    if (ok)
+        (void)sqlite3_reset(s);
+    return ok;
+}
+
 static ptn_buf *reply_range(store_db *db, const struct range *r, int64_t last_seq,
                             uint32_t *ret_type) {
     uint32_t ends[STORE_ROWS_MAX], n = 0;

@@ -82,6 +82,10 @@ struct config_list {
     XX(S, age, age_ns, DURATION, "0s", 0, UINT64_C(10000) * 86400 * PTN_SEC, "Messages older than this by their timestamp are removed; 0: never.  The newest of a conversation stays.") \
     XX(S, messages, messages, COUNT, "0", 0, UINT32_MAX, "Messages kept of each conversation; 0: all.")
 
+#define CONFIG_SYNC_MAP(XX, S)                                                                             \
+    XX(S, items_max, items_max, COUNT, "100", 1, 1000, "Items in one POST /sync.")                         \
+    XX(S, bytes_max, bytes_max, SIZE, "512KiB", 1024, 64 << 20, "And their size, as msgpack; bounded by limits.body too.")
+
 /* section (empty: top level), its map, help */
 #define CONFIG_SECTION_MAP(SS)                                                                             \
     SS(listen, CONFIG_LISTEN_MAP, "Addresses.  An empty list switches a listener off.")                    \
@@ -89,6 +93,7 @@ struct config_list {
     SS(limits, CONFIG_LIMITS_MAP, "Bounds; what goes over them is refused with advice.")                   \
     SS(topics, CONFIG_TOPICS_MAP, "Topics; conversations are always stored.")                              \
     SS(conversations, CONFIG_CONVERSATIONS_MAP, "How long conversations are kept; offline clients miss what is removed.") \
+    SS(sync, CONFIG_SYNC_MAP, "Clients that were offline.")                                                \
     SS(auth, CONFIG_AUTH_MAP, "Tokens.")
 /* clang-format on */
 

@@ -14,6 +14,7 @@
 #include "actors/jwt.h"
 #include "actors/router.h"
 #include "actors/store.h"
+#include "actors/sync.h"
 #include "actors/topics.h"
 #include "actors/users.h"
 #include "broker/control.h"
@@ -58,6 +59,7 @@ struct broker {
     size_t n_rules;
     struct topics_config topics[PTN_WORKERS_MAX];
     conversation_config conversation[PTN_WORKERS_MAX];
+    struct sync_config sync[PTN_WORKERS_MAX];
     users_config users;
     edge_config edge[PTN_WORKERS_MAX], admin_edge[PTN_WORKERS_MAX];
     struct control_config control;
@@ -243,11 +245,16 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     b->conversation[i] = (conversation_config){.directory = d, .shard = i};
     make_id_key(b, b->conversation[i].id_key);
     make_id_key(b, b->topics[i].id_key);
+    b->sync[i] = (sync_config){.directory = d,
+                               .items_max = b->config->sync.items_max,
+                               .bytes_max = (uint32_t)b->config->sync.bytes_max};
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
     if (r == 0)
         r = spawn(b, &topics_actor, &b->topics[i], requests, &d->topics[i]);
     if (r == 0)
         r = spawn(b, &conversation_actor, &b->conversation[i], requests, &d->conversation[i]);
+    if (r == 0)
+        r = spawn(b, &sync_actor, &b->sync[i], requests, &d->sync[i]);
     if (r == 0)
         r = spawn(b, &auth_actor, &b->auth[i], requests, &d->auth[i]);
     if (r == 0)

@@ -96,6 +96,9 @@
     /* sync -> conversation shard: items of POST /sync, as the client wrote them */                        \
     XX(SYNC_APPLY)        /* [user, roles, conversation, [item map, ..]] -> SYNC_APPLIED */                \
     XX(SYNC_APPLIED)      /* [result map, ..]: one per item, as clients see it */                          \
+    XX(STORE_SYNC)        /* [user, token?, limit] -> STORE_SYNC_PAGE: what has changed since */             \
+    XX(STORE_SYNC_PAGE)   /* [reset, more, token, [preferences map]?, [CONV, ..], [MESSAGE, ..],           \
+                           * [read mark map, ..], [conversation that was left, ..]] */                     \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
     XX(STORE_STATS_REPLY)                                                                                  \
     XX(STORE_RETAIN)      /* the store to itself: [nowMs]: a piece of what the rules do not keep goes ->   \
@@ -123,6 +126,8 @@
     XX(GET,    "/conversations/{}/messages",   MSG_LIST,        USER,  CONVERSATION, PATH)                 \
     XX(POST,   "/conversations/{}/messages",   MSG_SEND_TO,     USER,  CONVERSATION, PATH)                 \
     XX(POST,   "/messages/{}/read",            MSG_READ,        USER,  CONVERSATION, NONE)                 \
+    XX(POST,   "/sync",                        SYNC_PUSH,       USER,  SYNC,         NONE)                 \
+    XX(GET,    "/sync",                        SYNC_PULL,       USER,  SYNC,         NONE)                 \
     XX(POST,   "/topics/{}",                   TOPIC_POST,      USER,  TOPICS,       PATH)                 \
     XX(GET,    "/topics/{}/events",            TOPIC_EVENTS,    USER,  TOPICS,       PATH)                 \
     XX(GET,    "/health",                      HEALTH,          NONE,  HEALTH,       NONE)                 \
@@ -339,6 +344,7 @@ typedef struct ptn_directory {
     ptn_addr health[PTN_WORKERS_MAX];       /* per worker */
     ptn_addr conversation[PTN_WORKERS_MAX]; /* shards */
     ptn_addr topics[PTN_WORKERS_MAX];       /* shards */
+    ptn_addr sync[PTN_WORKERS_MAX];         /* per worker */
     ptn_addr users;
     ptn_addr store;
     ptn_addr zmq;
