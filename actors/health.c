@@ -87,7 +87,7 @@ static void note_actor(const ptn_actor_stats *a, void *arg) {
 }
 
 static void pack_service(ptn_pack *w, const char *name, const char *status, double latency_ms,
-                         const char *message, int64_t since_ms) {
+                         ptn_str message, int64_t since_ms) {
     ptn_pack_cstr(w, name);
     ptn_pack_map(w, 5);
     ptn_pack_key(w, "isHealthy");
@@ -100,18 +100,18 @@ static void pack_service(ptn_pack *w, const char *name, const char *status, doub
     else
         ptn_pack_nil(w);
     ptn_pack_key(w, "message");
-    ptn_pack_cstr(w, message);
+    ptn_pack_str_or_nil(w, message);
     ptn_pack_key(w, "since");
     ptn_pack_timestamp(w, since_ms);
 }
 
-static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a, bool store_up,
-                        const char *store_message) {
+static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a,
+                        const char *store_status, ptn_str store_message) {
     struct actor_row rows[] = {{.service = "auth"},         {.service = "users"},
                                {.service = "conversation"}, {.service = "topics"},
                                {.service = "hub"},          {.service = NULL}};
     ptn_actors_visit(ptn_ctx_runtime(c), note_actor, rows);
-    bool healthy = store_up;
+    bool healthy = strcmp(store_status, "up") == 0;
     for (struct actor_row *r = rows; r->service != NULL; r++)
         healthy &= r->seen && !r->full;
     ptn_pack w;
@@ -126,17 +126,17 @@ static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a
     ptn_pack_timestamp(&w, ptn_wall_ms(c));
     ptn_pack_key(&w, "services");
     ptn_pack_map(&w, (uint32_t)PTN_ARRAY_LEN(rows));
-    pack_service(&w, "store", store_up ? "up" : "down",
-                 (double)(ptn_clock(c) - a->begin) / (double)PTN_MS, store_message, s->started_ms);
+    pack_service(&w, "store", store_status, (double)(ptn_clock(c) - a->begin) / (double)PTN_MS,
+                 store_message, s->started_ms);
     for (const struct actor_row *r = rows; r->service != NULL; r++)
         pack_service(&w, r->service,
                      !r->seen  ? "down"
                      : r->full ? "degraded"
                                : "up",
                      -1,
-                     !r->seen  ? "not running"
-                     : r->full ? "its mailbox is full; requests are refused"
-                               : NULL,
+                     ptn_str_of(!r->seen  ? "not running"
+                                : r->full ? "its mailbox is full; requests are refused"
+                                          : NULL),
                      s->started_ms);
     ptn_response_send(c, a->reply, &w);
 }
@@ -144,8 +144,18 @@ static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a
 static void store_answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct status_ask *a = arg;
     (void)state;
-    bool up = err == 0 && reply->type == PTN_MSG_STORE_STATS_REPLY;
-    status_send(c, a->health, a, up, up ? NULL : "the store does not answer; see the log");
+    ptn_str note = PTN_STR("the store does not answer; see the log");
+    const char *status = "down";
+    if (err == 0 && reply->type == PTN_MSG_STORE_STATS_REPLY) {
+        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+        uint32_t n, numbers = 4;
+        bool ok = ptn_unpack_array(&u, &n) && n == 5;
+        while (ok && numbers-- > 0)
+            ok = ptn_unpack_any(&u, NULL);
+        PTN_REQUIRE(c, ok && ptn_unpack_str_or_nil(&u, &note));
+        status = note.n > 0 ? "degraded" : "up";
+    }
+    status_send(c, a->health, a, status, note);
     *a = (struct status_ask){.health = NULL}; /* the place is free again */
 }
 
@@ -165,7 +175,7 @@ static void on_status(ptn_ctx *c, struct health *s, const ptn_msg *m, struct sta
     if (ptn_ask(c, s->config->directory->store, PTN_MSG_STORE_STATS, NULL,
                 ptn_now(c) + STATUS_DEADLINE, store_answered, a, NULL) == 0)
         return;
-    status_send(c, s, a, false, "the store refuses requests: it is overloaded");
+    status_send(c, s, a, "down", PTN_STR("the store refuses requests: it is overloaded"));
     *a = (struct status_ask){.health = NULL};
 }
 

@@ -130,7 +130,7 @@ static int finish_copy(sqlite3 *copy, const char *to, const char **reterr_why) {
     return rc == SQLITE_OK ? 0 : fail_sql(reterr_why, to, copy, rc);
 }
 
-static int sync_file(const char *path) {
+int store_sync_file(const char *path) {
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return -1;
@@ -163,7 +163,7 @@ static int make_copy(const char *from, const char *part, const store_backup_opts
         err = finish_copy(copy, part, reterr_why);
     if (sqlite3_close(copy) != SQLITE_OK && err == 0)
         err = fail(-PTN_EIO, reterr_why, part, "cannot be closed");
-    if (err == 0 && sync_file(part) < 0)
+    if (err == 0 && store_sync_file(part) < 0)
         err = fail_errno(reterr_why, part);
     return err;
 }

@@ -10,6 +10,9 @@
  * Statements are prepared on first use and kept.  Nothing here scans a table when it opens.
  */
 #include "actors/store_db_internal.h"
+#include "actors/store_salvage.h"
+
+#include <postern/log.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -153,6 +156,7 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
                                              : create_private(path, &why);
     if (err == 0) {
         db->retention.rules = o.retention;
+        db->foreign = o.vfs != NULL;
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
         int flags = (o.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) |
                     SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
@@ -322,7 +326,18 @@ ptn_buf *store_db_problem_of(int err) {
     return store_problem(code, message, &type);
 }
 
+/* The next start sees to it: a database cannot be exchanged while others read it. */
+static void note_damage(store_db *db) {
+    int rc = sqlite3_errcode(db->sql);
+    if ((rc != SQLITE_CORRUPT && rc != SQLITE_NOTADB) || db->damage_noted || db->foreign)
+        return;
+    db->damage_noted = true;
+    PTN_LOG(PTN_LOG_ERROR, "store.damaged", PTN_F_Z("error", sqlite3_errmsg(db->sql)));
+    store_salvage_request(sqlite3_db_filename(db->sql, "main"), sqlite3_errmsg(db->sql));
+}
+
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
+    note_damage(db);
     bool known = store_err_of(sqlite3_extended_errcode(db->sql)) != 0;
     int err = !known && db->doomed != 0 ? db->doomed : last_err(db);
     if (db->in_transaction && db->doomed == 0)
@@ -587,15 +602,20 @@ static ptn_buf *op_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
             messages = n;
     }
     sqlite3_stmt *pages = rc == SQLITE_DONE ? store_sql(db, STORE_SQL_PAGES) : NULL;
-    if (pages == NULL || sqlite3_step(pages) != SQLITE_ROW)
+    int64_t salvaged = 0;
+    if (pages == NULL || !meta_get(db, "salvaged", 0, &salvaged) ||
+        sqlite3_step(pages) != SQLITE_ROW)
         return store_db_fail(db, ret_type);
+    const char *note =
+        db->foreign ? NULL : store_salvage_note(sqlite3_db_filename(db->sql, "main"), salvaged);
     ptn_pack w;
-    ptn_pack_init(&w, 64);
-    ptn_pack_array(&w, 4);
+    ptn_pack_init(&w, 160);
+    ptn_pack_array(&w, 5);
     ptn_pack_int(&w, users);
     ptn_pack_int(&w, conversations);
     ptn_pack_int(&w, messages);
     ptn_pack_int(&w, sqlite3_column_int64(pages, 0));
+    ptn_pack_str_or_nil(&w, ptn_str_of(note));
     (void)sqlite3_reset(pages);
     return store_reply(db, &w, PTN_MSG_STORE_STATS_REPLY, ret_type);
 }

@@ -192,6 +192,8 @@ struct store_db {
     bool relaxed;   /* commits do not wait for the disk */
     bool must_sync; /* this one does */
     bool claimed;   /* store_db_claim() */
+    bool foreign;   /* on a VFS that is not the system's */
+    bool damage_noted;
     bool unsettled; /* the log may hold what the disk does not */
     int doomed;     /* 0, or the negative error that the commit will return */
     int64_t users_added, conversations_added, messages_added, events_added,
@@ -230,6 +232,7 @@ ptn_buf *store_malformed(uint32_t *ret_type);
 int store_err_of(int rc);
 /* The name of a file is durable when its directory is.  -1 and errno. */
 int store_sync_directory_of(const char *path);
+int store_sync_file(const char *path);
 
 void store_bind_str(sqlite3_stmt *s, int at, ptn_str v);         /* n == 0: the empty string */
 void store_bind_str_or_null(sqlite3_stmt *s, int at, ptn_str v); /* n == 0: NULL */

@@ -8,6 +8,11 @@
  */
 #include "broker/keys.h"
 
+#include "actors/store_salvage.h"
+
+#include <postern/log.h>
+#include <postern/metrics.h>
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -15,9 +20,12 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "broker/config_internal.h"
+
+#define CHECK_BYTES (16u << 20) /* of a database that is read whole after an unclean end */
 
 #define KEY_HEX_BYTES (KEYS_TOKEN_BYTES * 2)
 
@@ -244,4 +252,24 @@ int keys_open_database(const char *data, store_db **ret_db, struct config_error 
     return err == 0 ? 0
                     : config_fail(reterr, err, "%.200s: %.250s", path,
                                   why != NULL ? why : ptn_err_text(err));
+}
+
+int keys_salvage_database(const char *data, struct config_error *reterr) {
+    char path[PATH_MAX];
+    const char *why = "";
+    store_salvage s;
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    if (keys_database_path(data, path, sizeof path) < 0)
+        return config_fail(reterr, -PTN_ETOOBIG, "data: the path is too long");
+    int r = store_salvage_if_damaged(path, now.tv_sec, CHECK_BYTES, &s, &why);
+    if (r < 0)
+        return config_fail(reterr, r, "%.250s", why);
+    if (r == 1) {
+        ptn_count(PTN_C_STORE_SALVAGES, 1);
+        PTN_LOG(PTN_LOG_ERROR, "store.salvaged", PTN_F_Z("found", s.found),
+                PTN_F_INT("rows", s.rows), PTN_F_INT("holes", s.holes),
+                PTN_F_Z("kept_as", s.kept_as));
+    }
+    return 0;
 }

@@ -30,6 +30,10 @@ int keys_database_path(const char *data, char *out, size_t out_bytes);
 /* Opens it; a one-line reason on failure. */
 int keys_open_database(const char *data, store_db **ret_db, struct config_error *reterr);
 
+/* Before a broker opens it: when it is damaged, what can be read becomes a new one
+ * (actors/store_salvage.h), which the log and a counter say.  0 or an error. */
+int keys_salvage_database(const char *data, struct config_error *reterr);
+
 /* First start: when there is no user at all, makes `admin` (roles user and admin).  Its password
  * comes from POSTERN_ADMIN_PASSWORD, or the file named by POSTERN_ADMIN_PASSWORD_FILE, or is made
  * up and then written once to `tell` (never to the log).  0 also when there are users already. */

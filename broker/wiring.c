@@ -101,6 +101,7 @@ static int open_data(struct broker *b, FILE *tell) {
         keys_lock_data(b->config->data, &b->lock, &why) < 0 ||
         crash_record_open(b->config->data, &why) < 0 ||
         keys_load(b->config->data, b->key, &why) < 0 ||
+        keys_salvage_database(b->config->data, &why) < 0 ||
         keys_open_database(b->config->data, &db, &why) < 0)
         goto failed;
     int r = bootstrap_admin(db, tell, &why);

@@ -99,7 +99,8 @@
     XX(STORE_SYNC)        /* [user, token?, limit] -> STORE_SYNC_PAGE: what has changed since */             \
     XX(STORE_SYNC_PAGE)   /* [reset, more, token, [preferences map]?, [CONV, ..], [MESSAGE, ..],           \
                            * [read mark map, ..], [conversation that was left, ..]] */                     \
-    XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes] */       \
+    XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes,           \
+                           * note?]: what people should know of its state */                               \
     XX(STORE_STATS_REPLY)                                                                                  \
     XX(STORE_RETAIN)      /* the store to itself: [nowMs]: a piece of what the rules do not keep goes ->   \
                            * STORE_RETAINED [more, events, messages, [[topic, base], ..]] */               \

@@ -46,6 +46,7 @@
     XX(STORE_ROWS, "postern_store_messages_total", "", "Messages stored")                                   \
     XX(RETENTION_EVENTS, "postern_retention_removed_total", "what=\"event\"", "What retention has removed")    \
     XX(RETENTION_MESSAGES, "postern_retention_removed_total", "what=\"message\"", "")                        \
+    XX(STORE_SALVAGES, "postern_store_salvages_total", "", "Damaged databases that were rebuilt")               \
     XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")                      \
     XX(SYNC_APPLIED, "postern_sync_items_total", "outcome=\"applied\"", "Items of clients that were offline, by outcome") \
     XX(SYNC_DUPLICATE, "postern_sync_items_total", "outcome=\"duplicate\"", "")                             \
