@@ -80,8 +80,7 @@ static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, const struct ptn
 }
 
 /* On a crash ptn__actor_crash() settles c->cur and c->cur_buf. */
-INLINE void handle(ptn_ctx *c, struct ptn__env *e, ptn_buf *buf) {
-    struct ptn__slot *s = c->slot;
+INLINE void handle(ptn_ctx *c, struct ptn__slot *s, struct ptn__env *e, ptn_buf *buf) {
     ptn_msg m = {.from = e->from, .type = e->type, .corr = e->corr, .deadline = e->deadline};
     if (buf != NULL && buf->len > 0) {
         m.data = buf->data;
@@ -132,7 +131,7 @@ static void control(ptn_ctx *c, struct ptn__env *e) {
         e->type = PTN_MSG_STOPPING;
         e->deadline = e->corr;
         e->corr = 0;
-        handle(c, e, NULL);
+        handle(c, s, e, NULL);
         break;
     case PTN__CTL_END:
         ptn__actor_end(s, e->err);
@@ -166,11 +165,11 @@ static bool is_watched_for(struct ptn__slot *s, const struct ptn__env *e) {
     return true;
 }
 
-static inline void unload(ptn_ctx *c, const struct ptn__env *e, size_t len) {
+static inline void unload(ptn_ctx *c, struct ptn__slot *s, const struct ptn__env *e, size_t len) {
     if (PTN_UNLIKELY(e->far))
         c->far_done += PTN__LOAD_ONE + len;
     else
-        ptn__near_load(c->slot, -(PTN__LOAD_ONE + len));
+        ptn__near_load(s, -(PTN__LOAD_ONE + len));
 }
 
 /* False: it is too late for this request, or too much, and it was answered so. */
@@ -187,11 +186,11 @@ static bool request_is_wanted(ptn_ctx *c, const struct ptn__env *e) {
 }
 
 /* A cast or a request, for an actor that runs. */
-INLINE void deliver(ptn_ctx *c, struct ptn__env *e) {
+INLINE void deliver(ptn_ctx *c, struct ptn__slot *s, struct ptn__env *e) {
     ptn_buf *buf = e->buf;
-    unload(c, e, ptn__payload_len(buf));
+    unload(c, s, e, ptn__payload_len(buf));
     if (PTN_LIKELY(e->kind == PTN__ENV_CAST || request_is_wanted(c, e)))
-        handle(c, e, buf);
+        handle(c, s, e, buf);
     else
         ptn_buf_unref(buf);
 }
@@ -219,7 +218,7 @@ static __attribute__((noinline)) bool deliver_other(ptn_ctx *c, struct ptn__env 
     }
     if (e->to != s->self) {
         if (e->kind <= PTN__ENV_REQUEST)
-            unload(c, e, ptn__payload_len(e->buf));
+            unload(c, s, e, ptn__payload_len(e->buf));
         ptn__stray(s, e, e->buf);
     } else if (e->kind == PTN__ENV_CONTROL) {
         control(c, e);
@@ -230,7 +229,7 @@ static __attribute__((noinline)) bool deliver_other(ptn_ctx *c, struct ptn__env 
     } else if (e->kind == PTN__ENV_REPLY) {
         deliver_reply(c, e);
     } else if (is_watched_for(s, e)) { /* else ptn_demonitor() came first */
-        handle(c, e, e->buf);
+        handle(c, s, e, e->buf);
     }
     c->env = NULL;
     return true;
@@ -247,7 +246,7 @@ static void run_batch(ptn_ctx *c) {
         e = ptn__inbox_pop(s);
         c->n++;
         if (PTN_LIKELY(e->kind <= PTN__ENV_REQUEST && e->to == s->self && s->life == PTN__RUNNING))
-            deliver(c, e);
+            deliver(c, s, e);
         else if (!deliver_other(c, e))
             continue;
         ptn__env_put(w->rt, &w->mag, e);
@@ -277,7 +276,8 @@ static inline void batch_end(ptn_ctx *c) {
         ptn__posts_flush(w);
 }
 
-static void run_loop(ptn_ctx *c) {
+/* Not part of the function that calls setjmp, where nothing may stay in a register. */
+static __attribute__((noinline)) void run_loop(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
     while (w->runq != NULL && c->n < TURN_MSGS && w->clock < w->turn_until) {
         struct ptn__slot *s = w->runq;

@@ -7,6 +7,8 @@
 
 #include <criterion/criterion.h>
 
+#include <malloc.h>
+
 enum { MSG_GO = PTN_MSG_USER, MSG_DATA, MSG_DONE };
 
 /* ---- order and delivery ------------------------------------------------------------------- */
@@ -701,3 +703,38 @@ Test(worker, who_sends_to_itself_lets_the_others_run_first) {
     cr_expect_eq(p.twice_in_row, 0);
     rig_close(&r);
 }
+
+/* ---- memory of an idle actor -------------------------------------------------------------- */
+
+#ifndef PTN_SANITIZE /* which count differently */
+
+#define IDLE_ACTORS 8192u /* whole chunks of slots */
+#define IDLE_BYTES_MAX 256u
+
+static int crowd_init(ptn_ctx *c, void *state, void *arg) {
+    static const ptn_actor_ops idle_ops = {
+        .name = "idle", .state_size = sizeof(uint64_t), .handle = exit_on_stopping};
+    static const ptn_actor_opts here = {.worker = -1};
+    (void)state;
+    (void)arg;
+    size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    for (unsigned i = 0; i < IDLE_ACTORS; i++)
+        cr_assert_eq(ptn_spawn(c, &idle_ops, &here, NULL, &(ptn_addr){0}), 0);
+    size_t gained = mallinfo2().uordblks + mallinfo2().hblkhd - before;
+    cr_expect_leq(gained / IDLE_ACTORS, IDLE_BYTES_MAX + sizeof(uint64_t), "%zu bytes per actor",
+                  gained / IDLE_ACTORS);
+    ptn_runtime_stop(ptn_ctx_runtime(c));
+    return 0;
+}
+static const ptn_actor_ops crowd_ops = {
+    .name = "crowd", .init = crowd_init, .handle = exit_on_stopping};
+
+Test(worker, an_idle_actor_takes_a_slot_and_its_state) {
+    struct rig r;
+    rig_open(&r, 1);
+    rig_spawn(&r, &crowd_ops, NULL, 0, PTN_TEMPORARY);
+    cr_assert_eq(ptn_runtime_run(r.rt), 0);
+    rig_close(&r);
+}
+
+#endif

@@ -6,12 +6,14 @@
  * SIZE and WARM_UP are the n of basic.c and many.c, of the measured run and of the one before it;
  * the sizes that are published are in bench/actors/run.
  * Output, of the measured run: operations, nanoseconds, those of CPU time, resident bytes gained.
+ *
+ * postern-actors line|wake SIZE is no program but a yardstick: see bare.c.  It prints the round
+ * trips of a block and the nanoseconds of the fastest.
  */
 #include "bench/actors/rig.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SIZE_LIMIT 10000000u
@@ -26,12 +28,6 @@ struct job { /* the conductor's argument, and its result */
     uint64_t t0, cpu0;
     int64_t rss0;
 };
-
-static uint64_t clock_ns(clockid_t clock) {
-    struct timespec t;
-    (void)clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static int64_t rss_bytes(void) {
     long total = 0, resident = 0;
@@ -185,13 +181,31 @@ static int run(struct job *job, const ptn_runtime_opts *o) {
     return 0;
 }
 
+static int yardstick(const char *name, const char *size) {
+    bool sleeps = strcmp(name, "wake") == 0;
+    uint64_t n, ns;
+    if (!sleeps && strcmp(name, "line") != 0)
+        return -1;
+    if (!parse(size, 2 * BARE_BLOCK, SIZE_LIMIT, &n) || !bare_run(sleeps, n, &ns)) {
+        (void)fputs("postern-actors: a yardstick needs a size and two cores\n", stderr);
+        return 1;
+    }
+    (void)printf("%llu %llu\n", (unsigned long long)BARE_BLOCK, (unsigned long long)ns);
+    return 0;
+}
+
 int main(int argc, char **argv) {
+    int rc = argc == 3 ? yardstick(argv[1], argv[2]) : -1;
+    if (rc >= 0)
+        return rc;
     uint64_t workers, size, warm_up, spin_us = 0;
     struct job job = {.program = argc < 5 ? NULL : program_find(argv[1])};
     if (job.program == NULL || argc > 6 || !parse(argv[2], 1, PTN_WORKERS_MAX, &workers) ||
         !parse(argv[3], 1, SIZE_LIMIT, &size) || !parse(argv[4], 1, SIZE_LIMIT, &warm_up) ||
         (argc == 6 && !parse(argv[5], 0, 1000000, &spin_us))) {
-        (void)fputs("usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US]\n", stderr);
+        (void)fputs(
+            "usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US], or line|wake SIZE\n",
+            stderr);
         return 2;
     }
     const ptn_runtime_opts o = {.workers = (unsigned)workers, .spin_ns = spin_us * 1000};

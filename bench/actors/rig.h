@@ -14,6 +14,8 @@
 
 #include <postern/runtime.h>
 
+#include <time.h>
+
 #define PEERS_MAX 128u
 
 enum { MSG_START = PTN_MSG_USER, MSG_REPORT, MSG_PROGRAM };
@@ -61,6 +63,17 @@ int spawn_peers(ptn_ctx *c, struct bench *b, const ptn_actor_ops *ops, unsigned 
 int seat_init(ptn_ctx *c, void *state, void *arg);
 
 int report(ptn_ctx *c, const struct bench *b, uint64_t value);
+
+/* bare.c: n round trips of two threads on two cores, and the time of the fastest BARE_BLOCK of
+ * them. False: one core. */
+#define BARE_BLOCK 50u
+bool bare_run(bool sleeps, uint64_t n, uint64_t *ret_ns);
+
+static inline uint64_t clock_ns(clockid_t clock) {
+    struct timespec t;
+    (void)clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 /* The minimal standard generator, 1 .. 2^31-2: cheap and the same in every language here. */
 static inline uint32_t lehmer(uint32_t *x) {

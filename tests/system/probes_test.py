@@ -5,13 +5,14 @@
 import collections
 import http.client
 import json
+import os
 import re
 import signal
 import time
 import unittest
 import uuid
 
-from harness import (PASSWORD, PATIENCE, RawHttp, RawWs, SystemTest, Broker, EventStream, Ws, Zmq,
+from harness import (PASSWORD, PATIENCE, SLOW, RawHttp, RawWs, SystemTest, Broker, EventStream, Ws, Zmq,
                      exchange, unique, wait_until, zmq_ask, zmq_decode, zmq_receive)
 
 API = "/api/v1"
@@ -354,6 +355,24 @@ class SignalsTest(unittest.TestCase):
             ws.expect("drain")
             self.assertIn(ws.close_code()[0], (1012, 1001))
         self.broker.stop(signal.SIGINT)
+
+    def wake_ups(self):
+        """Of all threads of the broker so far."""
+        tasks = f"/proc/{self.broker.process.pid}/task"
+        total = 0
+        for task in os.listdir(tasks):
+            with open(f"{tasks}/{task}/status", encoding="ascii") as f:
+                total += sum(int(line.split()[1]) for line in f if line.startswith("voluntary_ctxt_switches:"))
+        return total
+
+    @unittest.skipIf(SLOW, "sanitizers have threads of their own")
+    def test_an_idle_broker_sleeps(self):
+        """Nothing in it ticks: there comes a second without a single wake-up."""
+        def a_quiet_second():
+            before = self.wake_ups()
+            time.sleep(1)
+            return self.wake_ups() == before
+        wait_until(a_quiet_second, "a second without a wake-up")
 
     def test_nobody_there(self):
         """An idle broker ends at once."""
