@@ -128,7 +128,8 @@ void client_send(struct client *c, const void *p, size_t n) {
 static void went_down(struct client *c) {
     c->peer = NULL;
     c->state = CLIENT_DOWN;
-    c->vanished = false;
+    c->vanished = c->streaming = false;
+    c->stream = SUBJECTS;
     c->n_calls = 0;
     c->in_len = 0;
     memset(c->subs, 0, sizeof c->subs);
@@ -254,6 +255,7 @@ void client_start(struct client *c, ptn_env *env, unsigned index) {
     c->http = index % 4 == 3;
     c->msgpack = (world->seed >> index & 1) != 0;
     c->pattern = index % 4 == 2;
+    c->stream = SUBJECTS;
     c->json = ptn_json_parser_new();
     PTN_ASSERT(c->json != NULL);
     later(c, BACK_NS_MEAN);
@@ -262,7 +264,7 @@ void client_start(struct client *c, ptn_env *env, unsigned index) {
 void client_settle(struct client *c) {
     c->settling = true;
     c->last_words = LAST_WORDS;
-    if (c->vanished)
+    if (c->vanished || c->stream != SUBJECTS)
         client_hang_up(c, true);
 }
 

@@ -47,8 +47,10 @@ struct client {
     ptn_sim_rng rng;
     unsigned index, user;
     bool http, msgpack, pattern;
-    bool settling; /* no faults any more: come back, finish, be quiet */
-    bool gone;     /* never again */
+    bool streaming;  /* HTTP: the head of a stream of events has come */
+    unsigned stream; /* what it listens to; SUBJECTS: nothing */
+    bool settling;   /* no faults any more: come back, finish, be quiet */
+    bool gone;       /* never again */
     enum client_state state;
     ptn_sim_peer *peer;
     ptn_sim_timer timer;
@@ -95,6 +97,11 @@ void client_send(struct client *c, const void *p, size_t n);
 /* JSON or msgpack of one packed value in c->out; consumes w. */
 void client_encode(struct client *c, ptn_pack *w);
 
+/* What a topic event says about its publisher, whose events come in the order in which it sent
+ * them. */
+void client_saw_published(struct client *c, unsigned topic, const char *epoch, uint64_t offset,
+                          ptn_bytes data);
+
 void ws_opened(struct client *c);
 void ws_input(struct client *c);
 void ws_act(struct client *c);
@@ -102,5 +109,7 @@ void ws_hang_up(struct client *c); /* says goodbye first */
 void http_opened(struct client *c);
 void http_input(struct client *c);
 void http_act(struct client *c);
+void sse_begin(struct client *c); /* instead of requests */
+bool sse_take(struct client *c);  /* one block of the input; false: not all of it is there */
 
 #endif

@@ -11,13 +11,17 @@
 #include <stdlib.h>
 
 /* What a call asks for, besides CALL_MESSAGE: its `ref`. */
-enum { ASK_HEALTH, ASK_LIST, ASK_PUBLISH };
+enum { ASK_HEALTH, ASK_LIST, ASK_PUBLISH, ASK_STREAM, ASK_READ };
 
 #define PIPELINE_MAX 6u
 
 void http_opened(struct client *c) {
     c->state = CLIENT_LIVE;
     c->msgpack = false;
+    if (!c->settling && client_below(c, 3) == 0) {
+        (void)client_call(c, CALL_REQUEST, ASK_STREAM, 0);
+        sse_begin(c);
+    }
 }
 
 /* Consumes w; NULL: no body. */
@@ -79,8 +83,29 @@ static void send_get(struct client *c, bool health) {
     send_request(c, "GET", path, NULL);
 }
 
+/* One of the messages that this client's user may read. */
+static void send_read(struct client *c) {
+    char path[96];
+    uint32_t i = world->n_sent > 0 ? client_below(c, world->n_sent) : 0;
+    if (i == world->n_sent || !world->sent[i].acked ||
+        !is_member(world->sent[i].conversation, c->user))
+        return;
+    struct call *call = client_call(c, CALL_REQUEST, ASK_READ, 0);
+    call->subject = i;
+    (void)snprintf(path, sizeof path, "/api/v1/messages/%s/read", world->sent[i].id);
+    ptn_pack w;
+    ptn_pack_init(&w, 16);
+    ptn_pack_map(&w, 0);
+    send_request(c, "POST", path, &w);
+}
+
 void http_act(struct client *c) {
     uint32_t n = 1 + client_below(c, 3);
+    if (c->stream != SUBJECTS) { /* listens, and at some time has heard enough */
+        if (client_below(c, 60) == 0)
+            client_hang_up(c, client_below(c, 2) == 0);
+        return;
+    }
     if (c->settling) {
         bool again = c->last_words == 0;
         if (!again)
@@ -91,7 +116,10 @@ void http_act(struct client *c) {
         return;
     }
     while (n-- > 0 && c->n_calls < PIPELINE_MAX) {
-        switch (client_below(c, 8)) {
+        switch (client_below(c, 9)) {
+        case 8:
+            send_read(c);
+            break;
         case 0:
             send_get(c, true);
             break;
@@ -136,6 +164,11 @@ static void on_data(struct client *c, const struct call *call, ptn_bytes data) {
         saw_ack(world->sent[call->ref].conversation, data, call->ref, 0);
     } else if (call->ref == ASK_LIST) {
         on_list(data);
+    } else if (call->ref == ASK_READ) {
+        const struct sent *s = &world->sent[call->subject];
+        ORACLE(saw_message(s->conversation, s->seq, data) == call->subject,
+               "content: another message than %u is marked as read", call->subject);
+        world->tally.reads++;
     } else if (call->ref == ASK_PUBLISH) {
         ORACLE(ptn_map_get_str(data, "epoch", &epoch) && epoch.n < EPOCH_MAX &&
                    ptn_map_get_uint(data, "offset", &offset),
@@ -190,11 +223,23 @@ static bool head_has(const uint8_t *head, size_t n, const char *text) {
     return false;
 }
 
+static bool stream_begins(struct client *c, size_t head) {
+    ORACLE(!c->streaming && c->n_calls == 1, "one answer: a stream begins twice");
+    client_call_end(c, &c->calls[0]);
+    c->streaming = true;
+    c->in_len -= head;
+    memmove(c->in, c->in + head, c->in_len);
+    return true;
+}
+
 static bool take_response(struct client *c) {
     const uint8_t *end = memmem(c->in, c->in_len, "\r\n\r\n", 4);
     if (end == NULL)
         return false;
-    size_t head = (size_t)(end - c->in) + 4, n = content_length(c->in, head);
+    size_t head = (size_t)(end - c->in) + 4;
+    if (c->stream != SUBJECTS && head_has(c->in, head, "text/event-stream"))
+        return stream_begins(c, head);
+    size_t n = content_length(c->in, head);
     if (c->in_len - head < n)
         return false;
     ORACLE(head > 16 && memcmp(c->in, "HTTP/1.1 ", 9) == 0, "wire: no HTTP answer");
@@ -209,6 +254,6 @@ static bool take_response(struct client *c) {
 }
 
 void http_input(struct client *c) {
-    while (c->state == CLIENT_LIVE && take_response(c))
+    while (c->state == CLIENT_LIVE && (c->streaming ? sse_take(c) : take_response(c)))
         continue;
 }

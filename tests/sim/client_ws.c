@@ -266,10 +266,8 @@ static void copy_epoch(char out[EPOCH_MAX], ptn_str s) {
     out[s.n] = '\0';
 }
 
-/* What a topic event says about its publisher, whose events come in the order in which it sent
- * them. */
-static void check_published(struct client *c, unsigned topic, const char *epoch, uint64_t offset,
-                            ptn_bytes data) {
+void client_saw_published(struct client *c, unsigned topic, const char *epoch, uint64_t offset,
+                          ptn_bytes data) {
     uint64_t session, n;
     ORACLE(ptn_map_get_uint(data, "session", &session) && ptn_map_get_uint(data, "n", &n) &&
                session < SESSIONS_MAX,
@@ -312,7 +310,7 @@ static void on_event(struct client *c, ptn_bytes frame) {
     if (s->left && !on)
         return; /* sent before the broker had heard of it; `at` stays where we left */
     if (subject >= CONVERSATIONS)
-        check_published(c, subject - CONVERSATIONS, epoch, offset, data);
+        client_saw_published(c, subject - CONVERSATIONS, epoch, offset, data);
     else
         (void)saw_message(subject, offset, data);
     if (c->pattern && subject >= CONVERSATIONS) {

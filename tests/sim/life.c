@@ -92,6 +92,8 @@ static ptn_addr spawn(const ptn_actor_ops *ops, void *arg, unsigned worker, uint
     return a;
 }
 
+static const struct topic_rule durable_rules[] = {{.pattern = {"t.3", 3}}};
+
 static void spawn_worker_actors(unsigned i) {
     const struct plan *p = &world->plan;
     B.router[i] = (struct router_config){.directory = &B.d, .worker = i};
@@ -105,7 +107,9 @@ static void spawn_worker_actors(unsigned i) {
     B.topics[i] = (struct topics_config){.directory = &B.d,
                                          .shard = i,
                                          .topics_max = p->topics_max,
-                                         .history_events_max = p->history_max};
+                                         .history_events_max = p->history_max,
+                                         .rules = durable_rules,
+                                         .n_rules = p->durable};
     B.conversation[i] = (conversation_config){.directory = &B.d, .shard = i};
     B.d.hub[i] = spawn(&ptn_hub_actor, B.hub[i], i, p->hub_mailbox);
     B.d.topics[i] = spawn(&topics_actor, &B.topics[i], i, p->owner_mailbox);
@@ -349,11 +353,14 @@ static void look(void *arg) {
 /* As whoever starts a broker does: when its disk fails then, it is started again. */
 static void open_store(void) {
     const char *why = "";
-    store_config config = {.path = DATABASE,
-                           .rt = B.rt,
-                           .db = {.vfs = DISK_VFS,
-                                  .cache_bytes = world->plan.cache_bytes,
-                                  .checkpoint_pages = world->plan.checkpoint_pages}};
+    store_config config = {
+        .path = DATABASE,
+        .rt = B.rt,
+        .directory = &B.d,
+        .db = {.vfs = DISK_VFS,
+               .retention = {.topics = durable_rules, .n_topics = world->plan.durable},
+               .cache_bytes = world->plan.cache_bytes,
+               .checkpoint_pages = world->plan.checkpoint_pages}};
     int err = -PTN_EIO;
     for (unsigned i = 0; i < STARTS_MAX && err != 0; i++)
         err = store_open(&config, &B.store, &why);

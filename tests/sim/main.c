@@ -279,7 +279,8 @@ static void print_tally(void) {
                                 total->events,        total->resumed,
                                 total->not_recovered, total->asks,
                                 total->downs,         total->zmq_answers,
-                                total->zmq_events,    total->zmq_holes};
+                                total->zmq_events,    total->zmq_holes,
+                                total->streamed,      total->reads};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -303,7 +304,9 @@ static void print_tally(void) {
                                         " monitors of the swarm ended; ZeroMQ: ",
                                         " answers, ",
                                         " events, ",
-                                        " missed\n"};
+                                        " missed; ",
+                                        " events streamed, ",
+                                        " messages marked as read\n"};
     for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
         printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }

@@ -63,6 +63,7 @@ static void plan_storage(uint64_t seed) {
     struct plan *p = &world->plan;
     ptn_sim_rng_seed(r, seed ^ UINT64_C(0xd15c));
     disk_faults_draw(r, &p->disk);
+    p->durable = ptn_sim_rng_below(r, 2) == 0;
     p->cache_bytes = pick(r, 3, 16 << 10, 256 << 10);
     p->checkpoint_pages = pick(r, 2, 4, 400);
     for (unsigned i = 0; i < LIVES_MAX - 1; i++)

@@ -50,7 +50,7 @@ struct place { /* one topic event, as the first who saw it saw it */
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
         seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
-        disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes;
+        disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes, streamed, reads;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -70,6 +70,7 @@ struct plan { /* drawn from the seed */
     uint32_t swarm, swarm_mailbox;    /* actors of swarm.c */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
+    bool durable;         /* the last topic is kept by the store */
     uint32_t zmq_clients; /* 0: no gateway either */
     uint32_t zmq_hwm, zmq_requests_max, zmq_lazy_ppm, vandal_ppm;
     ptn_sim_faults faults;
