@@ -215,6 +215,9 @@ void store_db_close(store_db *db) {
 
 sqlite3_stmt *store_sql(store_db *db, enum store_statement which) {
     sqlite3_stmt *s = db->statement[which];
+    /* SQLite may have ended the transaction with the error: this would be stored by itself. */
+    if (PTN_UNLIKELY(db->doomed != 0 && db->in_transaction))
+        return NULL;
     if (PTN_LIKELY(s != NULL)) {
         (void)sqlite3_reset(s);
         return s;
@@ -398,6 +401,19 @@ static int settle(store_db *db) {
     return store_err_of(rc);
 }
 
+/* Read ahead of every write: a statement that fails in the middle of one may end the transaction,
+ * and what came behind it would be stored by itself. */
+static bool load_change(store_db *db) {
+    sqlite3_stmt *s = db->change < 0 ? store_sql(db, STORE_SQL_CHANGE) : NULL;
+    if (db->change >= 0)
+        return true;
+    if (s != NULL && sqlite3_step(s) == SQLITE_ROW)
+        db->change = sqlite3_column_int64(s, 0);
+    if (s != NULL)
+        (void)sqlite3_reset(s);
+    return db->change >= 0;
+}
+
 int store_db_begin(store_db *db) {
     PTN_ASSERT(!db->in_transaction);
     sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN);
@@ -416,6 +432,8 @@ int store_db_begin(store_db *db) {
     (void)sqlite3_reset(s);
     db->in_transaction = true;
     int err = check_data_version(db) ? settle(db) : last_err(db);
+    if (err == 0 && !load_change(db))
+        err = last_err(db);
     if (err != 0)
         store_db_rollback(db);
     return err;
@@ -515,16 +533,7 @@ static bool add_total(store_db *db, const char *name, int64_t n) {
 }
 
 int64_t store_change(store_db *db) {
-    if (db->change < 0) {
-        sqlite3_stmt *s = store_sql(db, STORE_SQL_CHANGE);
-        if (s == NULL || sqlite3_step(s) != SQLITE_ROW) {
-            uint32_t ignored;
-            ptn_buf_unref(store_db_fail(db, &ignored));
-            return -1;
-        }
-        db->change = sqlite3_column_int64(s, 0);
-        (void)sqlite3_reset(s);
-    }
+    PTN_ASSERT(db->in_transaction); /* store_db_begin() has read the last one */
     db->changes = true;
     return db->change + 1;
 }

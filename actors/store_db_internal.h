@@ -216,8 +216,7 @@ ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type);
  * doomed. */
 bool store_run(store_db *db, sqlite3_stmt *s);
 
-/* The number that the open transaction gives to what it changes.  <0: failed, and the transaction
- * is doomed. */
+/* The number that the open transaction gives to what it changes. */
 int64_t store_change(store_db *db);
 
 /* Replies.  They set *ret_type and return NULL without memory. */

@@ -202,3 +202,41 @@ Test(disk, an_end_in_the_middle_of_any_operation_leaves_a_whole_database) {
         store_db_close(db);
     }
 }
+
+static int64_t total_of_messages(void) {
+    static const uint8_t nil = 0xc0;
+    uint32_t type, n;
+    int64_t total = -1;
+    ptn_buf *r = store_db_execute(db, PTN_MSG_STORE_STATS, (ptn_bytes){&nil, 1}, &type);
+    cr_assert_eq(type, PTN_MSG_STORE_STATS_REPLY);
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(r));
+    cr_assert(ptn_unpack_array(&u, &n));
+    for (unsigned i = 0; i < 3; i++)
+        cr_assert(ptn_unpack_int(&u, &total));
+    ptn_buf_unref(r);
+    return total;
+}
+
+/* An error may make SQLite end the transaction in the middle of an operation; what this would go on
+ * to write must not be stored by itself. */
+Test(disk, what_a_failed_transaction_leaves_behind_is_nothing) {
+    const struct disk_faults rough = {.read_ppm = 60000, .write_ppm = 60000, .sync_ppm = 60000};
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        const char *why = "";
+        char id[8];
+        start(seed);
+        store_db_close(db);
+        cr_assert_eq(store_db_open("test.db",
+                                   &(store_db_opts){.vfs = DISK_VFS, .cache_bytes = 16 << 10}, &db,
+                                   &why),
+                     0);
+        disk_faults_set(&rough);
+        for (unsigned i = 0; i < 60; i++) {
+            (void)snprintf(id, sizeof id, "m%u", i);
+            (void)append(id);
+        }
+        disk_faults_set(NULL);
+        cr_expect_eq(total_of_messages(), last_seq(), "seed %u", (unsigned)seed);
+        store_db_close(db);
+    }
+}
