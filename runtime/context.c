@@ -11,6 +11,8 @@
 #include <stdlib.h>
 
 #define TURN_END_MAX 65536u /* callbacks waiting on one worker */
+#define TURN_END_KEPT 16u /* ...for which there is always memory: who asks is often in the middle  \
+                           */
 
 struct ptn__defer {
     struct ptn__defer *next;
@@ -127,6 +129,18 @@ void ptn__resources_close(struct ptn__slot *s, ptn_ctx *c, int reason) {
 }
 
 /* ---- end of turn -------------------------------------------------------------------------- */
+
+int ptn__turn_ends_init(struct ptn__worker *w) {
+    w->turn_end_tail = &w->turn_end_head;
+    for (; w->n_turn_ends < TURN_END_KEPT; w->n_turn_ends++) {
+        struct ptn__turn_end *t = malloc(sizeof(*t));
+        if (t == NULL)
+            return -PTN_ENOMEM;
+        t->next = w->turn_end_free;
+        w->turn_end_free = t;
+    }
+    return 0;
+}
 
 void ptn_at_turn_end(ptn_ctx *c, void (*cb)(ptn_ctx *c, void *state, void *arg), void *arg) {
     struct ptn__worker *w = c->w;

@@ -584,6 +584,7 @@ void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf);
 void ptn__resources_close(struct ptn__slot *s, ptn_ctx *c, int reason);
 void ptn__defers_run(struct ptn__slot *s);
 void ptn__turn_ends_run(struct ptn__worker *w);
+int ptn__turn_ends_init(struct ptn__worker *w); /* 0 or -PTN_ENOMEM; _done() in any case */
 void ptn__turn_ends_done(struct ptn__worker *w);
 
 /* ---- ask.c, timer.c, watch.c, registry.c, deadletter.c, supervise.c, arena.c ---------------- */

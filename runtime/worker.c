@@ -310,16 +310,18 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->rt = rt;
     w->env = rt->env;
     w->index = index;
-    w->turn_end_tail = &w->turn_end_head;
     w->runq_end = &w->runq;
     w->sample_in = 1;
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);
-    int err = ptn__slots_init(w);
+    int err = ptn__turn_ends_init(w);
+    if (err == 0)
+        err = ptn__slots_init(w);
     if (err == 0)
         err = ptn__streams_init(w);
     if (err < 0) {
         ptn__slots_done(w);
+        ptn__turn_ends_done(w);
         free(w);
         return err;
     }

@@ -88,8 +88,12 @@ static void on_routed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
         ptn_out_clear(&x->body);
         if (ptn_unpack_array(&u, &n) && n >= 1 && ptn_unpack_str(&u, &topic)) {
             ptn_out_put(&x->body, topic.p, topic.n);
-            x->state = HTTP_X_STREAM;
-            x->conn->sealed = true;
+            if (x->body.err == 0) {
+                x->state = HTTP_X_STREAM;
+                x->conn->sealed = true;
+            } else {
+                http_respond_err(c, x, x->body.err);
+            }
         } else {
             http_respond_status(c, x, 500, "An actor answered in an unknown form.");
         }
