@@ -596,8 +596,9 @@ static int poster_init(ptn_ctx *c, void *state, void *arg) {
     struct posted *p = arg;
     *(struct posted **)state = p;
     for (unsigned i = 0; i < POST_MANY; i++) {
-        cr_expect_eq(ptn_cast(c, p->to, MSG_DATA, ptn_buf_copy(&i, sizeof i)), 0);
-        cr_expect_eq(ptn_cast(c, p->near, MSG_DATA, ptn_buf_copy(&i, sizeof i)), 0);
+        ptn_buf *far = ptn_buf_copy(&i, sizeof i), *near = ptn_buf_copy(&i, sizeof i);
+        cr_assert_eq(ptn_cast(c, p->to, MSG_DATA, far), 0);
+        cr_assert_eq(ptn_cast(c, p->near, MSG_DATA, near), 0);
     }
     struct ptn__worker *w = ptn__ctx_worker(c);
     cr_expect_eq(w->posts[1].n, POST_MANY % PTN__POST_MAX, "full posts have left");
