@@ -194,7 +194,7 @@ static unsigned torture(const char *program, const struct cr__test *t, const str
     if (n > 0 && runs > work_max / n)
         runs = work_max / n;
     for (unsigned long i = 0; i < runs && n_faults < FAULTS_PER_TEST; i++) {
-        unsigned long k = 1 + i * n / runs;
+        unsigned long k = 1 + (2 * i + 1) * n / (2 * runs);
         rewind(out);
         if (ftruncate(fileno(out), 0) != 0)
             break;
