@@ -154,6 +154,9 @@ static void run(ptn_ctx *c, struct op *op) {
     case PTN_MSG_TOPIC_ATTACH:
         on_attach(c, op);
         break;
+    case PTN_MSG_CONV_MARK:
+        on_mark(c, op);
+        break;
     default:
         on_detach(c, op);
         break;
@@ -218,11 +221,17 @@ static void loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void 
 /* The default conversation came into being, or could not: an unknown user has none. */
 static void default_made(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     ptn_problem p;
+    struct conversation *v = arg;
     if (err == 0 && reply->type == PTN_MSG_PROBLEM &&
-        ptn_problem_unpack(ptn_msg_bytes(reply), &p) && p.code == PTN_CODE_VALIDATION_FAILED)
-        load_failed(c, arg, 0, reply, true);
-    else
-        loaded(c, state, err, reply, arg);
+        ptn_problem_unpack(ptn_msg_bytes(reply), &p) && p.code == PTN_CODE_VALIDATION_FAILED) {
+        load_failed(c, v, 0, reply, true);
+        return;
+    }
+    conv_pin(v); /* the last request may leave it */
+    loaded(c, state, err, reply, v);
+    if (v->record != NULL)
+        conv_tell_joined(c, v->shard, conv_id(v), v->members, v->n_members, 0);
+    conv_unpin(v);
 }
 
 /* Everybody has one conversation from the start: it is made when it is first used. */
@@ -428,6 +437,19 @@ static int on_sync(ptn_ctx *c, struct shard *s, const ptn_msg *m) {
     return 0;
 }
 
+/* CONV_MARK */
+static int on_mark_message(ptn_ctx *c, struct shard *s, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    ptn_str id;
+    if (!ptn_unpack_array(&u, &n) || !ptn_unpack_str(&u, &id))
+        return -PTN_EPROTO;
+    struct op *op = op_new(s, m, (ptn_reply_to){0});
+    if (op != NULL)
+        with_conversation(c, op, id);
+    return 0;
+}
+
 /* ---- the actor ---------------------------------------------------------------------------- */
 
 static void resync_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
@@ -463,6 +485,7 @@ static void shard_release(void *arg) {
         s->op_pool = op->next;
         free(op);
     }
+    marks_free_all(s);
     conv_free_all(s);
 }
 
@@ -502,6 +525,8 @@ static int conversation_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_TOPIC_ATTACH:
     case PTN_MSG_TOPIC_DETACH:
         return on_topic(c, s, m);
+    case PTN_MSG_CONV_MARK:
+        return on_mark_message(c, s, m);
     case PTN_MSG_TOPIC_WATCH_ALL:
         on_watch_all(c, s, m);
         return 0;

@@ -370,24 +370,62 @@ void conv_evict_user(ptn_ctx *c, struct conversation *v, ptn_str user) {
     }
 }
 
-void tell_user(ptn_ctx *c, struct shard *s, ptn_str user, const char *type, ptn_str conversation) {
-    char topic[sizeof "user." + CONVERSATION_ID_BYTES_MAX];
+/* user.<id>; the id is short enough. */
+static ptn_str user_topic(ptn_str user, char buf[sizeof "user." + CONVERSATION_ID_BYTES_MAX]) {
     size_t n = sizeof "user." - 1;
+    memcpy(buf, "user.", n);
+    memcpy(buf + n, user.p, user.n);
+    return (ptn_str){buf, n + user.n};
+}
+
+void user_event_begin(ptn_pack *w, ptn_str user, uint32_t n, const char *type,
+                      ptn_str conversation) {
+    char buf[sizeof "user." + CONVERSATION_ID_BYTES_MAX];
+    ptn_pack_init(w, 256);
+    ptn_pack_array(w, 2);
+    ptn_pack_str(w, user_topic(user, buf));
+    ptn_pack_map(w, n);
+    ptn_pack_key(w, "type");
+    ptn_pack_cstr(w, type);
+    ptn_pack_key(w, "conversationId");
+    ptn_pack_str(w, conversation);
+}
+
+void user_event_send(ptn_ctx *c, struct shard *s, ptn_str user, ptn_pack *w) {
+    char buf[sizeof "user." + CONVERSATION_ID_BYTES_MAX];
+    ptn_addr owner = ptn_topic_owner(s->directory, user_topic(user, buf));
+    if (cast_packed(c, owner, PTN_MSG_TOPIC_PUBLISH, w) < 0)
+        ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+}
+
+void tell_user(ptn_ctx *c, struct shard *s, ptn_str user, const char *type, ptn_str conversation) {
+    ptn_pack w;
     if (user.n > CONVERSATION_ID_BYTES_MAX)
         return;
-    memcpy(topic, "user.", n);
-    memcpy(topic + n, user.p, user.n);
-    n += user.n;
+    user_event_begin(&w, user, 2, type, conversation);
+    user_event_send(c, s, user, &w);
+}
+
+void conv_tell_joined(ptn_ctx *c, struct shard *s, ptn_str id, const ptn_str *users, uint32_t n,
+                      uint64_t seq) {
+    char topic[sizeof "conversation." + CONVERSATION_ID_BYTES_MAX];
+    size_t skip = sizeof "conversation." - 1;
+    memcpy(topic, "conversation.", skip);
+    memcpy(topic + skip, id.p, id.n);
     ptn_pack w;
-    ptn_pack_init(&w, 192);
-    ptn_pack_array(&w, 2);
-    ptn_pack_str(&w, (ptn_str){topic, n});
-    ptn_pack_map(&w, 2);
-    ptn_pack_key(&w, "type");
-    ptn_pack_cstr(&w, type);
-    ptn_pack_key(&w, "conversationId");
-    ptn_pack_str(&w, conversation);
-    if (cast_packed(c, ptn_topic_owner(s->directory, (ptn_str){topic, n}), PTN_MSG_TOPIC_PUBLISH,
-                    &w) < 0)
-        ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
+    ptn_pack_init(&w, 128 + 32 * n);
+    ptn_pack_array(&w, 3);
+    ptn_pack_str(&w, (ptn_str){topic, skip + id.n});
+    ptn_pack_array(&w, n);
+    for (uint32_t i = 0; i < n; i++)
+        ptn_pack_str(&w, users[i]);
+    ptn_pack_uint(&w, seq);
+    ptn_buf *b = ptn_pack_finish(&w);
+    for (unsigned i = 0; i < s->directory->workers; i++) {
+        if (b != NULL && ptn_cast(c, s->directory->hub[i], PTN_MSG_HUB_JOINED, ptn_buf_ref(b)) == 0)
+            continue;
+        ptn_buf_unref(b);
+        shard_resync(c, s, i); /* feeds are opened again, and find the conversation */
+    }
+    ptn_buf_unref(b);
 }

@@ -29,6 +29,7 @@
 #define MESSAGE_METADATA_BYTES_MAX (16u << 10)
 
 struct shard;
+struct mark;
 struct conversation;
 
 struct op {                   /* one request in flight; op_end() is its only end */
@@ -88,6 +89,9 @@ struct shard {
     uint64_t watching; /* hubs that want every event */
     uint64_t resync;   /* hubs that must still hear OWNER_RESTARTED */
     ptn_timer resync_timer;
+    struct mark *marks; /* that the members have not heard of */
+    uint32_t n_marks;
+    ptn_timer marks_timer;
     int64_t gauge;
     bool stopping;
 };
@@ -148,6 +152,21 @@ void conv_evict_user(ptn_ctx *c, struct conversation *v, ptn_str user);
  * list. */
 void tell_user(ptn_ctx *c, struct shard *s, ptn_str user, const char *type, ptn_str conversation);
 
+/* The same in pieces: n members in all, `type` and `conversationId` are written by begin. */
+void user_event_begin(ptn_pack *w, ptn_str user, uint32_t n, const char *type,
+                      ptn_str conversation);
+void user_event_send(ptn_ctx *c, struct shard *s, ptn_str user, ptn_pack *w);
+/* The feeds of these users get the conversation, from after seq. */
+void conv_tell_joined(ptn_ctx *c, struct shard *s, ptn_str id, const ptn_str *users, uint32_t n,
+                      uint64_t seq);
+
+/* ---- conversation_marks.c ------------------------------------------------------------------ */
+
+void on_mark(ptn_ctx *c, struct op *op);
+/* The user has read this MESSAGE: its conversation's shard hears of it. */
+void mark_read(ptn_ctx *c, struct shard *s, ptn_bytes message, ptn_str user, uint64_t seq);
+void marks_free_all(struct shard *s);
+
 /* ---- conversation_messages.c -------------------------------------------------------------- */
 
 struct fault {
@@ -169,8 +188,6 @@ void draft_read(ptn_bytes body, bool admin, int64_t now_ms, struct draft *ret_d,
 /* Payloads of STORE_MSG_APPEND (d->id is set) and STORE_MSG_READ. */
 void pack_append(ptn_pack *w, const struct op *op, const struct draft *d);
 void pack_read(ptn_pack *w, const struct op *op, ptn_str message_id, int64_t now_ms);
-/* A read mark moved: the sender's clients may show it. */
-void tell_sender(ptn_ctx *c, const struct op *op, ptn_bytes message);
 
 void on_send(ptn_ctx *c, struct op *op);
 void on_list_messages(ptn_ctx *c, struct op *op);

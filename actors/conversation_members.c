@@ -88,8 +88,10 @@ static void created(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void
     for (int i = 0; i < 6 && ok; i++) /* up to the members */
         ok = ptn_unpack_any(&u, NULL);
     if (ok && ptn_unpack_array(&u, &n))
-        for (; n > 0 && ptn_unpack_str(&u, &user); n--)
+        for (; n > 0 && ptn_unpack_str(&u, &user); n--) {
             tell_user(c, s, user, "conversation.added", id);
+            conv_tell_joined(c, s, id, &user, 1, 0);
+        }
     op_end(c, op);
 }
 
@@ -256,6 +258,17 @@ static ptn_str next_target(ptn_unpack *u, ptn_str one) {
     return user;
 }
 
+/* Of a CONV: where new members begin. */
+static uint64_t record_last_seq(ptn_buf *record) {
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(record));
+    uint32_t n;
+    uint64_t seq = 0;
+    bool ok = ptn_unpack_array(&u, &n);
+    for (int i = 0; i < 5 && ok; i++)
+        ok = ptn_unpack_any(&u, NULL);
+    return ok && ptn_unpack_uint(&u, &seq) ? seq : 0;
+}
+
 void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
     struct shard *s = v->shard;
     ptn_buf *old_record = ptn_buf_ref(v->record); /* keeps the old views alive */
@@ -277,8 +290,10 @@ void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
         }
     struct conversation before = {.members = old, .n_members = n_old};
     for (uint32_t i = 0; i < v->n_members; i++)
-        if (!conv_is_member(&before, v->members[i]))
+        if (!conv_is_member(&before, v->members[i])) {
             tell_user(c, s, v->members[i], "conversation.added", conv_id(v));
+            conv_tell_joined(c, s, conv_id(v), &v->members[i], 1, record_last_seq(record));
+        }
     free(old);
     ptn_buf_unref(old_record);
 }

@@ -265,13 +265,6 @@ void on_list_messages(ptn_ctx *c, struct op *op) {
 
 /* ---- read marks --------------------------------------------------------------------------- */
 
-void tell_sender(ptn_ctx *c, const struct op *op, ptn_bytes message) {
-    ptn_str sender, conversation;
-    if (ptn_map_get_str(message, "senderId", &sender) && !ptn_str_eq(sender, op->user) &&
-        ptn_map_get_str(message, "conversationId", &conversation))
-        tell_user(c, op->shard, sender, "message.read", conversation);
-}
-
 static void read_stored(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct op *op = arg;
     uint32_t n;
@@ -292,7 +285,7 @@ static void read_stored(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
     ptn_pack_raw(&w, message);
     ptn_response_send(c, op->to, &w);
     if (moved)
-        tell_sender(c, op, message);
+        mark_read(c, op->shard, message, op->user, seq);
     op_end(c, op);
 }
 

@@ -253,7 +253,7 @@ static void tell_outcomes(ptn_ctx *c, struct op *op, ptn_unpack u) {
         if (x.item.kind == PTN_EDIT_MESSAGE)
             conv_publish(c, v, seq, message);
         else
-            tell_sender(c, op, message);
+            mark_read(c, op->shard, message, op->user, seq);
     }
     if (title)
         tell_title(c, v);

@@ -336,9 +336,14 @@ static void read_it(ptn_ctx *c, struct fixture *x) {
     r[12] = request(c, x, PTN_MSG_ROUTE_MSG_READ, "/api/v1/messages/zzz/read", "", NULL);
 }
 
+static void wait(ptn_ctx *c, struct fixture *x) {
+    (void)c, (void)x;
+}
+
 Test(conversation, members_mark_messages_read) {
-    static const struct step steps[] = {
-        {0, create}, {0, remember}, {0, send_twice}, {0, read_it}, {0, NULL}};
+    static struct step steps[50] = {{0, create}, {0, remember}, {0, send_twice}, {0, read_it}};
+    for (unsigned i = 4; i < 49; i++)
+        steps[i] = (struct step){0, wait}; /* marks are collected for a moment */
     run(2, steps);
     cr_expect(map_str_is(data_of(f, r[10], 200), "status", "read"));
     cr_expect_eq(code_of(f, r[11]), PTN_CODE_NOT_FOUND);
@@ -346,6 +351,8 @@ Test(conversation, members_mark_messages_read) {
     ptn_bytes p = ptn_buf_bytes(f->published[f->n_published - 1].buf);
     cr_expect(str_is(element(p, 0), "user.alice"), "the sender hears of it");
     cr_expect(map_str_is(element(p, 1), "type", "message.read"));
+    cr_expect(map_str_is(element(p, 1), "userId", "bob"));
+    cr_expect(map_str_is(element(p, 1), "messageId", mid(1)));
 }
 
 /* ---- attaching ------------------------------------------------------------------------------ */
@@ -555,10 +562,6 @@ static void send_late(ptn_ctx *c, struct fixture *x) {
 
 static void send_in_time(ptn_ctx *c, struct fixture *x) {
     r[3] = send_to(c, x, mid(3), "in time");
-}
-
-static void wait(ptn_ctx *c, struct fixture *x) {
-    (void)c, (void)x;
 }
 
 /* The answer comes after the deadline: the sender hears `timeout`, yet the message is stored, so it

@@ -170,7 +170,8 @@ static void on_reset(ptn_ctx *c, void *self) {
     client_closed(cl);
 }
 
-static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_gap, on_reset};
+static const ptn_sink_ops sink_ops = {
+    .subscribed = on_subscribed, .deliver = on_deliver, .gap = on_gap, .reset = on_reset};
 
 /* ---- what clients do ------------------------------------------------------------------------ */
 

@@ -43,6 +43,7 @@ struct fake_hub {
     struct note note[EVENTS_MAX];
     unsigned n_notes;
     unsigned restarts_seen;
+    unsigned joined; /* HUB_JOINED */
 };
 
 struct step {
@@ -182,6 +183,8 @@ static inline int fake_hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_exit(c, 0);
     else if (m->type == PTN_MSG_OWNER_RESTARTED)
         h->restarts_seen++;
+    else if (m->type == PTN_MSG_HUB_JOINED)
+        h->joined++;
     else if (h->n_notes < EVENTS_MAX)
         h->note[h->n_notes++] = (struct note){m->type, ptn_buf_ref(m->buf)};
     return 0;

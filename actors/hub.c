@@ -201,37 +201,14 @@ static void refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, 
 
 static const char canceled_text[] = "an unsubscribe overtook this subscription";
 
-static struct hub_sub *find_sub(const struct hub_sink *s, const struct hub_list *l) {
-    for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
-        if (sub->list == l)
-            return sub;
-    return NULL;
-}
-
-/* Adds the sink to a list unless it is there.  NULL: no memory, or a bound is reached. */
-static struct hub_sub *join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy) {
-    struct hub_sub *sub = find_sub(s, l);
-    if (sub == NULL) {
-        if (h->index.n_subs >= h->limits.subscriptions_max ||
-            s->n_subs >= h->limits.sink_subscriptions_max)
-            return NULL;
-        struct hub_slot slot = {.deliver = s->ops->deliver, .self = s->self};
-        sub = hub_sub_add(&h->index, l, s, &s->subs, &slot);
-        if (sub == NULL)
-            return NULL;
-        s->n_subs++;
-    }
-    bool stored = l->topic != NULL && l->topic->stored;
-    if (policy == PTN_POLICY_DEFAULT)
-        policy = stored ? PTN_POLICY_STORED : PTN_POLICY_DISCONNECT;
-    sub->policy = policy;
-    return sub;
-}
-
 static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *sub) {
     struct hub_topic *t = sub->list->topic;
+    if (hub_cursor_is_fed(sub->cursor))
+        s->n_fed--;
+    else
+        s->n_subs--;
+    hub_cursor_leave(c, sub->cursor);
     hub_sub_remove(&h->index, sub);
-    s->n_subs--;
     if (t != NULL)
         release_topic(c, h, t);
 }
@@ -239,13 +216,14 @@ static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *su
 /* The attach has ended; its sink, if it is still there, may ask for something else. */
 static void attach_end(ptn_hub *h, struct hub_attach *a) {
     struct hub_sink *s = hub_sink_of(h, a->sink);
-    if (s != NULL)
+    if (s != NULL && a->item == NULL)
         s->n_attaches--;
+    hub_feed_attach_ended(h, s, a->item);
     hub_attach_free(a);
 }
 
-static struct hub_attach *attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
-                                     uint8_t policy) {
+struct hub_attach *hub_attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
+                                  uint8_t policy) {
     struct hub_attach *a = calloc(1, sizeof *a);
     if (a == NULL)
         return NULL;
@@ -302,7 +280,7 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         refuse(c, s, a->tag, r.topic, PTN_CODE_INTERNAL, "the topic's owner gave a bad answer");
         return;
     }
-    if (a->policy == PTN_POLICY_STORED && !stored) {
+    if (a->policy == PTN_POLICY_STORED && !stored) { /* never of a feed: those are conversations */
         refuse(c, s, a->tag, r.topic, PTN_CODE_INVALID_REQUEST,
                "policy \"stored\" is for conversations and durable topics; this one is neither");
         return;
@@ -314,7 +292,10 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         if (s == NULL)
             return; /* it had subscribed before and was reset with the others */
     }
-    struct hub_sub *sub = join(h, s, &t->list, a->policy);
+    bool joined = hub_find_sub(s, &t->list) != NULL;
+    struct hub_sub *sub = hub_join(h, s, &t->list, a->policy, a->item != NULL);
+    if (sub == NULL && a->item != NULL)
+        return; /* the bound of the feed */
     if (sub == NULL) {
         refuse(c, s, a->tag, r.topic, PTN_CODE_OVERLOADED,
                "too many subscriptions; unsubscribe from some or raise limits.subscriptions");
@@ -323,6 +304,15 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     memcpy(t->epoch, r.epoch.p, r.epoch.n);
     t->epoch_bytes = (uint32_t)r.epoch.n;
     t->offset = r.offset;
+    if (a->item != NULL) {
+        hub_feed_granted(c, h, sub, a->item, joined);
+        return;
+    }
+    if (hub_cursor_is_fed(sub->cursor)) {
+        hub_cursor_take(c, sub->cursor, !a->since_given, &r);
+        if (!a->since_given)
+            return;
+    }
     hub_flow_drop(sub); /* it had subscribed before: this is its new position */
     s->ops->subscribed(c, s->self, &r);
     if (!stored)
@@ -334,12 +324,16 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
 static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct hub_attach *a = arg;
     ptn_hub *h = a->hub;
-    struct hub_sink *s = hub_sink_of(h, a->sink);
+    ptn_sink_id id = a->sink;
+    struct hub_sink *s = hub_sink_of(h, id);
     struct hub_topic *t = a->topic;
     ptn_problem p;
     (void)state;
     if (s != NULL && a->canceled) {
         refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, PTN_CODE_CONFLICT, canceled_text);
+    } else if (s != NULL && a->item != NULL &&
+               (err != 0 || reply->type != PTN_MSG_TOPIC_ATTACHED)) {
+        hub_feed_refused(c, h, s, &a->item, err, reply);
     } else if (s != NULL) {
         if (err == 0 && reply->type == PTN_MSG_TOPIC_ATTACHED) {
             granted(c, h, a, reply);
@@ -357,27 +351,30 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
             refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, code, message);
         }
     }
+    struct hub_sub *sub = s != NULL && a->item == NULL ? hub_find_sub(s, &t->list) : NULL;
+    if (sub != NULL && hub_sink_of(h, id) == s)
+        hub_cursor_go_on(c, sub->cursor);
     t->pending--;
     attach_end(h, a);
     release_topic(c, h, t);
+    hub_feed_go_on(c, h, hub_sink_of(h, id));
     report_subscriptions(h);
 }
 
-static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
-                            ptn_position since, uint8_t policy, ptn_str user, uint64_t roles) {
+int hub_attach_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_attach *a,
+                     ptn_position since, uint64_t roles) {
+    ptn_str topic = {a->name, a->name_bytes};
     struct hub_topic *t = hub_index_topic(&h->index, topic, true);
-    struct hub_attach *a = t != NULL ? attach_new(h, s, tag, topic, policy) : NULL;
     int r = -PTN_ENOMEM;
-    if (a != NULL) {
+    if (t != NULL) {
         a->topic = t;
-        a->since_offset = since.offset;
         t->pending++;
         t->owner = ptn_topic_owner(h->directory, topic);
         ptn_pack w;
         ptn_pack_init(&w, 96 + topic.n);
         ptn_pack_array(&w, 5);
         ptn_pack_str(&w, topic);
-        ptn_pack_str(&w, user);
+        ptn_pack_str(&w, (ptn_str){s->user, s->user_bytes});
         ptn_pack_uint(&w, roles);
         ptn_pack_str_or_nil(&w, since.epoch);
         ptn_pack_uint(&w, since.offset);
@@ -388,12 +385,24 @@ static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t
         if (r < 0) {
             ptn_buf_unref(b);
             t->pending--;
-            attach_end(h, a);
+            release_topic(c, h, t);
         }
     }
+    return r;
+}
+
+static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
+                            ptn_position since, uint8_t policy, uint64_t roles) {
+    struct hub_attach *a = hub_attach_new(h, s, tag, topic, policy);
+    int r = -PTN_ENOMEM;
+    if (a != NULL) {
+        a->since_given = since.epoch.n > 0;
+        a->since_offset = since.offset;
+        r = hub_attach_topic(c, h, s, a, since, roles);
+        if (r < 0)
+            attach_end(h, a);
+    }
     if (r < 0) {
-        if (t != NULL)
-            release_topic(c, h, t);
         const char *message;
         int code = ptn_code_of_err(r == -PTN_ENOMEM ? -PTN_EOVERLOAD : r, &message);
         refuse(c, s, tag, topic, code, message);
@@ -412,7 +421,7 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
         refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
     } else if (s != NULL) {
         struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
-        if (l != NULL && join(h, s, l, a->policy) != NULL) {
+        if (l != NULL && hub_join(h, s, l, a->policy, false) != NULL) {
             ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
             s->ops->subscribed(c, s->self, &r);
         } else {
@@ -496,7 +505,7 @@ static void watch_ask(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
 
 static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag,
                               ptn_str pattern, uint8_t policy) {
-    struct hub_attach *a = attach_new(h, s, tag, pattern, policy);
+    struct hub_attach *a = hub_attach_new(h, s, tag, pattern, policy);
     if (a == NULL) {
         refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
         return;
@@ -508,7 +517,7 @@ static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64
 
 static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved) {
     struct hub_list *all = reserved ? &h->index.all_reserved : &h->index.all_public;
-    if (join(h, s, all, PTN_POLICY_DISCONNECT) == NULL)
+    if (hub_join(h, s, all, PTN_POLICY_DISCONNECT, false) == NULL)
         return 0; /* the gateway sees no events; the gauge of subscriptions shows why */
     watch_set(c, h, WATCH_TOPICS, true);
     if (reserved)
@@ -562,10 +571,9 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         !ptn_unpack_uint(&u, &policy) || policy >= PTN_POLICY_COUNT || !ptn_unpack_str(&u, &user) ||
         !ptn_unpack_uint(&u, &roles))
         return -PTN_EPROTO;
-    if (user.n <= HUB_USER_BYTES_MAX) {
-        memcpy(s->user, user.p, user.n);
-        s->user_bytes = (uint8_t)user.n;
-    }
+    if (hub_feed_holds(s, topic, PTN_MSG_HUB_SUBSCRIBE, m->buf))
+        return 0;
+    hub_sink_user(s, user);
     const char *why = NULL;
     if (!ptn_pattern_is_valid(topic))
         refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
@@ -577,7 +585,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         refuse(c, s, tag, topic, PTN_CODE_OVERLOADED,
                "this connection has too many subscriptions; unsubscribe from some");
     else if (!ptn_pattern_has_wildcard(topic))
-        subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, user, roles);
+        subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, roles);
     else if (policy == PTN_POLICY_STORED)
         refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
                "policy \"stored\" needs a topic, not a pattern");
@@ -595,10 +603,12 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         !ptn_unpack_str(&u, &topic))
         return -PTN_EPROTO;
     struct hub_sink *s = hub_sink_of(h, id);
-    if (s == NULL || !ptn_pattern_is_valid(topic))
+    if (s == NULL || !ptn_pattern_is_valid(topic) ||
+        hub_feed_holds(s, topic, PTN_MSG_HUB_UNSUBSCRIBE, m->buf))
         return 0;
     for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
-        if (a->sink == id && ptn_str_eq(topic, (ptn_str){a->name, a->name_bytes}))
+        if (a->sink == id && a->item == NULL &&
+            ptn_str_eq(topic, (ptn_str){a->name, a->name_bytes}))
             a->canceled = true;
     struct hub_list *l = NULL;
     if (ptn_pattern_has_wildcard(topic)) {
@@ -607,10 +617,21 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         struct hub_topic *t = hub_index_topic(&h->index, topic, false);
         l = t != NULL ? &t->list : NULL;
     }
-    struct hub_sub *sub = l != NULL ? find_sub(s, l) : NULL;
-    if (sub != NULL)
+    struct hub_sub *sub = l != NULL ? hub_find_sub(s, l) : NULL;
+    if (sub != NULL && sub->cursor != NULL)
+        hub_cursor_return(c, h, sub->cursor);
+    else if (sub != NULL)
         leave(c, h, s, sub);
     return 0;
+}
+
+void hub_take(ptn_ctx *c, ptn_hub *h, uint32_t type, ptn_buf *b) {
+    ptn_bytes payload = ptn_buf_bytes(b);
+    const ptn_msg m = {.type = type, .data = payload.p, .len = payload.n, .buf = b};
+    if (type == PTN_MSG_HUB_SUBSCRIBE)
+        (void)on_subscribe(c, h, &m);
+    else
+        (void)on_unsubscribe(c, h, &m);
 }
 
 static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
@@ -629,8 +650,9 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         struct hub_sink *s = sub->sink;
         if (!ptn_str_eq(user, (ptn_str){s->user, s->user_bytes}))
             continue;
+        bool asked_for = !hub_cursor_is_fed(sub->cursor);
         leave(c, h, s, sub);
-        if (hub_sink_of(h, hub_sink_id(s)) == s)
+        if (asked_for && hub_sink_of(h, hub_sink_id(s)) == s)
             refuse(c, s, 0, topic, PTN_CODE_FORBIDDEN, "you are no longer a member");
     }
     t->pending--;
@@ -664,6 +686,8 @@ static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     for (unsigned i = 0; i < h->directory->workers; i++) {
         if (h->directory->topics[i] == m->from)
             reset_patterns(c, h);
+        if (h->directory->conversation[i] == m->from)
+            hub_feed_reset_all(c, h); /* one may have missed that it became a member */
         for (unsigned k = 0; k < WATCHES; k++)
             if (h->watch[k].owners[i] == m->from && h->watch[k].on)
                 watch_tell(c, h, k, i);
@@ -674,9 +698,11 @@ static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
 /* Reclaims closed sinks, and topics that only they had. */
 static void reclaim(ptn_ctx *c, ptn_hub *h) {
     if (h->graveyard != NULL) {
-        for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next)
+        for (struct hub_sink *s = h->graveyard; s != NULL; s = s->dead_next) {
             while (s->subs != NULL)
                 leave(c, h, s, s->subs);
+            hub_feed_close(h, s);
+        }
         hub_bury(h);
         unwatch(c, h);
     }
@@ -696,6 +722,15 @@ static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_HUB_UNSUBSCRIBE:
         r = on_unsubscribe(c, h, m);
         unwatch(c, h);
+        break;
+    case PTN_MSG_HUB_FEED:
+        r = hub_feed_open(c, h, m);
+        break;
+    case PTN_MSG_HUB_ACK:
+        r = hub_feed_ack(c, h, m);
+        break;
+    case PTN_MSG_HUB_JOINED:
+        r = hub_feed_joined(c, h, m);
         break;
     case PTN_MSG_HUB_EVICT:
         r = on_evict(c, h, m);
@@ -722,6 +757,7 @@ static int hub_init(ptn_ctx *c, void *state, void *arg) {
         if (h->sinks[i] != NULL)
             hub_reset_sink(c, h, h->sinks[i]);
     hub_flow_done(h);
+    hub_feed_done(h);
     for (; h->drained != NULL; h->drained = h->drained->drained_next)
         h->drained->drained = false;
     hub_index_done(&h->index);

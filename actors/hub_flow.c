@@ -145,9 +145,8 @@ void hub_flow_done(ptn_hub *h) {
 /* The fan-out calls the sink again. */
 static void go_live(struct hub_flow *f) {
     struct hub_sub *sub = f->sub;
-    slot_of(sub)->deliver = sub->sink->ops->deliver;
-    slot_of(sub)->self = sub->sink->self;
     hub_flow_end(f);
+    hub_sub_live(sub);
 }
 
 static bool is_open(const struct hub_flow *f) {
@@ -279,8 +278,7 @@ static void forms_release(ptn_event *e) {
 
 /* Gives one event to the sink.  True: it may take another one. */
 static bool give(ptn_ctx *c, struct hub_flow *f, ptn_event *e, enum ptn_sink_load stop_at) {
-    struct hub_sink *s = f->sub->sink;
-    enum ptn_sink_load load = s->ops->deliver(c, s->self, e);
+    enum ptn_sink_load load = hub_sub_deliver(c, f->sub, e);
     forms_release(e);
     f->waiting = load >= stop_at;
     return !f->waiting && is_open(f);
@@ -485,8 +483,7 @@ static enum ptn_sink_load stored_event(ptn_ctx *c, struct hub_flow *f, ptn_event
         line_serve(c, f->hub);
         return PTN_SINK_FREE;
     }
-    struct hub_sink *s = f->sub->sink;
-    enum ptn_sink_load load = s->ops->deliver(c, s->self, e);
+    enum ptn_sink_load load = hub_sub_deliver(c, f->sub, e);
     f->pos = e->offset;
     if (!is_open(f))
         return load;
@@ -545,14 +542,18 @@ void hub_flow_resume(ptn_ctx *c, ptn_hub *h) {
         s->drained = false;
         for (struct hub_sub *sub = s->subs, *next; sub != NULL; sub = next) {
             next = sub->sink_next;
-            struct hub_flow *f = sub->flow;
-            if (f == NULL || !f->waiting || !is_open(f))
-                continue;
-            f->waiting = false;
-            if (f->mode == PTN_POLICY_STORED)
-                stored_run(c, f);
-            else
-                held_flush(c, f);
+            hub_flow_go_on(c, sub);
         }
     }
+}
+
+void hub_flow_go_on(ptn_ctx *c, struct hub_sub *sub) {
+    struct hub_flow *f = sub->flow;
+    if (f == NULL || !f->waiting || !is_open(f) || hub_cursor_is_blocked(sub->cursor))
+        return;
+    f->waiting = false;
+    if (f->mode == PTN_POLICY_STORED)
+        stored_run(c, f);
+    else
+        held_flush(c, f);
 }

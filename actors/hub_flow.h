@@ -27,6 +27,8 @@ void hub_flow_full(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t offset)
 void hub_flow_from(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t pos);
 /* The subscription starts over at the live position; what was kept for it goes. */
 void hub_flow_drop(struct hub_sub *sub);
+/* What it waited for, other than its sink, has come.  Nothing when it is live. */
+void hub_flow_go_on(ptn_ctx *c, struct hub_sub *sub);
 /* The subscription goes.  Accepts NULL. */
 void hub_flow_end(struct hub_flow *f);
 /* Goes on with the sinks that have drained. */

@@ -7,6 +7,7 @@
  * `*` child, so the work is bounded by the nodes that patterns made, and by HUB_MATCH_STACK
  * branches.
  */
+#include "actors/hub_feed.h"
 #include "actors/hub_flow.h"
 
 #include <stdlib.h>
@@ -154,6 +155,7 @@ struct hub_sub *hub_sub_add(struct hub_index *x, struct hub_list *l, struct hub_
 void hub_sub_remove(struct hub_index *x, struct hub_sub *s) {
     struct hub_list *l = s->list;
     hub_flow_end(s->flow);
+    hub_cursor_free(s->cursor);
     l->n--;
     if (s->at != l->n) { /* the last one moves into the hole */
         l->slots[s->at] = l->slots[l->n];

@@ -20,6 +20,7 @@ struct hub_sink;
 struct hub_sub;
 
 struct hub_flow;
+struct hub_cursor;
 
 struct hub_slot { /* what the fan-out loop reads */
     enum ptn_sink_load (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
@@ -40,7 +41,8 @@ struct hub_sub { /* one subscription of one sink */
     uint32_t at;    /* index in list->slots */
     uint8_t policy; /* enum ptn_policy, never DEFAULT */
     struct hub_sink *sink;
-    struct hub_flow *flow; /* NULL: it gets events as they come */
+    struct hub_flow *flow;     /* NULL: it gets events as they come */
+    struct hub_cursor *cursor; /* NULL: not part of a feed */
     struct hub_sub *sink_next, **sink_pprev;
 };
 

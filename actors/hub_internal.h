@@ -6,6 +6,7 @@
 #ifndef POSTERN_ACTORS_HUB_INTERNAL_H
 #define POSTERN_ACTORS_HUB_INTERNAL_H
 
+#include "actors/hub_feed.h"
 #include "actors/hub_flow.h"
 
 #define HUB_USER_BYTES_MAX 64
@@ -15,9 +16,11 @@ struct hub_sink {
     void *self;
     uint32_t index, generation;
     struct hub_sub *subs;
-    uint32_t n_subs;     /* granted */
-    uint32_t n_attaches; /* being asked for */
-    uint64_t serial;     /* last event delivered, when several lists matched */
+    struct hub_feed *feed; /* NULL: none */
+    uint32_t n_subs;       /* granted, without those of the feed alone */
+    uint32_t n_fed;        /* those */
+    uint32_t n_attaches;   /* being asked for */
+    uint64_t serial;       /* last event delivered, when several lists matched */
     struct hub_sink *dead_next;
     struct hub_sink *drained_next; /* of h->drained */
     bool drained;
@@ -33,8 +36,10 @@ struct hub_attach { /* a subscription that waits for owners to agree */
     struct hub_topic *topic; /* NULL: a pattern */
     uint32_t waiting;        /* owners that have not agreed to send everything */
     bool canceled, failed;
+    bool since_given;
     uint8_t policy; /* enum ptn_policy */
     uint64_t since_offset;
+    struct feed_item *item; /* not NULL: for the feed; nobody is told */
     uint8_t name_bytes;
     char name[PTN_TOPIC_BYTES_MAX];
 };
@@ -66,8 +71,16 @@ struct ptn_hub {
     uint64_t serial;
     struct hub_watch watch[WATCHES];
     ptn_timer watch_timer;
+    struct hub_feeds feeds;
     int64_t subs_reported; /* what the gauge has of us */
 };
+
+static inline void hub_sink_user(struct hub_sink *s, ptn_str user) {
+    if (user.n > HUB_USER_BYTES_MAX)
+        return;
+    memcpy(s->user, user.p, user.n);
+    s->user_bytes = (uint8_t)user.n;
+}
 
 /* NULL: it has closed. */
 struct hub_sink *hub_sink_of(const ptn_hub *h, ptn_sink_id id);
@@ -77,6 +90,28 @@ void hub_bury(ptn_hub *h);
 void hub_attach_free(struct hub_attach *a);
 /* Closes the sink and tells it to start over. */
 void hub_reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s);
+/* Asks the topic's owner: attach_ended() gets its answer.  0 or why not; a is gone then. */
+int hub_attach_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_attach *a,
+                     ptn_position since, uint64_t roles);
+/* NULL: no memory, or too many. */
+struct hub_attach *hub_attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
+                                  uint8_t policy);
+/* NULL: the sink does not subscribe there. */
+struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l);
+/* Adds the sink to a list unless it is there.  fed: for its feed, and then a subscription that the
+ * client has asked for stays as it is.  NULL: no memory, or a bound is reached. */
+struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy,
+                         bool fed);
+/* Handles a HUB_SUBSCRIBE or HUB_UNSUBSCRIBE that the feed has held back. */
+void hub_take(ptn_ctx *c, ptn_hub *h, uint32_t type, ptn_buf *b);
+/* What the fan-out and flows call: the sink, or its feed. */
+static inline enum ptn_sink_load hub_sub_deliver(ptn_ctx *c, struct hub_sub *sub, ptn_event *e) {
+    if (sub->cursor != NULL)
+        return hub_cursor_deliver(c, sub->cursor, e);
+    return sub->sink->ops->deliver(c, sub->sink->self, e);
+}
+/* The fan-out calls the sink, or its feed, as events come. */
+void hub_sub_live(struct hub_sub *sub);
 /* Packs and casts; a refusal is returned. */
 int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w);
 

@@ -28,6 +28,12 @@ ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsig
         h->limits.held_total_bytes = 16u << 20;
     if (h->limits.pages_max == 0)
         h->limits.pages_max = 8;
+    if (h->limits.feed_window == 0)
+        h->limits.feed_window = 256;
+    if (h->limits.feed_deliveries_max == 0)
+        h->limits.feed_deliveries_max = 10;
+    if (h->limits.feed_redeliver_ns == 0)
+        h->limits.feed_redeliver_ns = 30 * PTN_SEC;
     h->directory = d;
     h->worker = worker;
     h->watch[WATCH_TOPICS].owners = d->topics;
@@ -39,6 +45,7 @@ void hub_attach_free(struct hub_attach *a) {
     *a->pprev = a->next;
     if (a->next != NULL)
         a->next->pprev = a->pprev;
+    free(a->item);
     free(a);
 }
 
@@ -56,6 +63,7 @@ void ptn_hub_free(ptn_hub *h) {
     if (h == NULL)
         return;
     hub_flow_done(h);
+    hub_feed_done(h);
     hub_index_done(&h->index);
     for (struct hub_sink *s = h->graveyard, *next; s != NULL; s = next) {
         next = s->dead_next;
@@ -158,6 +166,50 @@ void ptn_hub_sink_writable(ptn_ctx *c, ptn_hub *h, ptn_sink_id id) {
         (void)ptn_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SINK_WRITABLE, NULL);
 }
 
+/* ---- subscriptions of a sink ---------------------------------------------------------------- */
+
+struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l) {
+    if (l->n <= 8) { /* most conversations have few members here, and sinks many conversations */
+        for (uint32_t i = 0; i < l->n; i++)
+            if (l->slots[i].sub->sink == s)
+                return l->slots[i].sub;
+        return NULL;
+    }
+    for (struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
+        if (sub->list == l)
+            return sub;
+    return NULL;
+}
+
+void hub_sub_live(struct hub_sub *sub) {
+    struct hub_slot *slot = &sub->list->slots[sub->at];
+    slot->deliver = sub->cursor != NULL ? hub_cursor_deliver : sub->sink->ops->deliver;
+    slot->self = sub->cursor != NULL ? sub->cursor : sub->sink->self;
+}
+
+struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy,
+                         bool fed) {
+    struct hub_sub *sub = hub_find_sub(s, l);
+    if (sub != NULL && fed)
+        return sub; /* the client was quicker: what it asked for stays */
+    if (sub == NULL) {
+        uint32_t *n = fed ? &s->n_fed : &s->n_subs;
+        if (h->index.n_subs >= h->limits.subscriptions_max ||
+            *n >= h->limits.sink_subscriptions_max)
+            return NULL;
+        struct hub_slot slot = {.deliver = s->ops->deliver, .self = s->self};
+        sub = hub_sub_add(&h->index, l, s, &s->subs, &slot);
+        if (sub == NULL)
+            return NULL;
+        (*n)++;
+    }
+    bool stored = l->topic != NULL && l->topic->stored;
+    if (policy == PTN_POLICY_DEFAULT)
+        policy = stored ? PTN_POLICY_STORED : PTN_POLICY_DISCONNECT;
+    sub->policy = policy;
+    return sub;
+}
+
 /* ---- asking the hub ----------------------------------------------------------------------- */
 
 int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w) {
@@ -214,4 +266,25 @@ int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic)
     ptn_pack_uint(&w, sink);
     ptn_pack_str(&w, topic);
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_UNSUBSCRIBE, &w);
+}
+
+int ptn_hub_feed(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str device, const ptn_principal *p) {
+    ptn_pack w;
+    ptn_pack_init(&w, 160);
+    ptn_pack_array(&w, 4);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_str(&w, p->user);
+    ptn_pack_uint(&w, p->roles);
+    ptn_pack_str(&w, device);
+    return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_FEED, &w);
+}
+
+int ptn_hub_ack(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str conversation, uint64_t seq) {
+    ptn_pack w;
+    ptn_pack_init(&w, 96);
+    ptn_pack_array(&w, 3);
+    ptn_pack_uint(&w, sink);
+    ptn_pack_str(&w, conversation);
+    ptn_pack_uint(&w, seq);
+    return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_ACK, &w);
 }

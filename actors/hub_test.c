@@ -81,7 +81,8 @@ static void on_reset(ptn_ctx *c, void *self) {
     ((struct client *)self)->resets++;
 }
 
-static const ptn_sink_ops sink_ops = {on_subscribed, on_deliver, on_gap, on_reset};
+static const ptn_sink_ops sink_ops = {
+    .subscribed = on_subscribed, .deliver = on_deliver, .gap = on_gap, .reset = on_reset};
 
 /* ---- steps -------------------------------------------------------------------------------- */
 

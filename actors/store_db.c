@@ -700,6 +700,9 @@ static const struct operation {
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
     {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
     {PTN_MSG_STORE_RETAIN, WRITE, 1, store_retain},
+    {PTN_MSG_STORE_FEED_OPEN, WRITE, 4, store_feed_open},
+    {PTN_MSG_STORE_FEED_ACK, WRITE, 2, store_feed_ack},
+    {PTN_MSG_STORE_DEAD_ADD, WRITE, 7, store_dead_add},
     {PTN_MSG_STORE_FLUSH, READ, 0, op_flush},
 };
 
@@ -727,7 +730,8 @@ bool store_db_is_read_aside(uint32_t type) {
 }
 
 bool store_db_is_relaxed(uint32_t type) {
-    return type == PTN_MSG_STORE_EVENT_APPEND_WRITTEN;
+    return type == PTN_MSG_STORE_EVENT_APPEND_WRITTEN || type == PTN_MSG_STORE_FEED_OPEN ||
+           type == PTN_MSG_STORE_FEED_ACK;
 }
 
 static ptn_buf *run_operation(store_db *db, const struct operation *o, ptn_bytes payload,

@@ -319,8 +319,12 @@ static bool remove_member(store_db *db, ptn_str id, ptn_str user, bool *ret_any)
     if (sqlite3_changes(db->sql) == 0)
         return true;
     *ret_any = true;
-    s = store_sql(db, STORE_SQL_REMOVAL_ADD);
+    s = store_sql(db, STORE_SQL_CURSORS_REMOVE);
     if (s == NULL)
+        return false;
+    store_bind_str(s, 1, id);
+    store_bind_str(s, 2, user);
+    if (!store_run(db, s) || (s = store_sql(db, STORE_SQL_REMOVAL_ADD)) == NULL)
         return false;
     store_bind_str(s, 1, user);
     store_bind_str(s, 2, id);

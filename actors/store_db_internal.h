@@ -63,12 +63,34 @@
     XX(MEMBERS, "SELECT user FROM members WHERE conversation = ?1 ORDER BY user")                          \
     XX(MEMBERS_COUNT, "SELECT count(*) FROM members WHERE conversation = ?1")                              \
     XX(MEMBER_GET, "SELECT 1 FROM members WHERE conversation = ?1 AND user = ?2")                          \
-    XX(MEMBER_ADD, "INSERT OR IGNORE INTO members(conversation, user, added_ms, change)"                   \
-                   " VALUES(?1, ?2, ?3, ?4)")                                                              \
+    XX(MEMBER_ADD, "INSERT OR IGNORE INTO members(conversation, user, added_ms, change, joined_seq)"       \
+                   " VALUES(?1, ?2, ?3, ?4, coalesce((SELECT max(seq) FROM messages WHERE conversation ="  \
+                   " (SELECT key FROM conversations WHERE id = ?1)), 0))")                                 \
     XX(MEMBER_REMOVE, "DELETE FROM members WHERE conversation = ?1 AND user = ?2")                         \
     XX(REMOVAL_ADD, "INSERT INTO removals(user, conversation, change) VALUES(?1, ?2, ?3)"                  \
                     " ON CONFLICT DO UPDATE SET change = excluded.change")                                 \
     XX(REMOVAL_END, "DELETE FROM removals WHERE user = ?1 AND conversation = ?2")                          \
+    XX(CURSORS_REMOVE, "DELETE FROM cursors WHERE user = ?2"                                               \
+                       " AND conversation = (SELECT key FROM conversations WHERE id = ?1)")                \
+    XX(FEED_LIST, "SELECT c.key, c.id, m.joined_seq,"                                                      \
+                  " coalesce((SELECT max(seq) FROM messages WHERE conversation = c.key), 0)"               \
+                  " FROM members m JOIN conversations c ON c.id = m.conversation"                          \
+                  " WHERE m.user = ?1 ORDER BY m.conversation DESC LIMIT ?2")                              \
+    XX(CURSORS, "SELECT device, seq, deliveries, replay_to FROM cursors"                                   \
+                " WHERE user = ?1 AND conversation = ?2")                                                  \
+    XX(CURSOR_SET, "INSERT INTO cursors(user, conversation, device, seq, deliveries, seen_ms)"             \
+                   " SELECT ?1, c.key, ?3, ?4, ?5, ?6 FROM conversations c JOIN members m"                 \
+                   " ON m.conversation = c.id AND m.user = ?1 WHERE c.id = ?2"                             \
+                   " ON CONFLICT DO UPDATE SET seq = excluded.seq, deliveries = excluded.deliveries,"      \
+                   " seen_ms = excluded.seen_ms WHERE excluded.seq >= seq")                                \
+    XX(DELIVERED_BY_OTHERS, "SELECT seq FROM deliveries WHERE conversation = ?1 AND user <> ?2"            \
+                            " ORDER BY seq DESC LIMIT 2")                                                  \
+    XX(DELIVERED_SET, "INSERT INTO deliveries(conversation, user, seq, at_ms) VALUES(?1, ?2, ?3, ?4)"      \
+                      " ON CONFLICT DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms"              \
+                      " WHERE excluded.seq > seq")                                                         \
+    XX(DELIVERED_TOP, "SELECT user, seq FROM deliveries WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2") \
+    XX(DEAD_ADD, "INSERT INTO dead_letters(user, device, conversation, from_seq, to_seq, reason,"          \
+                 " created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                        \
     XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
     XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata,"             \
                 " timestamp_ms, change) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")                       \
@@ -304,6 +326,11 @@ ptn_buf *store_edit(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_sync(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 /* In a transaction: from here on tokens name this start. */
 bool store_era_begin(store_db *db);
+
+/* store_db_queue.c */
+ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_feed_ack(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
 /* store_db_messages.c */
 /* MESSAGE after MESSAGE, of those between the two, at most `limit` and about STORE_PAGE_BYTES in w;

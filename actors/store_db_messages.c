@@ -17,16 +17,27 @@ struct message_row {
     ptn_bytes metadata; /* p == NULL: none */
 };
 
-/* The two members who have read furthest: enough to know, for any sender, how far others have. */
-struct read_marks {
+/* The two members who have got or read furthest: enough to know, for any sender, how far others
+ * have. */
+struct marks {
     int64_t seq[2];
     uint32_t user_bytes; /* of the first */
     char user[STORE_ID_BYTES_MAX];
 };
 
-static const char *status_of(const struct read_marks *r, const struct message_row *m) {
+struct life {
+    struct marks delivered, read;
+};
+
+static bool reached(const struct marks *r, const struct message_row *m) {
     bool own = ptn_str_eq((ptn_str){r->user, r->user_bytes}, m->sender);
-    return r->seq[own ? 1 : 0] >= m->seq ? "read" : "sent";
+    return r->seq[own ? 1 : 0] >= m->seq;
+}
+
+static const char *status_of(const struct life *l, const struct message_row *m) {
+    if (reached(&l->read, m))
+        return "read";
+    return reached(&l->delivered, m) ? "delivered" : "sent";
 }
 
 /* MESSAGE: the map of wire.md section 2. */
@@ -173,9 +184,9 @@ ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
 
 /* ---- history ------------------------------------------------------------------------------ */
 
-static bool load_read_marks(store_db *db, int64_t key, struct read_marks *ret_r) {
-    *ret_r = (struct read_marks){0};
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_READ_TOP);
+static bool load_marks(store_db *db, enum store_statement top, int64_t key, struct marks *ret_r) {
+    *ret_r = (struct marks){0};
+    sqlite3_stmt *s = store_sql(db, top);
     if (s == NULL)
         return false;
     (void)sqlite3_bind_int64(s, 1, key);
@@ -194,6 +205,11 @@ static bool load_read_marks(store_db *db, int64_t key, struct read_marks *ret_r)
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
+static bool load_life(store_db *db, int64_t key, struct life *ret_l) {
+    return load_marks(db, STORE_SQL_READ_TOP, key, &ret_l->read) &&
+           load_marks(db, STORE_SQL_DELIVERED_TOP, key, &ret_l->delivered);
+}
+
 struct range {
     ptn_str conversation;
     int64_t key, after, before; /* exclusive */
@@ -205,8 +221,8 @@ struct range {
  * afterwards. */
 static bool read_rows(store_db *db, const struct range *r, ptn_pack *rows, uint32_t *ends,
                       uint32_t *ret_n) {
-    struct read_marks marks;
-    if (!load_read_marks(db, r->key, &marks))
+    struct life life;
+    if (!load_life(db, r->key, &life))
         return false;
     sqlite3_stmt *s = store_sql(db, r->descending ? STORE_SQL_MSG_BEFORE : STORE_SQL_MSG_AFTER);
     if (s == NULL)
@@ -224,7 +240,7 @@ static bool read_rows(store_db *db, const struct range *r, ptn_pack *rows, uint3
             break;
         ptn_pack_array(rows, 2);
         ptn_pack_int(rows, m.seq);
-        pack_message(rows, &m, status_of(&marks, &m));
+        pack_message(rows, &m, status_of(&life, &m));
         ends[n++] = (uint32_t)ptn_pack_len(rows);
     }
     *ret_n = n;
@@ -237,8 +253,8 @@ static bool read_rows(store_db *db, const struct range *r, ptn_pack *rows, uint3
 bool store_pack_messages(store_db *db, ptn_str conversation, int64_t key, int64_t after,
                          int64_t before, uint32_t limit, ptn_pack *w, uint32_t *ret_n,
                          int64_t *ret_last) {
-    struct read_marks marks;
-    sqlite3_stmt *s = load_read_marks(db, key, &marks) ? store_sql(db, STORE_SQL_MSG_AFTER) : NULL;
+    struct life life;
+    sqlite3_stmt *s = load_life(db, key, &life) ? store_sql(db, STORE_SQL_MSG_AFTER) : NULL;
     if (s == NULL)
         return false;
     (void)sqlite3_bind_int64(s, 1, key);
@@ -250,7 +266,7 @@ bool store_pack_messages(store_db *db, ptn_str conversation, int64_t key, int64_
         struct message_row m = row_of(s, conversation);
         if (*ret_n > 0 && ptn_pack_len(w) + m.content.n + m.metadata.n > STORE_PAGE_BYTES)
             break;
-        pack_message(w, &m, status_of(&marks, &m));
+        pack_message(w, &m, status_of(&life, &m));
         *ret_last = m.seq;
     }
     bool ok = rc == SQLITE_ROW || rc == SQLITE_DONE;

@@ -131,6 +131,42 @@ static const char schema_2[] =
     " number INTEGER PRIMARY KEY,"
     " stamp INTEGER NOT NULL," /* random */
     " change INTEGER NOT NULL" /* the last one before it */
+    ") STRICT;"
+
+    /* Where a member begins: what was said before is history. */
+    "ALTER TABLE members ADD COLUMN joined_seq INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE members SET joined_seq = coalesce((SELECT max(m.seq) FROM messages m WHERE"
+    " m.conversation = (SELECT key FROM conversations c WHERE c.id = members.conversation)), 0);"
+
+    "CREATE TABLE cursors(" /* how far each device has acknowledged */
+    " user TEXT NOT NULL,"
+    " conversation INTEGER NOT NULL,"
+    " device TEXT NOT NULL,"
+    " seq INTEGER NOT NULL,"
+    " deliveries INTEGER NOT NULL,"          /* of the message after it */
+    " replay_to INTEGER NOT NULL DEFAULT 0," /* up to there it was asked for again: no limits */
+    " seen_ms INTEGER NOT NULL,"
+    " PRIMARY KEY(user, conversation, device)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE deliveries(" /* how far each member has acknowledged, on whatever device */
+    " conversation INTEGER NOT NULL,"
+    " user TEXT NOT NULL,"
+    " seq INTEGER NOT NULL,"
+    " at_ms INTEGER NOT NULL,"
+    " PRIMARY KEY(conversation, user)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX deliveries_by_seq ON deliveries(conversation, seq);"
+
+    "CREATE TABLE dead_letters(" /* what cursors have passed without an acknowledgement */
+    " id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " user TEXT NOT NULL,"
+    " device TEXT NOT NULL,"
+    " conversation TEXT NOT NULL,"
+    " from_seq INTEGER NOT NULL,"
+    " to_seq INTEGER NOT NULL,"
+    " reason TEXT NOT NULL,"
+    " created_ms INTEGER NOT NULL"
     ") STRICT;";
 
 static const char *const migrations[] = {schema_1, schema_2};

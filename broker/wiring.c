@@ -12,6 +12,7 @@
 #include "actors/conversation.h"
 #include "actors/health.h"
 #include "actors/jwt.h"
+#include "actors/offline_queue.h"
 #include "actors/router.h"
 #include "actors/store.h"
 #include "actors/sync.h"
@@ -60,6 +61,7 @@ struct broker {
     struct topics_config topics[PTN_WORKERS_MAX];
     conversation_config conversation[PTN_WORKERS_MAX];
     struct sync_config sync[PTN_WORKERS_MAX];
+    offline_queue_config queue[PTN_WORKERS_MAX];
     users_config users;
     edge_config edge[PTN_WORKERS_MAX], admin_edge[PTN_WORKERS_MAX];
     struct control_config control;
@@ -249,7 +251,10 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     b->sync[i] = (sync_config){.directory = d,
                                .items_max = b->config->sync.items_max,
                                .bytes_max = (uint32_t)b->config->sync.bytes_max};
+    b->queue[i] = (offline_queue_config){.directory = d};
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
+    if (r == 0)
+        r = spawn(b, &offline_queue_actor, &b->queue[i], burst, &d->queue[i]);
     if (r == 0)
         r = spawn(b, &topics_actor, &b->topics[i], requests, &d->topics[i]);
     if (r == 0)

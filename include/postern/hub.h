@@ -18,7 +18,15 @@
 typedef struct ptn_hub ptn_hub;
 
 /* An encoded form of one event, made by the first sink that needs it and shared by the others. */
-enum ptn_form { PTN_FORM_WS_JSON, PTN_FORM_WS_MSGPACK, PTN_FORM_SSE, PTN_FORM_ZMQ, PTN_FORM_COUNT };
+enum ptn_form {
+    PTN_FORM_WS_JSON,
+    PTN_FORM_WS_MSGPACK,
+    PTN_FORM_WS_JSON_MESSAGE, /* the same two for an event that comes as a `message` */
+    PTN_FORM_WS_MSGPACK_MESSAGE,
+    PTN_FORM_SSE,
+    PTN_FORM_ZMQ,
+    PTN_FORM_COUNT
+};
 
 typedef struct ptn_event {
     ptn_str topic;
@@ -26,6 +34,7 @@ typedef struct ptn_event {
     uint64_t offset;
     ptn_bytes data;                   /* msgpack value */
     ptn_buf *buf;                     /* the EVENT payload that holds it; NULL: from the store */
+    ptn_str sender;                   /* the hub's: of a message; p NULL: not looked for yet */
     ptn_frame *forms[PTN_FORM_COUNT]; /* NULL until made; released by the hub after the fan-out */
 } ptn_event;
 
@@ -76,6 +85,8 @@ typedef struct ptn_sink_ops {
      * once more, with the code forbidden, when the user may no longer have what was granted. */
     void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
     enum ptn_sink_load (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
+    /* A message of the feed, the same otherwise.  NULL: this sink has no feed. */
+    enum ptn_sink_load (*message)(ptn_ctx *c, void *self, ptn_event *e);
     void (*gap)(ptn_ctx *c, void *self, const ptn_gap *g);
     /* The hub lost its state: subscriptions are gone, the client must come back (ws: 1012). */
     void (*reset)(ptn_ctx *c, void *self);
@@ -106,6 +117,14 @@ int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, pt
 int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved);
 int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic);
 
+/* Opens the sink's feed: what p's device has not acknowledged, and then whatever comes, in every
+ * conversation of p, as `message`.  Subscribing to one of them turns it into events.  A second call
+ * does nothing.  -PTN_EOVERLOAD: the hub's mailbox is full. */
+#define PTN_DEVICE_BYTES_MAX 64u
+int ptn_hub_feed(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str device, const ptn_principal *p);
+/* The device has everything of the conversation up to seq.  Errors as above. */
+int ptn_hub_ack(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str conversation, uint64_t seq);
+
 /* Composition root. */
 typedef struct ptn_hub_limits {
     uint32_t sinks_max;              /* 0: 100,000 */
@@ -115,6 +134,9 @@ typedef struct ptn_hub_limits {
     uint32_t held_bytes_max;         /* likewise, of their payloads; 0: 256 KiB */
     uint64_t held_total_bytes;       /* of the whole hub; 0: 16 MiB */
     uint32_t pages_max;              /* being read from the store at a time; 0: 8 */
+    uint32_t feed_window;            /* messages of one conversation without an ack; 0: 256 */
+    uint32_t feed_deliveries_max;    /* of one message, then it is passed; 0: 10 */
+    ptn_time feed_redeliver_ns;      /* from the first delivery to the second; 0: 30 s */
 } ptn_hub_limits;
 ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsigned worker);
 void ptn_hub_free(ptn_hub *h);

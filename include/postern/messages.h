@@ -34,6 +34,8 @@
     XX(TOPIC_DETACH)      /* [topic] cast: the last local subscriber has gone */                               \
     XX(TOPIC_TRIMMED)     /* store -> owner: [topic, base] cast: everything up to base was removed */      \
     XX(TOPIC_WATCH_ALL)   /* [on] -> OK: the hub has wildcard subscribers and wants every event */        \
+    XX(CONV_MARK)         /* offline queue, conversation -> conversation's shard, cast: [conversation,     \
+                           * user, read, seq, messageId?, atMs]: the user has got or read all up to seq */ \
     XX(TOPIC_PUBLISH)     /* any actor -> owner: [topic, data] cast, for events of the broker itself */    \
     XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data, id?, createdMs]; the last two of    \
                            * durable topics only.  As an ask -> EVENT_COUNT */                             \
@@ -42,6 +44,13 @@
     XX(HUB_UNSUBSCRIBE)                                                                                    \
     XX(HUB_SINK_GONE)                                                                                      \
     XX(HUB_SINK_WRITABLE)                                                                                  \
+    XX(HUB_FEED)          /* hub.h packs these two */                                                      \
+    XX(HUB_ACK)                                                                                            \
+    XX(HUB_JOINED)        /* conversation -> hubs: [topic, [user, ..], seq]: members from after seq on */  \
+    XX(QUEUE_DEAD)        /* the same: [user, device, conversation, toSeq, fromSeq, 0]: delivered in vain */ \
+    XX(QUEUE_OPEN)        /* hub -> offline queue of the user: [user, device] -> STORE_FEED */             \
+    XX(QUEUE_ACK)         /* hub -> offline queue, cast: [user, device, conversation, seq, deliveries,     \
+                           * gotSeq] */                                                                    \
     XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
     XX(OWNER_RESTARTED)   /* owner -> hubs, nil: what it knew of its topics is gone; sinks start over */   \
     /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map, \
@@ -87,6 +96,13 @@
     XX(STORE_EVENT_APPEND)/* EVENT of a durable topic -> OK; another offset than the next: PROBLEM conflict */ \
     XX(STORE_EVENT_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                  \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
+    XX(STORE_FEED_OPEN)   /* [user, device, limit, nowMs] -> STORE_FEED; a new device gets cursors */      \
+    XX(STORE_FEED)        /* [[conversation, ackedSeq, deliveries, gapFrom, reason?], ..], the newest      \
+                           * conversations first; reason: gapFrom..ackedSeq were passed, and are dead */   \
+    XX(STORE_FEED_ACK)    /* [[[user, device, conversation, seq, deliveries, gotSeq], ..], nowMs] ->       \
+                           * STORE_FEED_ACKED; gotSeq: up to there the device had them; 0: unknown */      \
+    XX(STORE_FEED_ACKED)  /* [[conversation, user, seq], ..]: whose messages up to seq are delivered now */ \
+    XX(STORE_DEAD_ADD)    /* [user, device, conversation, fromSeq, toSeq, reason, nowMs] -> OK */          \
     XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
     XX(STORE_EDIT)        /* [user, conversation?, nowMs, [EDIT, ..]] -> STORE_EDITED: all in order and in   \
                            * one transaction.  EDIT = [kind, id?, print? bin, stampMs?, baseVersion?,      \
@@ -346,6 +362,7 @@ typedef struct ptn_directory {
     ptn_addr conversation[PTN_WORKERS_MAX]; /* shards */
     ptn_addr topics[PTN_WORKERS_MAX];       /* shards */
     ptn_addr sync[PTN_WORKERS_MAX];         /* per worker */
+    ptn_addr queue[PTN_WORKERS_MAX];        /* shards, by user */
     ptn_addr users;
     ptn_addr store;
     ptn_addr zmq;

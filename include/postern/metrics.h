@@ -28,6 +28,8 @@
     XX(DROPPED_HUB_OVERLOAD, "postern_messages_dropped_total", "reason=\"hub_overload\"", "")               \
     XX(DROPPED_ZMQ_PEER, "postern_messages_dropped_total", "reason=\"zmq_peer_full\"", "")                  \
     XX(DROPPED_STORE, "postern_messages_dropped_total", "reason=\"store_failed\"", "")                   \
+    XX(REDELIVERIES, "postern_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
+    XX(DEAD_LETTERS, "postern_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
     XX(CLOSED_SLOW_CONSUMER, "postern_disconnects_total", "reason=\"slow_consumer\"", "Connections cut off by the broker, by reason") \
     XX(CLOSED_PROTOCOL_ERROR, "postern_disconnects_total", "reason=\"protocol_error\"", "")                 \
     XX(CLOSED_TIMEOUT, "postern_disconnects_total", "reason=\"timeout\"", "")                               \
@@ -60,6 +62,7 @@
     XX(CONNECTIONS_SSE, "postern_connections", "protocol=\"sse\"", "")                                      \
     XX(SUBSCRIPTIONS, "postern_subscriptions", "", "Active subscriptions")                                  \
     XX(SLOW_SUBSCRIPTIONS, "postern_slow_subscriptions", "", "Subscriptions behind the live events")        \
+    XX(OFFLINE_QUEUE, "postern_offline_queue_messages", "", "Messages that connected devices have not acknowledged") \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
     XX(ACTORS_PRESSED, "postern_actors_under_pressure", "", "Watched actors whose mailbox is filling")       \
     XX(CONVERSATIONS_CACHED, "postern_conversations_cached", "", "Conversations in memory")

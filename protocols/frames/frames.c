@@ -160,6 +160,16 @@ void frames__call_free(struct frames_call *call) {
     ptn_buf_unref(call->memory);
 }
 
+/* The device's name, or empty when it cannot be one. */
+static ptn_str device_name(ptn_str device) {
+    if (device.n > PTN_DEVICE_BYTES_MAX)
+        return (ptn_str){0};
+    for (size_t i = 0; i < device.n; i++)
+        if ((uint8_t)device.p[i] < 0x20 || device.p[i] == 0x7f)
+            return (ptn_str){0};
+    return device;
+}
+
 /* ---- authentication ------------------------------------------------------------------------- */
 
 static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id) {
@@ -185,9 +195,25 @@ static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
     frames__send(c, s, ticket, &w);
 }
 
+/* What waits for this device comes from here on.  False: it cannot, and the client must come back.
+ */
+static bool open_feed(ptn_ctx *c, frames_session *s, ptn_str device) {
+    if (s->hub == NULL || s->protocol != PTN_PROTO_WS)
+        return true;
+    if (s->sink == PTN_SINK_NONE && s->ops->open_sink != NULL)
+        (void)s->ops->open_sink(c, s->self);
+    if (s->sink != PTN_SINK_NONE && ptn_hub_feed(c, s->hub, s->sink, device, &s->identity.p) == 0)
+        return true;
+    frames_send_error(c, s, 0, (ptn_bytes){0}, PTN_CODE_OVERLOADED,
+                      "too many subscribers on this broker; connect again later");
+    if (!s->closed && s->ops->close != NULL)
+        s->ops->close(c, s->self, 1013, PTN_CODE_OVERLOADED);
+    return false;
+}
+
 /* Makes p the session's identity, and tells client and adapter.  0, or why it cannot be. */
 static int session_accept(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
-                          const ptn_principal *p, bool welcome) {
+                          const ptn_principal *p, ptn_str device, bool welcome) {
     /* A connection never changes hands: what one user was granted would outlive that user's removal
      * and logout, which go by the name. */
     if (!session_is_anonymous(s) && !ptn_str_eq(s->identity.p.user, p->user))
@@ -199,12 +225,15 @@ static int session_accept(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_by
         send_welcome(c, s, ticket, id);
     if (!s->closed && s->ops->authenticated != NULL)
         s->ops->authenticated(c, s->self);
+    if (!s->closed)
+        (void)open_feed(c, s, device);
     return 0;
 }
 
-void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p) {
+void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p,
+                    ptn_str device) {
     const char *message;
-    const int err = session_accept(c, s, ticket, (ptn_bytes){0}, p, true);
+    const int err = session_accept(c, s, ticket, (ptn_bytes){0}, p, device_name(device), true);
     if (err == 0)
         return;
     const int code = ptn_code_of_err(err, &message);
@@ -232,10 +261,10 @@ static void auth_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply
     if (err == 0 && reply->type == PTN_MSG_PRINCIPAL) {
         ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
         ptn_principal p;
-        err =
-            ptn_principal_unpack(&u, &p)
-                ? session_accept(c, s, call->ticket, frames__call_id(call), &p, call->send_welcome)
-                : -PTN_EPROTO;
+        err = ptn_principal_unpack(&u, &p)
+                  ? session_accept(c, s, call->ticket, frames__call_id(call), &p,
+                                   (ptn_str){call->device, call->n_device}, call->send_welcome)
+                  : -PTN_EPROTO;
         if (err == 0) {
             frames__call_free(call);
             return;
@@ -252,7 +281,7 @@ static void auth_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply
 }
 
 static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *in, ptn_str token,
-                         bool welcome) {
+                         ptn_str device, bool welcome) {
     if (s->authenticating) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_CONFLICT,
                           "an authentication is in progress already; wait for its answer");
@@ -262,6 +291,9 @@ static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *
     if (call == NULL)
         return;
     call->send_welcome = welcome;
+    call->n_device = (uint8_t)device.n;
+    if (device.n > 0)
+        memcpy(call->device, device.p, device.n);
     s->authenticating = true;
     ptn_pack w;
     ptn_pack_init(&w, token.n + 16);
@@ -279,19 +311,39 @@ static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *
 }
 
 void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,
-                         bool send_welcome_frame) {
+                         ptn_str device, bool send_welcome_frame) {
     const struct frames_in in = {.ticket = ticket};
-    authenticate(c, s, &in, token, send_welcome_frame);
+    authenticate(c, s, &in, token, device_name(device), send_welcome_frame);
+}
+
+/* device: a text, or absent. */
+static bool read_device(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                        ptn_str *ret_device) {
+    ptn_bytes raw;
+    ptn_str device;
+    *ret_device = (ptn_str){0};
+    if (!ptn_map_get(in->frame, "device", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (ptn_unpack_str(&u, &device) && device_name(device).n == device.n) {
+        *ret_device = device;
+        return true;
+    }
+    frames__invalid(c, s, in, "device",
+                    "must be a text of at most 64 bytes, no control characters");
+    return false;
 }
 
 static void handle_auth(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
-    ptn_str token;
+    ptn_str token, device;
     if (!ptn_map_get_str(in->frame, "token", &token) || token.n == 0 ||
         token.n > FRAMES_TOKEN_BYTES_MAX) {
         frames__invalid(c, s, in, "token", "must be an access token, a text of at most 4096 bytes");
         return;
     }
-    authenticate(c, s, in, token, true);
+    if (!read_device(c, s, in, &device))
+        return;
+    authenticate(c, s, in, token, device, true);
 }
 
 /* ---- small frames --------------------------------------------------------------------------- */
@@ -310,7 +362,7 @@ static void handle_ping(ptn_ctx *c, frames_session *s, const struct frames_in *i
     frames__send(c, s, in->ticket, &w);
 }
 
-/* Read positions are not kept for sessions yet: the frame is checked, and nothing answers it. */
+/* Nothing answers it.  A socket without a feed has nothing to acknowledge. */
 static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     ptn_str conversation;
     uint64_t seq;
@@ -320,6 +372,14 @@ static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in
     }
     if (!ptn_map_get_uint(in->frame, "seq", &seq)) {
         frames__invalid(c, s, in, "seq", "must be an integer of at least 0");
+        return;
+    }
+    if (ptn_str_eqz(conversation, "current"))
+        conversation = s->identity.p.user;
+    if (s->hub != NULL && s->sink != PTN_SINK_NONE &&
+        ptn_hub_ack(c, s->hub, s->sink, conversation, seq) < 0) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
+                          "the acknowledgement was not taken; send it again");
         return;
     }
     if (s->one_answer) {

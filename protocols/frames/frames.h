@@ -65,11 +65,15 @@ void frames_session_init(ptn_ctx *c, frames_session *s);
  * and its asks are gone already. */
 void frames_session_done(ptn_ctx *c, frames_session *s);
 
-/* Verifies a token and sets the identity, then sends `welcome` (or `error` and close 4501). */
+/* device: of the client, which tells its feed from those of the user's other devices; empty, or one
+ * that is too long or no plain text: the device without a name.
+ *
+ * Verifies a token and sets the identity, then sends `welcome` (or `error` and close 4501). */
 void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,
-                         bool send_welcome);
+                         ptn_str device, bool send_welcome);
 /* The same for a principal that is known already (the upgrade carried the token). */
-void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p);
+void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p,
+                    ptn_str device);
 
 /* An adapter that can slow its client down hands in no frame while the session is full, and goes on
  * when it has room again: at half of the bound, so that reading is not switched for each frame.
@@ -90,6 +94,8 @@ void frames_send_error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes
 
 /* Builds `event` {type, topic, epoch, offset, data} for the wire forms. */
 void frames_event_pack(ptn_pack *w, const ptn_event *e);
+/* Builds `message` {type, ...Message}; the Message's own type is `messageType`. */
+void frames_message_pack(ptn_pack *w, const ptn_event *e);
 /* Sends `gap`: called by the adapter's sink. */
 void frames_gap(ptn_ctx *c, frames_session *s, const ptn_gap *g);
 /* Sends `subscribed`, or `error` when r->code says so: called by the adapter's sink. */

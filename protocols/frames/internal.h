@@ -46,6 +46,8 @@ struct frames_call {
     bool send_welcome;  /* AUTH */
     bool no_body;       /* REQUEST: the method was HEAD */
     uint8_t n_id;
+    uint8_t n_device; /* AUTH */
+    char device[PTN_DEVICE_BYTES_MAX];
     uint8_t id[FRAMES_ID_RAW_BYTES_MAX]; /* msgpack value */
     uint8_t trace[FRAMES_TRACE_BYTES];
 };

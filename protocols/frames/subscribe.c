@@ -221,3 +221,23 @@ void frames_event_pack(ptn_pack *w, const ptn_event *e) {
     ptn_pack_key(w, "data");
     ptn_pack_raw(w, e->data);
 }
+
+void frames_message_pack(ptn_pack *w, const ptn_event *e) {
+    ptn_unpack u = ptn_unpack_of(e->data);
+    uint32_t n = 0;
+    if (!ptn_unpack_map(&u, &n))
+        n = 0; /* never of a conversation */
+    ptn_pack_map(w, n + 1);
+    ptn_pack_key(w, "type");
+    ptn_pack_cstr(w, "message");
+    for (uint32_t i = 0; i < n; i++) {
+        ptn_str key;
+        ptn_bytes value;
+        if (!ptn_unpack_str(&u, &key) || !ptn_unpack_any(&u, &value)) {
+            w->err = -PTN_EPROTO;
+            return;
+        }
+        ptn_pack_str(w, ptn_str_eqz(key, "type") ? PTN_STR("messageType") : key);
+        ptn_pack_raw(w, value);
+    }
+}

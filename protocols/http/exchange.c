@@ -421,7 +421,7 @@ bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
         http_respond_status(c, x, 401, "The session was revoked.");
         return false;
     }
-    char token[4096];
+    char token[4096], device[PTN_DEVICE_BYTES_MAX];
     ws_upgrade u = {.key = http_header(r, HTTP_H_WS_KEY),
                     .version = http_header(r, HTTP_H_WS_VERSION),
                     .protocols = http_header(r, HTTP_H_WS_PROTOCOL),
@@ -430,6 +430,8 @@ bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
     ptn_str query = http_span_str(r, r->query);
     if (!ptn_query_get(query, "token", token, sizeof token, &u.query_token))
         u.query_token = (ptn_str){"", 0};
+    if (!ptn_query_get(query, "device", device, sizeof device, &u.device))
+        u.device = (ptn_str){"", 0};
     x->close_after = true; /* a refused handshake ends the connection */
     int status = ws_upgrade_check(&u, &message);
     if (status != 0 || e->base.draining) {

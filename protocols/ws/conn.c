@@ -301,9 +301,9 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     if (edge_sheds(e))
         ws__fail(w, WS_CLOSE_TRY_LATER, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
     else if (u->principal != NULL && u->principal->user.n > 0)
-        frames_welcome(c, &w->session, 0, u->principal);
+        frames_welcome(c, &w->session, 0, u->principal, u->device);
     else if (u->query_token.n > 0)
-        frames_authenticate(c, &w->session, 0, u->query_token, true);
+        frames_authenticate(c, &w->session, 0, u->query_token, u->device, true);
     if (early.n > 0)
         ws__on_read(c, w, early.p, early.n);
     return 0;

@@ -75,8 +75,9 @@ void ws__send(struct ws_conn *w, ptn_bytes frame);
 void ws__send_control(struct ws_conn *w, enum ws_opcode opcode, ptn_bytes payload);
 /* A close frame with {"code":.., "retryAfterMs":..?}; retry_after_ms 0: left out. */
 void ws__send_close(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
-/* The shared wire form of an event, one reference; NULL: no memory. */
-ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e);
+/* The shared wire form of an event, or of the message that it is, one reference; NULL: no memory.
+ */
+ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e, bool message);
 
 /* ---- read.c ---- */
 

@@ -87,11 +87,14 @@ static ptn_frame *frame_make(enum ws_opcode opcode, ptn_bytes payload) {
     return f;
 }
 
-ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e) {
+ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e, bool message) {
     ptn_pack pack;
     ptn_frame *f = NULL;
     ptn_pack_init(&pack, e->data.n + 512);
-    frames_event_pack(&pack, e);
+    if (message)
+        frames_message_pack(&pack, e);
+    else
+        frames_event_pack(&pack, e);
     ptn_buf *b = ptn_pack_finish(&pack);
     if (b == NULL)
         return NULL;

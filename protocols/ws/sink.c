@@ -15,12 +15,6 @@ static void sink_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
         frames_subscribed(c, &w->session, r);
 }
 
-/* The first subscriber of a form encodes the event for all of them.  False: no memory. */
-static bool event_encode(struct ws_conn *w, ptn_event *e) {
-    e->forms[w->form] = ws__event_frame(w, e);
-    return e->forms[w->form] != NULL;
-}
-
 /* How far the queue is filled: past an eighth of its bound what comes from the store waits, past a
  * quarter live events too.  The rest is for answers and control frames, which never wait. */
 static enum ptn_sink_load load_of(struct ws_conn *w) {
@@ -32,23 +26,42 @@ static enum ptn_sink_load load_of(struct ws_conn *w) {
     return ptn_stream_queued(w->stream) > 2 * busy ? PTN_SINK_FULL : PTN_SINK_BUSY;
 }
 
-/* The hottest function of the broker: once per event and subscriber. */
-static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
-    struct ws_conn *w = self;
-    (void)c;
+/* The hottest function of the broker: once per event and subscriber.  The first subscriber of a
+ * form encodes the event for all of them. */
+static inline enum ptn_sink_load deliver(struct ws_conn *w, ptn_event *e, unsigned form,
+                                         bool message) {
     if (PTN_UNLIKELY(w->state != WS_OPEN))
         return PTN_SINK_FREE;
-    if (PTN_UNLIKELY(e->forms[w->form] == NULL) && !event_encode(w, e)) {
-        ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
-        return PTN_SINK_FREE;
+    if (PTN_UNLIKELY(e->forms[form] == NULL)) {
+        e->forms[form] = ws__event_frame(w, e, message);
+        if (e->forms[form] == NULL) {
+            ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
+            return PTN_SINK_FREE;
+        }
     }
-    if (PTN_UNLIKELY(ptn_stream_send(w->stream, e->forms[w->form]) != 0)) {
+    if (PTN_UNLIKELY(ptn_stream_send(w->stream, e->forms[form]) != 0)) {
         ptn_count(PTN_C_DROPPED_SLOW_CONSUMER, 1);
         w->state = WS_DONE;
         return PTN_SINK_FREE;
     }
     ptn_count(PTN_C_DELIVERED_WS, 1);
     return load_of(w);
+}
+
+static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
+    struct ws_conn *w = self;
+    (void)c;
+    return deliver(w, e, w->form, false);
+}
+
+_Static_assert(PTN_FORM_WS_MSGPACK_MESSAGE - PTN_FORM_WS_MSGPACK ==
+                   PTN_FORM_WS_JSON_MESSAGE - PTN_FORM_WS_JSON,
+               "one distance from a form to that of its messages");
+
+static enum ptn_sink_load sink_message(ptn_ctx *c, void *self, ptn_event *e) {
+    struct ws_conn *w = self;
+    (void)c;
+    return deliver(w, e, w->form + PTN_FORM_WS_JSON_MESSAGE - PTN_FORM_WS_JSON, true);
 }
 
 static void sink_gap(ptn_ctx *c, void *self, const ptn_gap *g) {
@@ -75,6 +88,7 @@ static void sink_reset(ptn_ctx *c, void *self) {
 static const ptn_sink_ops sink_ops = {
     .subscribed = sink_subscribed,
     .deliver = sink_deliver,
+    .message = sink_message,
     .gap = sink_gap,
     .reset = sink_reset,
 };

@@ -218,7 +218,7 @@ void zmq_gw_calls_message(ptn_ctx *c, zmq_gw_state *st, const ptn_bytes *parts, 
             frames_handle(c, &call->session, 1, ptn_buf_bytes(r.frame));
         } else {
             call->frame = ptn_buf_ref(r.frame);
-            frames_authenticate(c, &call->session, 1, r.token, false);
+            frames_authenticate(c, &call->session, 1, r.token, (ptn_str){0}, false);
         }
     }
     zmq_gw_request_done(&r);

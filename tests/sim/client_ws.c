@@ -482,7 +482,8 @@ static void on_frame(struct client *c, ptn_bytes frame) {
         on_event(c, frame);
     } else if (ptn_str_eqz(type, "welcome")) {
         c->state = CLIENT_LIVE;
-    } else if (!ptn_str_eqz(type, "drain")) {
+    } else if (!ptn_str_eqz(type, "drain") && !ptn_str_eqz(type, "message") &&
+               !ptn_str_eqz(type, "gap")) {
         struct call *call = find_call(c, frame);
         if (call != NULL)
             on_answer(c, frame, type, call);

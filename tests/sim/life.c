@@ -12,6 +12,7 @@
 #include "actors/conversation.h"
 #include "actors/health.h"
 #include "actors/jwt.h"
+#include "actors/offline_queue.h"
 #include "actors/router.h"
 #include "actors/store.h"
 #include "actors/topics.h"
@@ -56,6 +57,7 @@ static struct broker {
     struct health_config health[2];
     struct topics_config topics[2];
     conversation_config conversation[2];
+    offline_queue_config queue[2];
     users_config users;
     edge_config edge[2];
     struct control_config control;
@@ -112,6 +114,8 @@ static void spawn_worker_actors(unsigned i) {
                                          .n_rules = p->durable};
     B.conversation[i] = (conversation_config){.directory = &B.d, .shard = i};
     B.d.hub[i] = spawn(&ptn_hub_actor, B.hub[i], i, p->hub_mailbox);
+    B.queue[i] = (offline_queue_config){.directory = &B.d};
+    B.d.queue[i] = spawn(&offline_queue_actor, &B.queue[i], i, p->owner_mailbox);
     B.d.topics[i] = spawn(&topics_actor, &B.topics[i], i, p->owner_mailbox);
     B.d.conversation[i] = spawn(&conversation_actor, &B.conversation[i], i, p->owner_mailbox);
     B.d.auth[i] = spawn(&auth_actor, &B.auth[i], i, 0);

@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hub_feed.c - feeds: opened with what the offline queue knows of the device, extended when their
+ * user joins a conversation.
+ *
+ * The conversations of a feed are subscribed to one after the other, a bounded number of them at a
+ * time for the whole hub, in turns.  Subscriptions that the client asks for meanwhile wait for
+ * theirs, so that it does not depend on the race whether its backlog comes.
+ */
+#include "actors/hub_internal.h"
+
+#include <stdlib.h>
+
+#define ATTACHES_MAX 64u /* in flight for feeds */
+#define OPEN_DEADLINE_NS (10 * PTN_SEC)
+#define RETRY_NS (100 * PTN_MS)
+#define CONVERSATION_PREFIX "conversation."
+
+struct feed_item { /* a conversation to subscribe to */
+    struct feed_item *next;
+    uint64_t acked, gap_from; /* gap_from 0: no gap */
+    uint32_t deliveries;
+    char reason[16]; /* of the gap */
+    uint32_t topic_bytes;
+    char topic[];
+};
+
+struct held { /* a wish of the client that waits */
+    uint32_t type;
+    ptn_buf *buf;
+};
+
+struct hub_feed {
+    struct hub_feed *next, **pprev;           /* all of the hub */
+    struct hub_feed *user_next, **user_pprev; /* of the same user */
+    struct hub_feed *line_next;
+    struct hub_reader *reader;
+    ptn_hub *hub;
+    struct hub_sink *sink; /* NULL: closed; freed when the queue has answered */
+    uint64_t roles;
+    bool asking, in_line;
+    bool retry; /* the queue could not answer */
+    bool ready; /* its first conversations are subscribed to */
+    uint32_t n_attaching;
+    struct feed_item *items, **items_tail;
+    struct held *held;
+    uint32_t n_held, held_cap;
+    uint8_t device_bytes;
+    char device[PTN_DEVICE_BYTES_MAX];
+};
+
+struct hub_reader { /* a user with feeds here */
+    UT_hash_handle hh;
+    struct hub_feed *feeds;
+    uint8_t user_bytes;
+    char user[HUB_USER_BYTES_MAX];
+};
+
+/* ---- birth and end ------------------------------------------------------------------------ */
+
+static ptn_str user_of(const struct hub_sink *s) {
+    return (ptn_str){s->user, s->user_bytes};
+}
+
+static struct hub_reader *reader_of(ptn_hub *h, ptn_str user, bool make) {
+    struct hub_reader *r = NULL;
+    HASH_FIND(hh, h->feeds.readers, user.p, user.n, r);
+    if (r != NULL || !make)
+        return r;
+    r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return NULL;
+    memcpy(r->user, user.p, user.n);
+    r->user_bytes = (uint8_t)user.n;
+    HASH_ADD_KEYPTR(hh, h->feeds.readers, r->user, r->user_bytes, r);
+    if (r->hh.tbl == NULL) {
+        free(r);
+        return NULL;
+    }
+    return r;
+}
+
+static struct hub_feed *feed_new(ptn_hub *h, struct hub_sink *s, uint64_t roles, ptn_str device) {
+    struct hub_reader *r = reader_of(h, user_of(s), true);
+    struct hub_feed *f = r != NULL ? calloc(1, sizeof *f) : NULL;
+    if (f == NULL)
+        return NULL;
+    f->hub = h;
+    f->sink = s;
+    f->roles = roles;
+    f->items_tail = &f->items;
+    f->device_bytes = (uint8_t)device.n;
+    memcpy(f->device, device.p, device.n);
+    f->next = h->feeds.all;
+    f->pprev = &h->feeds.all;
+    if (f->next != NULL)
+        f->next->pprev = &f->next;
+    h->feeds.all = f;
+    f->reader = r;
+    f->user_next = r->feeds;
+    f->user_pprev = &r->feeds;
+    if (f->user_next != NULL)
+        f->user_next->user_pprev = &f->user_next;
+    r->feeds = f;
+    s->feed = f;
+    return f;
+}
+
+static void feed_free(struct hub_feed *f) {
+    *f->pprev = f->next;
+    if (f->next != NULL)
+        f->next->pprev = f->pprev;
+    free(f);
+}
+
+/* What the sink had of it. */
+static void feed_empty(ptn_hub *h, struct hub_feed *f) {
+    while (f->items != NULL) {
+        struct feed_item *item = f->items;
+        f->items = item->next;
+        free(item);
+    }
+    f->items_tail = &f->items;
+    while (f->n_held > 0)
+        ptn_buf_unref(f->held[--f->n_held].buf);
+    free(f->held);
+    f->held = NULL;
+    *f->user_pprev = f->user_next;
+    if (f->user_next != NULL)
+        f->user_next->user_pprev = f->user_pprev;
+    if (f->reader->feeds == NULL) {
+        HASH_DEL(h->feeds.readers, f->reader);
+        free(f->reader);
+    }
+    f->reader = NULL;
+    f->sink->feed = NULL;
+    f->sink = NULL;
+}
+
+void hub_feed_close(ptn_hub *h, struct hub_sink *s) {
+    struct hub_feed *f = s->feed;
+    if (f == NULL)
+        return;
+    feed_empty(h, f);
+    if (!f->asking && !f->in_line)
+        feed_free(f);
+}
+
+void hub_feed_done(ptn_hub *h) {
+    struct hub_feeds *all = &h->feeds;
+    while (all->all != NULL) {
+        struct hub_feed *f = all->all;
+        if (f->sink != NULL)
+            feed_empty(h, f);
+        feed_free(f);
+    }
+    all->line_first = all->line_last = NULL;
+    all->n_attaching = 0;
+}
+
+void hub_feed_reset_all(ptn_ctx *c, ptn_hub *h) {
+    for (struct hub_feed *f = h->feeds.all; f != NULL; f = f->next)
+        if (f->sink != NULL && hub_sink_of(h, hub_sink_id(f->sink)) == f->sink)
+            hub_reset_sink(c, h, f->sink);
+}
+
+/* ---- what waits for the feed -------------------------------------------------------------- */
+
+bool hub_feed_holds(struct hub_sink *s, ptn_str topic, uint32_t type, ptn_buf *b) {
+    struct hub_feed *f = s->feed;
+    if (f == NULL || f->ready || !ptn_str_starts(topic, PTN_STR(CONVERSATION_PREFIX)) ||
+        f->n_held == f->hub->limits.sink_subscriptions_max)
+        return false;
+    if (f->n_held == f->held_cap) {
+        uint32_t cap = f->held_cap == 0 ? 4 : f->held_cap * 2;
+        struct held *held = realloc(f->held, cap * sizeof *held);
+        if (held == NULL)
+            return false;
+        f->held = held;
+        f->held_cap = cap;
+    }
+    f->held[f->n_held++] = (struct held){type, ptn_buf_ref(b)};
+    return true;
+}
+
+/* The client waits to subscribe there. */
+static bool holds_subscribe(const struct hub_feed *f, ptn_str topic) {
+    for (uint32_t i = 0; f != NULL && i < f->n_held; i++) {
+        ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(f->held[i].buf));
+        ptn_str name;
+        uint32_t n;
+        if (f->held[i].type == PTN_MSG_HUB_SUBSCRIBE && ptn_unpack_array(&u, &n) &&
+            ptn_unpack_any(&u, NULL) && ptn_unpack_any(&u, NULL) && ptn_unpack_str(&u, &name) &&
+            ptn_str_eq(name, topic))
+            return true;
+    }
+    return false;
+}
+
+/* Whatever happens to the sink on the way, its memory and the feed's stay until the hub's message
+ * has been handled. */
+static void release_held(ptn_ctx *c, struct hub_feed *f) {
+    struct held *held = f->held;
+    uint32_t n = f->n_held;
+    f->ready = true;
+    f->held = NULL;
+    f->n_held = f->held_cap = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        hub_take(c, f->hub, held[i].type, held[i].buf);
+        ptn_buf_unref(held[i].buf);
+    }
+    free(held);
+}
+
+static void check_ready(ptn_ctx *c, struct hub_feed *f) {
+    if (f != NULL && !f->ready && !f->asking && !f->retry && f->items == NULL &&
+        f->n_attaching == 0)
+        release_held(c, f);
+}
+
+/* ---- subscribing -------------------------------------------------------------------------- */
+
+static void line_add(struct hub_feed *f) {
+    struct hub_feeds *all = &f->hub->feeds;
+    if (f->in_line)
+        return;
+    f->in_line = true;
+    f->line_next = NULL;
+    if (all->line_last != NULL)
+        all->line_last->line_next = f;
+    else
+        all->line_first = f;
+    all->line_last = f;
+}
+
+static void item_push(struct hub_feed *f, struct feed_item *item) {
+    item->next = NULL;
+    *f->items_tail = item;
+    f->items_tail = &item->next;
+    line_add(f);
+}
+
+static struct feed_item *item_pop(struct hub_feed *f) {
+    struct feed_item *item = f->items;
+    f->items = item->next;
+    if (f->items == NULL)
+        f->items_tail = &f->items;
+    return item;
+}
+
+static void feed_ask(ptn_ctx *c, struct hub_feed *f);
+static void serve(ptn_ctx *c, ptn_hub *h);
+
+static void retry_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    ptn_hub *h = arg;
+    (void)state, (void)t;
+    for (struct hub_feed *f = h->feeds.all; f != NULL; f = f->next) {
+        if (f->retry && f->sink != NULL)
+            feed_ask(c, f);
+    }
+    serve(c, h);
+}
+
+static void retry_later(ptn_ctx *c, ptn_hub *h) {
+    if (!ptn_timer_is_armed(&h->feeds.retry_timer))
+        ptn_timer_start(c, &h->feeds.retry_timer, RETRY_NS, retry_due, h);
+}
+
+/* False: the owner takes nothing now. */
+static bool item_attach(ptn_ctx *c, ptn_hub *h, struct hub_feed *f) {
+    struct feed_item *item = item_pop(f);
+    struct hub_sink *s = f->sink;
+    struct hub_attach *a =
+        hub_attach_new(h, s, 0, (ptn_str){item->topic, item->topic_bytes}, PTN_POLICY_STORED);
+    if (a == NULL) {
+        item_push(f, item);
+        return false;
+    }
+    s->n_attaches--; /* that number bounds what the client asks for */
+    a->item = item;
+    f->n_attaching++;
+    h->feeds.n_attaching++;
+    if (hub_attach_topic(c, h, s, a, (ptn_position){0}, f->roles) == 0)
+        return true;
+    hub_feed_attach_ended(h, s, item);
+    a->item = NULL;
+    hub_attach_free(a);
+    item_push(f, item);
+    return false;
+}
+
+static void serve(ptn_ctx *c, ptn_hub *h) {
+    struct hub_feeds *all = &h->feeds;
+    while (all->n_attaching < ATTACHES_MAX && all->line_first != NULL) {
+        struct hub_feed *f = all->line_first;
+        all->line_first = f->line_next;
+        if (all->line_first == NULL)
+            all->line_last = NULL;
+        f->in_line = false;
+        if (f->sink == NULL) {
+            if (!f->asking)
+                feed_free(f);
+            continue;
+        }
+        if (hub_sink_of(h, hub_sink_id(f->sink)) != f->sink)
+            continue; /* closed, and buried soon */
+        if (f->items != NULL && !item_attach(c, h, f)) {
+            retry_later(c, h);
+            return;
+        }
+        if (f->items != NULL)
+            line_add(f);
+    }
+}
+
+void hub_feed_go_on(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
+    serve(c, h);
+    if (s != NULL)
+        check_ready(c, s->feed);
+}
+
+void hub_feed_attach_ended(ptn_hub *h, struct hub_sink *s, const struct feed_item *item) {
+    if (item == NULL)
+        return;
+    h->feeds.n_attaching--;
+    if (s != NULL && s->feed != NULL)
+        s->feed->n_attaching--;
+}
+
+void hub_feed_refused(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct feed_item **item, int err,
+                      const ptn_msg *reply) {
+    ptn_problem p;
+    bool gone = err == 0 && ptn_problem_unpack(ptn_msg_bytes(reply), &p) &&
+                (p.code == PTN_CODE_FORBIDDEN || p.code == PTN_CODE_NOT_FOUND);
+    if (gone || s->feed == NULL)
+        return; /* no longer a member */
+    item_push(s->feed, *item);
+    *item = NULL;
+    h->feeds.n_attaching--;
+    s->feed->n_attaching--;
+    s->n_attaches++; /* what attach_end() takes back without an item */
+    retry_later(c, h);
+}
+
+/* ---- opening ------------------------------------------------------------------------------ */
+
+static struct feed_item *item_new(ptn_str topic_prefix, ptn_str name) {
+    struct feed_item *item = calloc(1, sizeof *item + topic_prefix.n + name.n);
+    if (item == NULL)
+        return NULL;
+    item->topic_bytes = (uint32_t)(topic_prefix.n + name.n);
+    memcpy(item->topic, topic_prefix.p, topic_prefix.n);
+    memcpy(item->topic + topic_prefix.n, name.p, name.n);
+    return item;
+}
+
+/* STORE_FEED into items.  False: malformed, or no memory. */
+static bool read_items(struct hub_feed *f, ptn_unpack u) {
+    uint32_t n, fields;
+    if (!ptn_unpack_array(&u, &n))
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        ptn_str id, reason;
+        uint64_t acked, deliveries, gap_from;
+        if (!ptn_unpack_array(&u, &fields) || fields != 5 || !ptn_unpack_str(&u, &id) ||
+            id.n > PTN_TOPIC_BYTES_MAX - sizeof CONVERSATION_PREFIX ||
+            !ptn_unpack_uint(&u, &acked) || !ptn_unpack_uint(&u, &deliveries) ||
+            !ptn_unpack_uint(&u, &gap_from) || !ptn_unpack_str_or_nil(&u, &reason))
+            return false;
+        struct feed_item *item = item_new(PTN_STR(CONVERSATION_PREFIX), id);
+        if (item == NULL)
+            return false;
+        item->acked = acked;
+        item->deliveries = (uint32_t)deliveries;
+        if (reason.n > 0 && reason.n < sizeof item->reason) {
+            item->gap_from = gap_from;
+            memcpy(item->reason, reason.p, reason.n);
+        }
+        item_push(f, item);
+    }
+    return true;
+}
+
+static void feed_listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct hub_feed *f = arg;
+    ptn_hub *h = f->hub;
+    (void)state;
+    f->asking = false;
+    if (f->sink == NULL) {
+        if (!f->in_line)
+            feed_free(f);
+        return;
+    }
+    if (err != 0 || reply->type != PTN_MSG_STORE_FEED) {
+        f->retry = true;
+        retry_later(c, h);
+        release_held(c, f); /* what the client asks for does not wait for a store in trouble */
+        return;
+    }
+    if (!read_items(f, ptn_unpack_of(ptn_msg_bytes(reply)))) {
+        hub_reset_sink(c, h, f->sink);
+        return;
+    }
+    serve(c, h);
+    check_ready(c, f);
+}
+
+static void feed_ask(ptn_ctx *c, struct hub_feed *f) {
+    const ptn_directory *d = f->hub->directory;
+    ptn_str user = user_of(f->sink);
+    ptn_pack w;
+    ptn_pack_init(&w, 160);
+    ptn_pack_array(&w, 2);
+    ptn_pack_str(&w, user);
+    ptn_pack_str(&w, (ptn_str){f->device, f->device_bytes});
+    ptn_buf *b = ptn_pack_finish(&w);
+    int err = b == NULL ? -PTN_ENOMEM
+                        : ptn_ask(c, d->queue[ptn_shard(user, d->workers)], PTN_MSG_QUEUE_OPEN, b,
+                                  ptn_now(c) + OPEN_DEADLINE_NS, feed_listed, f, NULL);
+    f->asking = err == 0;
+    f->retry = err < 0;
+    if (err < 0) {
+        ptn_buf_unref(b);
+        retry_later(c, f->hub);
+    }
+}
+
+int hub_feed_open(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    uint64_t id, roles;
+    ptn_str user, device;
+    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_uint(&u, &id) ||
+        !ptn_unpack_str(&u, &user) || !ptn_unpack_uint(&u, &roles) || !ptn_unpack_str(&u, &device))
+        return -PTN_EPROTO;
+    struct hub_sink *s = hub_sink_of(h, id);
+    if (s == NULL || s->feed != NULL || s->ops->message == NULL || user.n > HUB_USER_BYTES_MAX ||
+        device.n > PTN_DEVICE_BYTES_MAX)
+        return 0;
+    hub_sink_user(s, user);
+    struct hub_feed *f = feed_new(h, s, roles, device);
+    if (f == NULL)
+        hub_reset_sink(c, h, s);
+    else
+        feed_ask(c, f);
+    return 0;
+}
+
+int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m)), users;
+    uint32_t n;
+    uint64_t seq;
+    ptn_str topic, user;
+    if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_str(&u, &topic))
+        return -PTN_EPROTO;
+    users = u;
+    if (!ptn_unpack_any(&u, NULL) || !ptn_unpack_uint(&u, &seq) || !ptn_unpack_array(&users, &n))
+        return -PTN_EPROTO;
+    for (; n > 0 && ptn_unpack_str(&users, &user); n--) {
+        struct hub_reader *r = reader_of(h, user, false);
+        for (struct hub_feed *f = r != NULL ? r->feeds : NULL; f != NULL; f = f->user_next) {
+            struct feed_item *item = item_new(topic, (ptn_str){"", 0});
+            if (item == NULL) {
+                hub_reset_sink(c, h, f->sink);
+                continue;
+            }
+            item->acked = seq;
+            item_push(f, item);
+        }
+    }
+    serve(c, h);
+    return 0;
+}
+
+/* ---- what cursors need to know ------------------------------------------------------------ */
+
+void hub_feed_granted(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, const struct feed_item *item,
+                      bool taken) {
+    struct hub_sink *s = sub->sink;
+    if (sub->cursor != NULL)
+        return; /* it came by two ways: in the queue's list, and as a new member */
+    enum hub_cursor_start how = HUB_CURSOR_FED;
+    if (taken)
+        how = HUB_CURSOR_TAKEN;
+    else if (holds_subscribe(s->feed, (ptn_str){item->topic, item->topic_bytes}))
+        how = HUB_CURSOR_HELD;
+    hub_cursor_new(c, h, sub, item->acked, item->deliveries, how);
+    if (item->gap_from == 0 || hub_sink_of(h, hub_sink_id(s)) != s || s->ops->gap == NULL)
+        return;
+    const ptn_gap gap = {(ptn_str){item->topic, item->topic_bytes}, item->gap_from, item->acked,
+                         item->reason};
+    s->ops->gap(c, s->self, &gap);
+}
+
+int hub_feed_tell(ptn_ctx *c, ptn_hub *h, const struct hub_sink *s, uint32_t type,
+                  ptn_str conversation, uint64_t seq, uint64_t deliveries, uint64_t got) {
+    const ptn_directory *d = h->directory;
+    ptn_str user = user_of(s);
+    ptn_pack w;
+    ptn_pack_init(&w, 224);
+    ptn_pack_array(&w, 6);
+    ptn_pack_str(&w, user);
+    ptn_pack_str(&w, (ptn_str){s->feed->device, s->feed->device_bytes});
+    ptn_pack_str(&w, conversation);
+    ptn_pack_uint(&w, seq);
+    ptn_pack_uint(&w, deliveries);
+    ptn_pack_uint(&w, got);
+    return hub_cast(c, d->queue[ptn_shard(user, d->workers)], type, &w);
+}

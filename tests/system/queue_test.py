@@ -1,0 +1,264 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The offline queue: what a device has missed comes when it connects, in order, until it is
+acknowledged; and the life of a message, sent, delivered, read.
+"""
+
+import json
+import unittest
+
+import zmq
+
+from harness import Broker, Ws, unique, wait_until
+
+
+def say(broker, sender, conversation, *texts):
+    """Posts messages and returns them."""
+    said = []
+    for text in texts:
+        reply = broker.call("POST", f"/api/v1/conversations/{conversation}/messages",
+                            {"content": text}, token=sender["token"])
+        assert reply.status == 201, reply
+        said.append(reply.data)
+    return said
+
+
+def connect(broker, user, device=None, encoding="json"):
+    path = "/ws" if device is None else f"/ws?device={device}"
+    return Ws(broker, user["token"], path=path, encoding=encoding)
+
+
+def contents(ws, count):
+    return [ws.expect("message")["content"] for _ in range(count)]
+
+
+class QueueCase(unittest.TestCase):
+    ENV = {}
+
+    @classmethod
+    def setUpClass(cls):
+        cls.broker = Broker(env=cls.ENV).start()
+        cls.addClassCleanup(cls.broker.remove)
+        cls.addClassCleanup(cls.broker.stop)
+
+    def setUp(self):
+        self.alice, self.bob = self.broker.user(), self.broker.user()
+        self.conversation = self.broker.conversation(self.alice, self.bob)
+
+    def say(self, *texts, sender=None):
+        return say(self.broker, sender or self.alice, self.conversation, *texts)
+
+    def acked(self, ws, seq):
+        """Acknowledges, and waits until the sender's history shows it."""
+        ws.send(type="ack", conversationId=self.conversation, seq=seq)
+        self.wait_status(seq, "delivered")
+
+    def status_of(self, seq):
+        reply = self.broker.call("GET", f"/api/v1/conversations/{self.conversation}/messages"
+                                 f"?after={seq - 1}&limit=1", token=self.alice["token"])
+        return reply.data[0]["status"]
+
+    def wait_status(self, seq, status):
+        wait_until(lambda: self.status_of(seq) == status, f"message {seq} being {status}")
+
+
+class FeedTest(QueueCase):
+    def test_backlog_then_live_in_order(self):
+        for encoding in ("json", "msgpack"):
+            self.setUp()
+            device = unique("d")
+            with connect(self.broker, self.bob, device, encoding) as bob:
+                bob.fence()
+            self.say(*[f"missed {i}" for i in range(30)])
+            with connect(self.broker, self.bob, device, encoding) as bob:
+                first = bob.expect("message")
+                self.assertEqual(first["content"], "missed 0")
+                self.assertEqual(first["conversationId"], self.conversation)
+                self.assertEqual(first["messageType"], "text")
+                self.assertEqual(first["senderId"], self.alice["id"])
+                self.assertEqual(first["status"], "sent")
+                self.assertEqual(contents(bob, 29), [f"missed {i}" for i in range(1, 30)])
+                self.say("live")
+                self.assertEqual(contents(bob, 1), ["live"])
+                bob.nothing_more("message")
+                bob.nothing_more("event")
+
+    def test_what_is_acknowledged_does_not_come_again(self):
+        said = self.say("one", "two", "three")
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 3), ["one", "two", "three"])
+            self.acked(bob, said[1]["seq"])
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 1), ["three"])
+            bob.nothing_more("message")
+            self.acked(bob, said[2]["seq"])
+        with connect(self.broker, self.bob) as bob:
+            bob.nothing_more("message")
+
+    def test_cursors_survive_a_restart(self):
+        said = self.say("one", "two")
+        with connect(self.broker, self.bob) as bob:
+            contents(bob, 2)
+            self.acked(bob, said[0]["seq"])
+        self.broker.stop()
+        self.broker.start()
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 1), ["two"])
+            bob.nothing_more("message")
+
+    def test_each_device_has_its_own_cursor(self):
+        said = self.say("one", "two", "three")
+        with connect(self.broker, self.bob, "phone") as phone:
+            contents(phone, 3)
+            self.acked(phone, said[1]["seq"])
+        with connect(self.broker, self.bob, "tablet") as tablet:  # begins where the phone is
+            self.assertEqual(contents(tablet, 1), ["three"])
+            self.acked(tablet, said[2]["seq"])
+        with connect(self.broker, self.bob, "phone") as phone:
+            self.assertEqual(contents(phone, 1), ["three"])
+        with connect(self.broker, self.bob, "tablet") as tablet:
+            tablet.nothing_more("message")
+
+    def test_own_messages_are_passed_over(self):
+        self.say("hello")
+        mine = self.say("mine", "mine too", sender=self.bob)
+        last = self.say("again")
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 2), ["hello", "again"])
+            self.acked(bob, last[0]["seq"])
+            self.say("mine once more", sender=self.bob)
+            bob.nothing_more("message")
+        self.assertEqual(len(mine), 2)
+
+    def test_window(self):
+        said = self.say(*[str(i) for i in range(300)])
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 256), [str(i) for i in range(256)])
+            bob.nothing_more("message")
+            bob.send(type="ack", conversationId=self.conversation, seq=said[199]["seq"])
+            self.assertEqual(contents(bob, 44), [str(i) for i in range(256, 300)])
+            bob.nothing_more("message")
+
+    def test_an_acknowledgement_of_what_does_not_exist(self):
+        self.say("one")
+        with connect(self.broker, self.bob) as bob:
+            contents(bob, 1)
+            bob.send(type="ack", conversationId=self.conversation, seq=10**15)
+            bob.send(type="ack", conversationId="01ARZ3NDEKTSV4RRFFQ69G5FAV", seq=1)
+            self.wait_status(1, "delivered")
+            self.say("two")
+            self.assertEqual(contents(bob, 1), ["two"])
+
+    def test_joining_and_leaving_while_connected(self):
+        carol = self.broker.user()
+        self.say("before")
+        with connect(self.broker, carol) as ws:
+            ws.fence()
+            members = f"/api/v1/conversations/{self.conversation}/members"
+            self.assertEqual(self.broker.call("POST", members, {"userId": carol["id"]},
+                                              token=self.alice["token"]).status, 200)
+            self.say("after")
+            self.assertEqual(contents(ws, 1), ["after"])  # what was before is history
+            second = self.broker.conversation(self.alice, carol)
+            say(self.broker, self.alice, second, "new")
+            self.assertEqual(contents(ws, 1), ["new"])
+            self.assertEqual(self.broker.call("DELETE", members, {"userId": carol["id"]},
+                                              token=self.alice["token"]).status, 200)
+            self.say("not for carol")
+            ws.nothing_more("message")
+            ws.nothing_more("error")
+
+
+class TakeOverTest(QueueCase):
+    def test_backlog_as_messages_then_events(self):
+        topic = "conversation." + self.conversation
+        self.say("one", "two")
+        with Ws(self.broker, how=None) as bob:
+            bob.send(type="auth", token=self.bob["token"])
+            bob.send(type="subscribe", topic=topic)
+            subscribed = bob.expect("subscribed")
+            self.assertEqual(subscribed["offset"], 2)
+            self.assertEqual(contents(bob, 2), ["one", "two"])
+            self.say("three")
+            event = bob.expect("event", topic=topic)
+            self.assertEqual((event["offset"], event["data"]["content"]), (3, "three"))
+            bob.nothing_more("message")
+            bob.send(type="ack", conversationId=self.conversation, seq=3)
+            self.wait_status(3, "delivered")
+            bob.send(type="unsubscribe", topics=[topic])
+            bob.expect("unsubscribed")
+            self.say("four")
+            self.assertEqual(contents(bob, 1), ["four"])
+
+    def test_nobody_waits_for_acknowledgements_of_events(self):
+        topic = "conversation." + self.conversation
+        self.say(*[str(i) for i in range(300)])
+        with Ws(self.broker, self.bob["token"]) as bob:
+            bob.subscribe(topic)
+            self.assertEqual(contents(bob, 300), [str(i) for i in range(300)])
+            self.say("live")
+            self.assertEqual(bob.events(topic, 1)[0]["data"]["content"], "live")
+
+    def test_with_since_there_are_only_events(self):
+        topic = "conversation." + self.conversation
+        with Ws(self.broker, self.bob["token"]) as bob:
+            epoch = bob.subscribe(topic)["epoch"]
+        self.say("one", "two")
+        with Ws(self.broker, how=None) as bob:
+            bob.send(type="auth", token=self.bob["token"])
+            bob.subscribe(topic, since={"epoch": epoch, "offset": 1})
+            self.assertEqual(bob.events(topic, 1)[0]["data"]["content"], "two")
+            while bob.pending and bob.pending[0]["type"] == "message":
+                bob.pending.pop(0)  # the feed may have been quicker than the subscription
+            self.say("three")
+            self.assertEqual(bob.events(topic, 1)[0]["data"]["content"], "three")
+            bob.nothing_more("message")
+
+
+class LifeTest(QueueCase):
+    def test_delivered_then_read(self):
+        said = self.say("one", "two")
+        with Ws(self.broker, self.alice["token"]) as alice, \
+                Ws(self.broker, self.bob["token"]) as bob:
+            alice.subscribe("user." + self.alice["id"])
+            contents(bob, 2)
+            self.assertEqual(self.status_of(1), "sent")
+            bob.send(type="ack", conversationId=self.conversation, seq=2)
+            data = alice.expect("event")["data"]
+            self.assertEqual((data["type"], data["conversationId"], data["seq"], data["userId"]),
+                             ("message.delivered", self.conversation, 2, self.bob["id"]))
+            self.assertRegex(data["at"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+            self.assertEqual([self.status_of(1), self.status_of(2)], ["delivered", "delivered"])
+            reply = self.broker.call("POST", f"/api/v1/messages/{said[0]['id']}/read",
+                                     token=self.bob["token"])
+            self.assertEqual((reply.status, reply.data["status"]), (200, "read"))
+            data = alice.expect("event")["data"]
+            self.assertEqual((data["type"], data["conversationId"], data["seq"], data["messageId"],
+                              data["userId"]), ("message.read", self.conversation, 1,
+                                                said[0]["id"], self.bob["id"]))
+            self.assertEqual([self.status_of(1), self.status_of(2)], ["read", "delivered"])
+
+    def test_read_by_a_request_frame(self):
+        said = self.say("one")
+        with Ws(self.broker, self.bob["token"]) as bob:
+            answer = bob.request("POST", f"/api/v1/messages/{said[0]['id']}/read")
+        self.assertEqual(answer["status"], 200)
+        self.assertEqual(answer["body"]["data"]["status"], "read")
+        self.assertEqual(self.status_of(1), "read")
+
+    def test_read_over_zeromq(self):
+        said = self.say("one")
+        with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+            socket.linger = 0
+            socket.rcvtimeo = 20000
+            socket.connect(self.broker.zmq)
+            socket.send(json.dumps({"method": "POST", "path": f"/messages/{said[0]['id']}/read",
+                                    "token": self.bob["token"]}).encode())
+            answer = json.loads(socket.recv())
+        self.assertEqual(answer["status"], 200, answer)
+        self.assertEqual(answer["body"]["data"]["status"], "read")
+        self.assertEqual(self.status_of(1), "read")
+
+
+if __name__ == "__main__":
+    unittest.main()
