@@ -43,8 +43,7 @@ static int64_t env_wall_ms(ptn_env *e) {
 }
 
 /* There is no way to go on without entropy: keys and tokens come from here. */
-static void env_random(ptn_env *e, void *p, size_t n) {
-    (void)e;
+static void kernel_random(void *p, size_t n) {
     uint8_t *at = p;
     while (n > 0) {
         ssize_t got = getrandom(at, n, 0);
@@ -54,6 +53,27 @@ static void env_random(ptn_env *e, void *p, size_t n) {
             n -= (size_t)got;
         }
     }
+}
+
+/* Ids are made per message, and a system call is not: small requests of a thread share one.  What
+ * was handed out is wiped here. */
+static void env_random(ptn_env *e, void *p, size_t n) {
+    static _Thread_local struct {
+        uint8_t bytes[512];
+        size_t left;
+    } pool;
+    (void)e;
+    if (n > 64) {
+        kernel_random(p, n);
+        return;
+    }
+    if (pool.left < n) {
+        kernel_random(pool.bytes, sizeof pool.bytes);
+        pool.left = sizeof pool.bytes;
+    }
+    pool.left -= n;
+    memcpy(p, pool.bytes + pool.left, n);
+    explicit_bzero(pool.bytes + pool.left, n);
 }
 
 /* Any thread, also in a signal handler.  Before run() there is nobody to wake: the first turn comes

@@ -150,6 +150,13 @@ Test(env_uv, clocks_and_entropy) {
     e->ops->random(e, y, sizeof y);
     cr_assert_neq(memcmp(x, y, sizeof x), 0);
     cr_assert_neq(memcmp(x + 600, (uint8_t[100]){0}, 100), 0);
+    enum { DRAWS = 300 }; /* small ones come out of a pool: no bytes twice, none left out */
+    uint8_t ids[DRAWS][13];
+    for (size_t i = 0; i < DRAWS; i++) {
+        e->ops->random(e, ids[i], sizeof ids[i]);
+        for (size_t j = 0; j < i; j++)
+            cr_assert_neq(memcmp(ids[i], ids[j], sizeof ids[i]), 0, "draw %zu is draw %zu", i, j);
+    }
     e->ops->free(e);
 }
 
