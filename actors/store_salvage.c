@@ -437,13 +437,41 @@ static sqlite3 *open_damaged(const char *path, char found[160]) {
     return NULL;
 }
 
-/* A copy of the damaged file with a first page from `fresh`: its header, or all of it. */
+static uint32_t read_be(const uint8_t *p, unsigned n) {
+    uint32_t v = 0;
+    for (unsigned i = 0; i < n; i++)
+        v = v << 8 | p[i];
+    return v;
+}
+
+static bool copy_page(int in, int out, uint32_t number) {
+    char page[4096];
+    off_t at = (off_t)(number - 1) * (off_t)sizeof page;
+    return number > 1 && pread(in, page, sizeof page, at) == (ssize_t)sizeof page &&
+           pwrite(out, page, sizeof page, at) == (ssize_t)sizeof page;
+}
+
+/* The pages of the schema below the first one, whose B-tree header (sqlite.org/fileformat2.html
+ * section 1.6) stands behind the file's: 5 is an interior page of a table. */
+static bool copy_schema(int in, int out, const uint8_t *first) {
+    const uint8_t *header = first + 100;
+    if (header[0] != 5)
+        return true;
+    bool ok = copy_page(in, out, read_be(header + 8, 4));
+    for (uint32_t i = 0, n = read_be(header + 3, 2); i < n && i < 256 && ok; i++) {
+        uint32_t cell = read_be(header + 12 + 2 * i, 2);
+        ok = cell <= 4096 - 4 && copy_page(in, out, read_be(first + cell, 4));
+    }
+    return ok;
+}
+
+/* A copy of the damaged file with a first page from `fresh`: its header, or all of it and the rest
+ * of the schema. */
 static sqlite3 *open_repaired(const char *path, const char *fresh, const char *copy, size_t bytes) {
-    char page[4096], from[PATH_BYTES], to[PATH_BYTES];
+    uint8_t page[4096];
+    char from[PATH_BYTES], to[PATH_BYTES];
     int in = open(fresh, O_RDONLY | O_CLOEXEC);
     bool ok = in >= 0 && pread(in, page, sizeof page, 0) == (ssize_t)sizeof page;
-    if (in >= 0)
-        (void)close(in);
     copy_file(path, copy);
     (void)snprintf(from, sizeof from, "%s-wal", path);
     (void)snprintf(to, sizeof to, "%s-wal", copy);
@@ -453,6 +481,10 @@ static sqlite3 *open_repaired(const char *path, const char *fresh, const char *c
     memset(page + 28, 0, 12); /* neither is there a list of free pages */
     int out = open(copy, O_WRONLY | O_CLOEXEC);
     ok = ok && out >= 0 && pwrite(out, page, bytes, 0) == (ssize_t)bytes;
+    if (ok && bytes == sizeof page)
+        ok = copy_schema(in, out, page);
+    if (in >= 0)
+        (void)close(in);
     if (out >= 0)
         (void)close(out);
     return ok ? open_damaged(copy, NULL) : NULL;

@@ -206,7 +206,7 @@ Test(store_salvage, several_bad_pages_hide_only_themselves) {
         memset(bad + i * PAGE, 0, PAGE);
     put_file(bad, bytes);
     struct state st = start(1, &s);
-    cr_expect_eq(st.users, USERS);
+    cr_expect_geq(st.users, USERS - 10); /* at most one of their pages */
     cr_expect_gt(st.messages, CONVERSATIONS * MESSAGES / 2, "%d of %d", (int)st.messages,
                  CONVERSATIONS * MESSAGES);
     cr_expect_gt(s.holes, 0);
