@@ -2,16 +2,21 @@
  *
  * criterion.c - runs the tests that criterion.h of this folder registers: see there.
  *
- *     foo_test [suite | suite::test]...            runs them; without any, everything
- *     foo_test --torture MAX [suite::test]...      each test again and again, one allocation
- * failing foo_test --fail K suite::test                one test, with allocation K failing
+ *     foo_test [suite | suite::test]...
+ *         runs them; without any, everything
+ *
+ *     foo_test --torture MAX [suite::test]...
+ *         each test again and again, with another allocation failing
+ *
+ *     foo_test --fail K suite::test
+ *         one test, with allocation K failing
  *
  * The options of a suite hold for each of its tests that does not set its own, as in Criterion.
  *
  * Torture (after curl's): a test that makes N allocations runs N times, with allocation 1, 2, .. N
- * failing; at most MAX times, then spread evenly (0: no limit, but for tests that make very many).
- * What it asserts may well not hold then.  What must hold: no signal, no report of a sanitizer, no
- * leak, no hang.
+ * failing; at most MAX times, then in the middle of MAX equal parts (0: no limit, but for tests
+ * that make very many). What it asserts may well not hold then.  What must hold: no signal, no
+ * report of a sanitizer, no leak, no hang.
  */
 #include "torture.h"
 
