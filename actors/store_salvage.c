@@ -576,7 +576,7 @@ static int look(sqlite3 *sql, const char *text, char found[160]) {
                            ? (const char *)sqlite3_column_text(s, 0)
                            : NULL;
     bool finding =
-        says != NULL && strncmp(text, "PRAGMA quick_check", 18) == 0 && strcmp(says, "ok") != 0;
+        says != NULL && strncmp(text, "PRAGMA integrity_check", 22) == 0 && strcmp(says, "ok") != 0;
     if (finding)
         (void)snprintf(found, 160, "%s", says);
     else if (is_damage(rc))
@@ -622,7 +622,7 @@ static int look_at(const char *path, uint64_t check_bytes, char found[160]) {
         struct stat st;
         bool small = stat(path, &st) == 0 && (uint64_t)st.st_size <= check_bytes;
         if (!is_damage(rc) && !clean && small)
-            rc = look(sql, "PRAGMA quick_check(1)", found);
+            rc = look(sql, "PRAGMA integrity_check(1)", found);
     }
     (void)sqlite3_close(sql);
     return rc;
