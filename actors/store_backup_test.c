@@ -148,6 +148,36 @@ Test(store_backup, a_restored_database_has_new_epochs_and_the_old_one_is_kept) {
     cr_expect_eq(files_remove(), 3);
 }
 
+/* True: the token is of another database; token (256 bytes) is the next one. */
+static bool sync_from(char *token) {
+    ptn_buf *r;
+    run(PTN_MSG_STORE_SYNC, packed("sSi", "alice", token[0] != '\0' ? token : NULL, (int64_t)100),
+        PTN_MSG_STORE_SYNC_PAGE, &r);
+    ptn_str next = str_of(element(ptn_buf_bytes(r), 2));
+    bool reset = bool_of(element(ptn_buf_bytes(r), 0));
+    (void)snprintf(token, 256, "%.*s", (int)next.n, next.p);
+    ptn_buf_unref(r);
+    return reset;
+}
+
+Test(store_backup, clients_of_a_restored_database_start_over) {
+    const char *why = "";
+    char token[256] = "";
+    populate(3);
+    cr_expect_not(sync_from(token));
+    cr_assert_eq(store_backup(dir.db, copy, NULL, &why), 0, "%s", why);
+    store_db_close(db);
+    open_db(dir.db);
+    cr_expect_not(sync_from(token), "a restart is not a restore");
+    store_db_close(db);
+    cr_assert_eq(store_restore(copy, dir.db, 7, &why), 0, "%s", why);
+    open_db(dir.db);
+    cr_expect(sync_from(token));
+    cr_expect_not(sync_from(token), "once");
+    store_db_close(db);
+    cr_expect_eq(files_remove(), 3);
+}
+
 /* The exchange of two databases ends at any point: the next start goes on with it. */
 Test(store_backup, an_interrupted_exchange_is_finished) {
     const char *why = "";

@@ -529,7 +529,8 @@ static void renew_epochs(store_db *db) {
         return;
     if (copied != 0)
         (void)(run_plain(db, STORE_SQL_TOPICS_RENEW_ALL) &&
-               run_plain(db, STORE_SQL_CONVS_RENEW_ALL) && meta_set(db, "copied", 0));
+               run_plain(db, STORE_SQL_CONVS_RENEW_ALL) && run_plain(db, STORE_SQL_ERAS_CLEAR) &&
+               meta_set(db, "copied", 0));
     else if (clean == 0)
         (void)run_plain(db, STORE_SQL_TOPICS_RENEW);
 }

@@ -140,6 +140,7 @@
     XX(ERA_ADD, "INSERT INTO eras(stamp, change) SELECT random() & 0x3fffffffffffffff | 0x4000000000000000," \
                 " n FROM totals WHERE name = 'change'")                                                    \
     XX(ERAS_PURGE, "DELETE FROM eras WHERE number <= (SELECT max(number) FROM eras) - ?1")                 \
+    XX(ERAS_CLEAR, "DELETE FROM eras")                                                                     \
     XX(ERA, "SELECT stamp, (SELECT change FROM eras WHERE number = ?1 + 1) FROM eras WHERE number = ?1")   \
     XX(ERA_LAST, "SELECT number, stamp FROM eras ORDER BY number DESC LIMIT 1")                            \
     XX(CHANGE, "SELECT n FROM totals WHERE name = 'change'")                                               \
