@@ -90,19 +90,35 @@ int client_message(struct client *c, bool again) {
     return (int)index;
 }
 
-void client_pack_message(struct client *c, ptn_pack *w, uint32_t index) {
+static void pack_members(ptn_pack *w, uint32_t index) {
     const struct sent *s = &world->sent[index];
     char text[6100];
     int n = snprintf(text, sizeof text, "m%u ", index);
-    (void)c;
     memset(text + n, 'x', s->bytes - (uint32_t)n);
-    ptn_pack_map(w, 3);
     ptn_pack_key(w, "id");
     ptn_pack_cstr(w, s->id);
     ptn_pack_key(w, "conversationId");
     ptn_pack_cstr(w, conversation_id(s->conversation));
     ptn_pack_key(w, "content");
     ptn_pack_str(w, (ptn_str){text, s->bytes});
+}
+
+void client_pack_message(struct client *c, ptn_pack *w, uint32_t index) {
+    (void)c;
+    ptn_pack_map(w, 3);
+    pack_members(w, index);
+}
+
+void client_pack_items(ptn_pack *w, uint32_t index) {
+    ptn_pack_map(w, 1);
+    ptn_pack_key(w, "items");
+    ptn_pack_array(w, 2);
+    for (int i = 0; i < 2; i++) {
+        ptn_pack_map(w, 4);
+        ptn_pack_key(w, "kind");
+        ptn_pack_cstr(w, "message");
+        pack_members(w, index);
+    }
 }
 
 void client_encode(struct client *c, ptn_pack *w) {

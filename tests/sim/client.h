@@ -93,6 +93,8 @@ void client_call_end(struct client *c, struct call *call); /* keeps the others' 
  * full, or the client may not write. */
 int client_message(struct client *c, bool again);
 void client_pack_message(struct client *c, ptn_pack *w, uint32_t index);
+/* The body of a POST /sync that holds the message twice. */
+void client_pack_items(ptn_pack *w, uint32_t index);
 void client_send(struct client *c, const void *p, size_t n);
 /* JSON or msgpack of one packed value in c->out; consumes w. */
 void client_encode(struct client *c, ptn_pack *w);

@@ -50,11 +50,17 @@ static void send_message(struct client *c, bool again) {
     int index = client_message(c, again);
     if (index < 0)
         return;
-    (void)client_call(c, CALL_MESSAGE, (uint32_t)index, 0);
-    (void)snprintf(path, sizeof path, "/api/v1/conversations/%s/messages",
-                   conversation_id(world->sent[index].conversation));
+    bool synced = client_below(c, 3) == 0;
+    (void)client_call(c, CALL_MESSAGE, (uint32_t)index, synced);
     ptn_pack_init(&w, 256);
-    client_pack_message(c, &w, (uint32_t)index);
+    if (synced) {
+        (void)snprintf(path, sizeof path, "/api/v1/sync");
+        client_pack_items(&w, (uint32_t)index);
+    } else {
+        (void)snprintf(path, sizeof path, "/api/v1/conversations/%s/messages",
+                       conversation_id(world->sent[index].conversation));
+        client_pack_message(c, &w, (uint32_t)index);
+    }
     send_request(c, "POST", path, &w);
 }
 
@@ -156,11 +162,41 @@ static void on_list(ptn_bytes data) {
     }
 }
 
+/* Of the message that was in the list twice. */
+static void on_results(struct client *c, const struct call *call, ptn_bytes data) {
+    ptn_bytes results = {0}, one, message;
+    ptn_str outcome;
+    bool retryable = false;
+    uint32_t n = 0;
+    (void)ptn_map_get(data, "results", &results);
+    ptn_unpack u = ptn_unpack_of(results);
+    ORACLE(ptn_unpack_array(&u, &n) && n == 2, "wire: %u results for two items", n);
+    for (uint32_t i = 0; i < n; i++) {
+        ORACLE(ptn_unpack_any(&u, &one) && ptn_map_get_str(one, "outcome", &outcome),
+               "wire: a result without outcome");
+        if (ptn_str_eqz(outcome, "rejected")) {
+            ORACLE((ptn_map_get_bool(one, "retryable", &retryable) && retryable) || may_fail(),
+                   "wire: a good item is rejected for good");
+            world->tally.refusals++;
+            (void)snprintf(c->refusal, sizeof c->refusal, "a rejected item");
+            continue;
+        }
+        ORACLE(ptn_str_eqz(outcome, i == 0 ? "applied" : "duplicate") ||
+                   ptn_str_eqz(outcome, "duplicate"),
+               "exactly once: item %u of two that are the same is %.*s", i, (int)outcome.n,
+               outcome.p);
+        ORACLE(ptn_map_get(one, "data", &message), "wire: a result without data");
+        saw_ack(world->sent[call->ref].conversation, message, call->ref, 0);
+    }
+}
+
 static void on_data(struct client *c, const struct call *call, ptn_bytes data) {
     ptn_str epoch;
     uint64_t offset;
     char text[EPOCH_MAX];
-    if (call->kind == CALL_MESSAGE) {
+    if (call->kind == CALL_MESSAGE && call->subject) {
+        on_results(c, call, data);
+    } else if (call->kind == CALL_MESSAGE) {
         saw_ack(world->sent[call->ref].conversation, data, call->ref, 0);
     } else if (call->ref == ASK_LIST) {
         on_list(data);

@@ -15,6 +15,7 @@
 #include "actors/offline_queue.h"
 #include "actors/router.h"
 #include "actors/store.h"
+#include "actors/sync.h"
 #include "actors/topics.h"
 #include "actors/users.h"
 #include "broker/control.h"
@@ -59,6 +60,7 @@ static struct broker {
     conversation_config conversation[2];
     offline_queue_config queue[2];
     users_config users;
+    sync_config sync[2];
     edge_config edge[2];
     struct control_config control;
     struct client clients[CLIENTS_MAX];
@@ -113,6 +115,8 @@ static void spawn_worker_actors(unsigned i) {
                                          .rules = durable_rules,
                                          .n_rules = p->durable};
     B.conversation[i] = (conversation_config){.directory = &B.d, .shard = i};
+    B.sync[i] = (sync_config){.directory = &B.d};
+    B.d.sync[i] = spawn(&sync_actor, &B.sync[i], i, 0);
     B.d.hub[i] = spawn(&ptn_hub_actor, B.hub[i], i, p->hub_mailbox);
     B.queue[i] = (offline_queue_config){.directory = &B.d};
     B.d.queue[i] = spawn(&offline_queue_actor, &B.queue[i], i, p->owner_mailbox);
