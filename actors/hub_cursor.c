@@ -338,3 +338,12 @@ void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k) {
     if (sub->flow != NULL)
         hub_flow_from(c, h, sub, k->pos);
 }
+
+void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
+    if (k->taken || seq >= k->acked)
+        return;
+    k->acked = k->last = k->pos = seq;
+    k->deliveries = 0;
+    k->blocked = k->dirty = false;
+    hub_flow_from(c, k->hub, k->sub, seq);
+}

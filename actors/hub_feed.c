@@ -472,6 +472,25 @@ int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     return 0;
 }
 
+int hub_feed_rewind(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    uint64_t seq;
+    ptn_str topic, user, device;
+    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &topic) ||
+        !ptn_unpack_str(&u, &user) || !ptn_unpack_str(&u, &device) || !ptn_unpack_uint(&u, &seq))
+        return -PTN_EPROTO;
+    struct hub_topic *t = hub_index_topic(&h->index, topic, false);
+    struct hub_reader *r = t != NULL ? reader_of(h, user, false) : NULL;
+    for (struct hub_feed *f = r != NULL ? r->feeds : NULL; f != NULL; f = f->user_next) {
+        struct hub_sub *sub = hub_find_sub(f->sink, &t->list);
+        if (sub != NULL && sub->cursor != NULL && hub_sink_of(h, hub_sink_id(f->sink)) == f->sink &&
+            ptn_str_eq(device, (ptn_str){f->device, f->device_bytes}))
+            hub_cursor_rewind(c, sub->cursor, seq);
+    }
+    return 0;
+}
+
 /* ---- what cursors need to know ------------------------------------------------------------ */
 
 void hub_feed_granted(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, const struct feed_item *item,

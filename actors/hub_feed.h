@@ -35,6 +35,7 @@ struct hub_feeds { /* of one hub */
 
 int hub_feed_open(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
 int hub_feed_ack(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
+int hub_feed_rewind(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
 int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
 
 /* ---- what hub.c calls --------------------------------------------------------------------- */
@@ -86,6 +87,8 @@ bool hub_cursor_is_fed(const struct hub_cursor *k);
 void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, bool backlog, const ptn_subscribed *r);
 /* The client has unsubscribed: the feed goes on. */
 void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k);
+/* Again from after seq. */
+void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq);
 /* The subscription ends: the queue hears what it has not.  Accepts NULL. */
 void hub_cursor_leave(ptn_ctx *c, struct hub_cursor *k);
 void hub_cursor_free(struct hub_cursor *k);

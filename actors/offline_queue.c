@@ -15,6 +15,7 @@
 #include <postern/log.h>
 #include <postern/metrics.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define HASH_NONFATAL_OOM 1
@@ -32,12 +33,14 @@ struct ack { /* the newest of one cursor */
     char key[]; /* user, device and conversation, each ended by NUL */
 };
 
+struct wish;
+
 struct queue {
     const offline_queue_config *config;
     uint32_t conversations_max, acks_max;
     struct ack *acks;
     uint32_t n_acks;
-    uint32_t n_asks; /* of others' that wait for the store */
+    struct wish *wishes; /* of others that wait for the store */
     ptn_timer flush_timer;
     bool stopping;
 };
@@ -131,7 +134,7 @@ static void flush_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     }
     if (q->n_acks > 0)
         ptn_timer_start(c, t, FLUSH_NS, flush_due, NULL);
-    else if (q->stopping && q->n_asks == 0)
+    else if (q->stopping && q->wishes == NULL)
         ptn_exit(c, 0);
 }
 
@@ -217,30 +220,72 @@ static int on_dead(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
         PTN_LOG(PTN_LOG_WARN, "queue.dead_letter_lost", PTN_F_INT("from", r.value[1]),
                 PTN_F_INT("to", r.value[0]));
     }
-    ptn_count(PTN_C_DEAD_LETTERS, r.value[0] - r.value[1] + 1);
     return 0;
 }
 
 /* ---- feeds -------------------------------------------------------------------------------- */
 
-struct opening {
+/* What somebody waits for while the store works. */
+struct wish {
+    struct wish *next, **pprev; /* of the queue */
     ptn_reply_to to;
+    uint32_t type;  /* QUEUE_OPEN, or a route */
+    uint32_t limit; /* of a list */
 };
 
+static struct wish *wish_new(struct queue *q, const struct wish *wish) {
+    struct wish *x = malloc(sizeof *x);
+    if (x == NULL)
+        return NULL;
+    *x = *wish;
+    x->next = q->wishes;
+    x->pprev = &q->wishes;
+    if (x->next != NULL)
+        x->next->pprev = &x->next;
+    q->wishes = x;
+    return x;
+}
+
+static void wish_free(struct wish *x) {
+    *x->pprev = x->next;
+    if (x->next != NULL)
+        x->next->pprev = x->pprev;
+    free(x);
+}
+
+/* Consumes w: asks the store, and answers when that fails. */
+static void wish_ask(ptn_ctx *c, struct queue *q, const struct wish *wish, uint32_t type,
+                     ptn_pack *w, ptn_reply_cb cb) {
+    struct wish *x = wish_new(q, wish);
+    ptn_reply_to to = wish->to;
+    ptn_buf *b = ptn_pack_finish(w);
+    int err = -PTN_ENOMEM;
+    if (x != NULL && b != NULL)
+        err = ptn_ask(c, q->config->directory->store, type, b, to.deadline, cb, x, NULL);
+    if (err == 0)
+        return;
+    ptn_buf_unref(b);
+    if (x != NULL)
+        wish_free(x);
+    ptn_problem_pass(c, to, err, NULL);
+}
+
+static void exit_when_done(ptn_ctx *c, struct queue *q) {
+    if (q->stopping && q->wishes == NULL && q->n_acks == 0)
+        ptn_exit(c, 0);
+}
+
 static void opened(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
-    struct queue *q = state;
-    struct opening *o = arg;
-    q->n_asks--;
+    struct wish *x = arg;
     if (err != 0 || reply->type != PTN_MSG_STORE_FEED) {
-        ptn_problem_pass(c, o->to, err, reply);
+        ptn_problem_pass(c, x->to, err, reply);
     } else {
         ptn_buf *b = ptn_buf_ref(reply->buf);
-        if (ptn_reply(c, o->to, PTN_MSG_STORE_FEED, b) < 0)
+        if (ptn_reply(c, x->to, PTN_MSG_STORE_FEED, b) < 0)
             ptn_buf_unref(b); /* the hub has gone */
     }
-    free(o);
-    if (q->stopping && q->n_asks == 0 && q->n_acks == 0)
-        ptn_exit(c, 0);
+    wish_free(x);
+    exit_when_done(c, state);
 }
 
 static int on_open(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
@@ -254,26 +299,170 @@ static int on_open(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
     flush_due(c, q, &q->flush_timer, NULL);
     ptn_pack w;
     ptn_pack_init(&w, 192);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, 7);
     ptn_pack_str(&w, user);
     ptn_pack_str(&w, device);
     ptn_pack_uint(&w, q->conversations_max);
+    ptn_pack_uint(&w, q->config->messages_max);
+    ptn_pack_uint(&w, q->config->bytes_max);
+    ptn_pack_uint(&w, q->config->ttl_ms);
     ptn_pack_int(&w, ptn_wall_ms(c));
-    struct opening *o = malloc(sizeof *o);
+    wish_ask(c, q, &(struct wish){.to = to, .type = m->type}, PTN_MSG_STORE_FEED_OPEN, &w, opened);
+    return 0;
+}
+
+/* ---- administration ----------------------------------------------------------------------- */
+
+#define LIST_MAX 200
+#define LIST_DEFAULT 50
+
+struct letter { /* DEAD */
+    int64_t id, created_ms;
+    uint64_t from, to;
+    ptn_str user, device, conversation, reason;
+};
+
+static bool read_letter(ptn_unpack *u, struct letter *ret_l) {
+    uint32_t n;
+    return ptn_unpack_array(u, &n) && n == 8 && ptn_unpack_int(u, &ret_l->id) &&
+           ptn_unpack_str(u, &ret_l->user) && ptn_unpack_str(u, &ret_l->device) &&
+           ptn_unpack_str(u, &ret_l->conversation) && ptn_unpack_uint(u, &ret_l->from) &&
+           ptn_unpack_uint(u, &ret_l->to) && ptn_unpack_str(u, &ret_l->reason) &&
+           ptn_unpack_int(u, &ret_l->created_ms);
+}
+
+static ptn_str number(char *buf, size_t buf_bytes, int64_t v) {
+    int n = snprintf(buf, buf_bytes, "%lld", (long long)v);
+    return (ptn_str){buf, (size_t)n};
+}
+
+static void pack_letter(ptn_pack *w, const struct letter *l) {
+    char id[24];
+    ptn_pack_map(w, 8);
+    ptn_pack_key(w, "id");
+    ptn_pack_str(w, number(id, sizeof id, l->id));
+    ptn_pack_key(w, "userId");
+    ptn_pack_str(w, l->user);
+    ptn_pack_key(w, "device");
+    ptn_pack_str(w, l->device);
+    ptn_pack_key(w, "conversationId");
+    ptn_pack_str(w, l->conversation);
+    ptn_pack_key(w, "from");
+    ptn_pack_uint(w, l->from);
+    ptn_pack_key(w, "to");
+    ptn_pack_uint(w, l->to);
+    ptn_pack_key(w, "reason");
+    ptn_pack_str(w, l->reason);
+    ptn_pack_key(w, "createdAt");
+    ptn_pack_timestamp(w, l->created_ms);
+}
+
+/* The device's feed, wherever it is open, goes back. */
+static void rewind_feeds(ptn_ctx *c, const struct queue *q, const struct letter *l) {
+    const ptn_directory *d = q->config->directory;
+    char topic[PTN_TOPIC_BYTES_MAX];
+    int n = snprintf(topic, sizeof topic, "conversation.%.*s", (int)l->conversation.n,
+                     l->conversation.p);
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 4);
+    ptn_pack_str(&w, (ptn_str){topic, (size_t)n});
+    ptn_pack_str(&w, l->user);
+    ptn_pack_str(&w, l->device);
+    ptn_pack_uint(&w, l->from - 1);
     ptn_buf *b = ptn_pack_finish(&w);
-    int err = -PTN_ENOMEM;
-    if (o != NULL && b != NULL) {
-        o->to = to;
-        err = ptn_ask(c, q->config->directory->store, PTN_MSG_STORE_FEED_OPEN, b, to.deadline,
-                      opened, o, NULL);
+    for (unsigned i = 0; b != NULL && i < d->workers; i++)
+        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_REWIND, ptn_buf_ref(b)) < 0)
+            ptn_buf_unref(b); /* it comes with the device's next session */
+    ptn_buf_unref(b);
+}
+
+static void administered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct queue *q = state;
+    struct wish *x = arg;
+    struct letter l = {0};
+    uint32_t n;
+    char next[24];
+    if (err != 0 || reply->type != PTN_MSG_STORE_DEADS) {
+        ptn_problem_pass(c, x->to, err, reply);
+    } else {
+        bool list = x->type == PTN_MSG_ROUTE_DEAD_LIST;
+        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+        ptn_pack rows, w;
+        PTN_REQUIRE(c, ptn_unpack_array(&u, &n));
+        ptn_pack_init(&rows, 64 + 2 * reply->len);
+        for (uint32_t i = 0; i < n; i++) {
+            PTN_REQUIRE(c, read_letter(&u, &l));
+            pack_letter(&rows, &l);
+        }
+        ptn_buf *encoded = ptn_pack_finish(&rows);
+        ptn_pack_init(&w, 96 + ptn_buf_bytes(encoded).n);
+        ptn_response_begin_page(
+            &w, 200, list && n == x->limit ? number(next, sizeof next, l.id) : (ptn_str){0},
+            (ptn_str){0});
+        if (list)
+            ptn_pack_array(&w, n);
+        if (n > 0)
+            ptn_pack_raw(&w, ptn_buf_bytes(encoded));
+        else if (!list)
+            ptn_pack_nil(&w);
+        ptn_buf_unref(encoded);
+        if (x->type == PTN_MSG_ROUTE_DEAD_REPLAY && n > 0)
+            rewind_feeds(c, q, &l);
+        ptn_response_send(c, x->to, &w);
     }
-    if (err == 0) {
-        q->n_asks++;
+    wish_free(x);
+    exit_when_done(c, q);
+}
+
+/* The id in the path; 0: there is none like that. */
+static int64_t letter_id(const ptn_request *r) {
+    char buf[64];
+    ptn_str s;
+    int64_t id = 0;
+    if (!ptn_path_segment(r->path, 2, buf, sizeof buf, &s) || s.n == 0 || s.n > 18)
+        return 0;
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.p[i] < '0' || s.p[i] > '9')
+            return 0;
+        id = id * 10 + (s.p[i] - '0');
+    }
+    return id;
+}
+
+static int on_route(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
+    ptn_request r;
+    ptn_reply_to to = ptn_reply_token(c, m);
+    int64_t after = 0, limit = LIST_DEFAULT;
+    uint32_t type = PTN_MSG_STORE_DEAD_PURGE;
+    if (!ptn_request_unpack(ptn_msg_bytes(m), &r))
+        return -PTN_EPROTO;
+    int64_t id = letter_id(&r);
+    if (ptn_query_int(r.query, "after", 0, INT64_MAX, &after) < 0 ||
+        ptn_query_int(r.query, "limit", 1, LIST_MAX, &limit) < 0) {
+        ptn_problem_send_field(c, to, PTN_CODE_VALIDATION_FAILED, "the query is not valid", "limit",
+                               "an integer from 1 to 200; after: an id");
         return 0;
     }
-    ptn_buf_unref(b);
-    free(o);
-    ptn_problem_pass(c, to, err, NULL);
+    ptn_pack w;
+    ptn_pack_init(&w, 32);
+    if (m->type == PTN_MSG_ROUTE_DEAD_LIST) {
+        type = PTN_MSG_STORE_DEAD_LIST;
+        ptn_pack_array(&w, 2);
+        ptn_pack_int(&w, after);
+        ptn_pack_int(&w, limit);
+    } else if (m->type == PTN_MSG_ROUTE_DEAD_REPLAY) {
+        type = PTN_MSG_STORE_DEAD_REPLAY;
+        ptn_pack_array(&w, 2);
+        ptn_pack_int(&w, id);
+        ptn_pack_int(&w, ptn_wall_ms(c));
+    } else {
+        ptn_pack_array(&w, 2);
+        ptn_pack_bool(&w, m->type == PTN_MSG_ROUTE_DEAD_PURGE_ALL);
+        ptn_pack_int(&w, id);
+    }
+    wish_ask(c, q, &(struct wish){.to = to, .type = m->type, .limit = (uint32_t)limit}, type, &w,
+             administered);
     return 0;
 }
 
@@ -284,6 +473,8 @@ static void queue_release(void *arg) {
     struct queue *q = arg;
     while (q->acks != NULL)
         ack_drop(q, q->acks);
+    while (q->wishes != NULL)
+        wish_free(q->wishes);
 }
 
 static int queue_init(ptn_ctx *c, void *state, void *arg) {
@@ -304,6 +495,11 @@ static int queue_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return on_dead(c, q, m);
     case PTN_MSG_QUEUE_OPEN:
         return on_open(c, q, m);
+    case PTN_MSG_ROUTE_DEAD_LIST:
+    case PTN_MSG_ROUTE_DEAD_PURGE:
+    case PTN_MSG_ROUTE_DEAD_PURGE_ALL:
+    case PTN_MSG_ROUTE_DEAD_REPLAY:
+        return on_route(c, q, m);
     case PTN_MSG_STOPPING:
         q->stopping = true;
         flush_due(c, q, &q->flush_timer, NULL);

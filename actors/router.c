@@ -15,7 +15,15 @@
 #include <stdio.h>
 
 enum permission { NEEDS_NONE, NEEDS_USER, NEEDS_ADMIN, NEEDS_PROBE };
-enum owner { OWNER_AUTH, OWNER_USERS, OWNER_CONVERSATION, OWNER_TOPICS, OWNER_SYNC, OWNER_HEALTH };
+enum owner {
+    OWNER_AUTH,
+    OWNER_USERS,
+    OWNER_CONVERSATION,
+    OWNER_TOPICS,
+    OWNER_SYNC,
+    OWNER_QUEUE,
+    OWNER_HEALTH
+};
 enum shard_by { SHARD_NONE, SHARD_PATH, SHARD_BODY };
 
 struct route {
@@ -135,6 +143,8 @@ static ptn_addr owner_of(const struct router_config *cfg, const struct route *ro
         return d->auth[cfg->worker];
     case OWNER_USERS:
         return d->users;
+    case OWNER_QUEUE:
+        return d->queue[cfg->worker];
     case OWNER_HEALTH:
         return d->health[cfg->worker];
     case OWNER_SYNC:

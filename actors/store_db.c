@@ -175,6 +175,7 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
         db->retention.rules = o.retention;
         db->foreign = o.vfs != NULL;
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
+        db->dead_letters_max = o.dead_letters_max != 0 ? o.dead_letters_max : 10000;
         int flags = (o.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) |
                     SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
                     (o.vfs != NULL && !o.read_only ? SQLITE_OPEN_CREATE : 0);
@@ -701,9 +702,12 @@ static const struct operation {
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
     {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
     {PTN_MSG_STORE_RETAIN, WRITE, 1, store_retain},
-    {PTN_MSG_STORE_FEED_OPEN, WRITE, 4, store_feed_open},
+    {PTN_MSG_STORE_FEED_OPEN, WRITE, 7, store_feed_open},
     {PTN_MSG_STORE_FEED_ACK, WRITE, 2, store_feed_ack},
     {PTN_MSG_STORE_DEAD_ADD, WRITE, 7, store_dead_add},
+    {PTN_MSG_STORE_DEAD_LIST, PAGE, 2, store_dead_list},
+    {PTN_MSG_STORE_DEAD_REPLAY, WRITE, 2, store_dead_replay},
+    {PTN_MSG_STORE_DEAD_PURGE, WRITE, 2, store_dead_purge},
     {PTN_MSG_STORE_FLUSH, READ, 0, op_flush},
 };
 

@@ -34,6 +34,7 @@ typedef struct store_db_opts {
     uint32_t busy_ms;           /* waiting for another process that writes; 0: 5,000 */
     uint32_t conversations_max; /* whose last sequence number is kept in memory; 0: 8,192 */
     uint32_t checkpoint_pages;  /* in the log before they move to the database; 0: 4,000 */
+    uint32_t dead_letters_max;  /* the oldest go; 0: 10,000 */
     const char *vfs; /* a registered SQLite VFS, which then creates the file; NULL: the system's */
     bool read_only;  /* the database is there and current: some other handle made it */
 } store_db_opts;

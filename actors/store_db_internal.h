@@ -89,6 +89,18 @@
                       " ON CONFLICT DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms"              \
                       " WHERE excluded.seq > seq")                                                         \
     XX(DELIVERED_TOP, "SELECT user, seq FROM deliveries WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2") \
+    XX(MSG_TIME, "SELECT timestamp_ms FROM messages WHERE conversation = ?1 AND seq >= ?2"                 \
+                 " ORDER BY seq LIMIT 1")                                                                  \
+    XX(MSG_SIZES, "SELECT seq, length(content) + coalesce(length(metadata), 0) FROM messages"              \
+                  " WHERE conversation = ?1 AND seq > ?2 ORDER BY seq DESC")                               \
+    XX(CURSOR_REWIND, "UPDATE cursors SET seq = min(seq, ?4), deliveries = 0, replay_to = ?5"              \
+                      " WHERE user = ?1 AND device = ?3 AND conversation ="                                \
+                      " (SELECT key FROM conversations WHERE id = ?2)")                                    \
+    XX(DEAD_LIST, "SELECT " STORE_DEAD_COLUMNS " FROM dead_letters WHERE id > ?1 ORDER BY id LIMIT ?2")    \
+    XX(DEAD_GET, "SELECT " STORE_DEAD_COLUMNS " FROM dead_letters WHERE id = ?1")                          \
+    XX(DEAD_REMOVE, "DELETE FROM dead_letters WHERE id = ?1")                                              \
+    XX(DEAD_CLEAR, "DELETE FROM dead_letters")                                                             \
+    XX(DEAD_TRIM, "DELETE FROM dead_letters WHERE id <= ?1 - ?2")                                          \
     XX(DEAD_ADD, "INSERT INTO dead_letters(user, device, conversation, from_seq, to_seq, reason,"          \
                  " created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                        \
     XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
@@ -155,6 +167,7 @@
     XX(SYNC_NORMAL, "PRAGMA synchronous = NORMAL")                                                         \
     XX(PAGES, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
 /* clang-format on */
+#define STORE_DEAD_COLUMNS "id, user, device, conversation, from_seq, to_seq, reason, created_ms"
 #define STORE_USER_COLUMNS                                                                         \
     "id, name, password_hash, roles, household, created_ms, preferences, version"
 #define STORE_CONV_COLUMNS "c.key, c.id, c.title, c.creator, c.created_ms, c.epoch, c.version"
@@ -209,7 +222,7 @@ struct store_db {
     sqlite3_stmt *statement[STORE_SQL_COUNT];
     struct store_conv *convs;
     struct store_topic *topics;
-    uint32_t convs_max;
+    uint32_t convs_max, dead_letters_max;
     int64_t data_version; /* changes when another process has written */
     bool in_transaction;
     bool relaxed;   /* commits do not wait for the disk */
@@ -332,6 +345,9 @@ bool store_era_begin(store_db *db);
 ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_feed_ack(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_dead_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_dead_replay(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_dead_purge(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
 /* store_db_messages.c */
 /* MESSAGE after MESSAGE, of those between the two, at most `limit` and about STORE_PAGE_BYTES in w;

@@ -86,6 +86,16 @@ struct config_list {
     XX(S, items_max, items_max, COUNT, "100", 1, 1000, "Items in one POST /sync.")                         \
     XX(S, bytes_max, bytes_max, SIZE, "512KiB", 1024, 64 << 20, "And their size, as msgpack; bounded by limits.body too.")
 
+#define CONFIG_QUEUE_MAP(XX, S)                                                                            \
+    XX(S, window, window, COUNT, "256", 1, 65536, "Messages of one conversation that a device is sent without acknowledging any.") \
+    XX(S, redeliver, redeliver_ns, DURATION, "30s", PTN_SEC, 86400 * PTN_SEC, "Time for an acknowledgement before messages are sent again; doubles each time.") \
+    XX(S, deliveries, deliveries, COUNT, "10", 1, 1000, "Times that a message is sent before it becomes a dead letter.") \
+    XX(S, ttl, ttl_ns, DURATION, "7d", 0, 3650 * 86400 * PTN_SEC, "Age at which a message that a device has not got becomes a dead letter.  0s: none.") \
+    XX(S, messages, messages, COUNT, "10000", 0, 1000000000, "Messages that wait for one device; past it the oldest become dead letters.  0: no limit.") \
+    XX(S, bytes, bytes, SIZE, "16MiB", 0, UINT64_C(1) << 40, "The same in bytes of content and metadata.") \
+    XX(S, conversations, conversations, COUNT, "1000", 1, 1000, "Conversations whose messages come to a connection by themselves, the newest.") \
+    XX(S, dead_letters, dead_letters, COUNT, "10000", 1, 100000000, "Dead letters that are kept; past it the oldest are forgotten.")
+
 /* section (empty: top level), its map, help */
 #define CONFIG_SECTION_MAP(SS)                                                                             \
     SS(listen, CONFIG_LISTEN_MAP, "Addresses.  An empty list switches a listener off.")                    \
@@ -94,6 +104,7 @@ struct config_list {
     SS(topics, CONFIG_TOPICS_MAP, "Topics; conversations are always stored.")                              \
     SS(conversations, CONFIG_CONVERSATIONS_MAP, "How long conversations are kept; offline clients miss what is removed.") \
     SS(sync, CONFIG_SYNC_MAP, "Clients that were offline.")                                                \
+    SS(queue, CONFIG_QUEUE_MAP, "What waits for devices that have not acknowledged it.")                   \
     SS(auth, CONFIG_AUTH_MAP, "Tokens.")
 /* clang-format on */
 

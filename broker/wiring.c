@@ -116,6 +116,7 @@ static int open_data(struct broker *b, FILE *tell) {
     store_config how = {
         .path = path,
         .rt = b->rt,
+        .db.dead_letters_max = b->config->queue.dead_letters,
         .db.retention = {.topics = b->rules,
                          .n_topics = b->n_rules,
                          .messages_age_ms = b->config->conversations.age_ns / PTN_MS,
@@ -167,7 +168,10 @@ static int open_zmq(struct broker *b) {
 }
 
 static int open_outside(struct broker *b, FILE *tell) {
-    ptn_hub_limits hub = {.sinks_max = b->config->limits.connections};
+    ptn_hub_limits hub = {.sinks_max = b->config->limits.connections,
+                          .feed_window = b->config->queue.window,
+                          .feed_redeliver_ns = b->config->queue.redeliver_ns,
+                          .feed_deliveries_max = b->config->queue.deliveries};
     for (unsigned i = 0; i < b->workers; i++) {
         b->hub[i] = ptn_hub_new(&hub, &b->directory, i);
         if (b->hub[i] == NULL) {
@@ -251,7 +255,11 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     b->sync[i] = (sync_config){.directory = d,
                                .items_max = b->config->sync.items_max,
                                .bytes_max = (uint32_t)b->config->sync.bytes_max};
-    b->queue[i] = (offline_queue_config){.directory = d};
+    b->queue[i] = (offline_queue_config){.directory = d,
+                                         .conversations_max = b->config->queue.conversations,
+                                         .messages_max = b->config->queue.messages,
+                                         .bytes_max = b->config->queue.bytes,
+                                         .ttl_ms = b->config->queue.ttl_ns / PTN_MS};
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
     if (r == 0)
         r = spawn(b, &offline_queue_actor, &b->queue[i], burst, &d->queue[i]);

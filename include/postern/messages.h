@@ -48,6 +48,7 @@
     XX(HUB_ACK)                                                                                            \
     XX(HUB_JOINED)        /* conversation -> hubs: [topic, [user, ..], seq]: members from after seq on */  \
     XX(QUEUE_DEAD)        /* the same: [user, device, conversation, toSeq, fromSeq, 0]: delivered in vain */ \
+    XX(HUB_REWIND)        /* offline queue -> hubs: [topic, user, device, seq]: again from after seq */    \
     XX(QUEUE_OPEN)        /* hub -> offline queue of the user: [user, device] -> STORE_FEED */             \
     XX(QUEUE_ACK)         /* hub -> offline queue, cast: [user, device, conversation, seq, deliveries,     \
                            * gotSeq] */                                                                    \
@@ -96,13 +97,19 @@
     XX(STORE_EVENT_APPEND)/* EVENT of a durable topic -> OK; another offset than the next: PROBLEM conflict */ \
     XX(STORE_EVENT_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                  \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
-    XX(STORE_FEED_OPEN)   /* [user, device, limit, nowMs] -> STORE_FEED; a new device gets cursors */      \
+    XX(STORE_FEED_OPEN)   /* [user, device, conversations, messages, bytes, ttlMs, nowMs] -> STORE_FEED:   \
+                           * new devices get cursors, and what is over a limit (0: none) is passed */      \
     XX(STORE_FEED)        /* [[conversation, ackedSeq, deliveries, gapFrom, reason?], ..], the newest      \
                            * conversations first; reason: gapFrom..ackedSeq were passed, and are dead */   \
     XX(STORE_FEED_ACK)    /* [[[user, device, conversation, seq, deliveries, gotSeq], ..], nowMs] ->       \
                            * STORE_FEED_ACKED; gotSeq: up to there the device had them; 0: unknown */      \
     XX(STORE_FEED_ACKED)  /* [[conversation, user, seq], ..]: whose messages up to seq are delivered now */ \
+    /* DEAD = [id, user, device, conversation, fromSeq, toSeq, reason, createdMs] */                       \
     XX(STORE_DEAD_ADD)    /* [user, device, conversation, fromSeq, toSeq, reason, nowMs] -> OK */          \
+    XX(STORE_DEAD_LIST)   /* [afterId, limit] -> STORE_DEADS */                                            \
+    XX(STORE_DEAD_REPLAY) /* [id, nowMs] -> STORE_DEADS, that one; its cursor is back before it */         \
+    XX(STORE_DEAD_PURGE)  /* [all, id] -> STORE_DEADS, empty        */                                    \
+    XX(STORE_DEADS)       /* [DEAD, ..], oldest first */                                                   \
     XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
     XX(STORE_EDIT)        /* [user, conversation?, nowMs, [EDIT, ..]] -> STORE_EDITED: all in order and in   \
                            * one transaction.  EDIT = [kind, id?, print? bin, stampMs?, baseVersion?,      \
@@ -152,6 +159,10 @@
     XX(POST,   "/system/update",               SYSTEM_UPDATE,   ADMIN, HEALTH,       NONE)                 \
     XX(GET,    "/admin/users",                 ADMIN_USERS,     ADMIN, USERS,        NONE)                 \
     XX(POST,   "/admin/users",                 ADMIN_USER_ADD,  ADMIN, USERS,        NONE)                 \
+    XX(GET,    "/admin/dead-letters",          DEAD_LIST,       ADMIN, QUEUE,        NONE)                 \
+    XX(DELETE, "/admin/dead-letters",          DEAD_PURGE_ALL,  ADMIN, QUEUE,        NONE)                 \
+    XX(DELETE, "/admin/dead-letters/{}",       DEAD_PURGE,      ADMIN, QUEUE,        NONE)                 \
+    XX(POST,   "/admin/dead-letters/{}/replay", DEAD_REPLAY,    ADMIN, QUEUE,        NONE)                 \
     /* admin listener only, paths from the root */                                                         \
     XX(GET,    "/livez",                       LIVEZ,           PROBE, HEALTH,       NONE)                 \
     XX(GET,    "/readyz",                      READYZ,          PROBE, HEALTH,       NONE)                 \

@@ -28,8 +28,9 @@
     XX(DROPPED_HUB_OVERLOAD, "postern_messages_dropped_total", "reason=\"hub_overload\"", "")               \
     XX(DROPPED_ZMQ_PEER, "postern_messages_dropped_total", "reason=\"zmq_peer_full\"", "")                  \
     XX(DROPPED_STORE, "postern_messages_dropped_total", "reason=\"store_failed\"", "")                   \
-    XX(REDELIVERIES, "postern_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
-    XX(DEAD_LETTERS, "postern_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
+    XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
+    XX(DEAD_LETTERS, "postern_offline_queue_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
+    XX(DEAD_LETTERS_PURGED, "postern_offline_queue_dead_letters_purged_total", "", "Dead letters forgotten because there were too many") \
     XX(CLOSED_SLOW_CONSUMER, "postern_disconnects_total", "reason=\"slow_consumer\"", "Connections cut off by the broker, by reason") \
     XX(CLOSED_PROTOCOL_ERROR, "postern_disconnects_total", "reason=\"protocol_error\"", "")                 \
     XX(CLOSED_TIMEOUT, "postern_disconnects_total", "reason=\"timeout\"", "")                               \

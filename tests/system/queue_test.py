@@ -4,6 +4,7 @@
 acknowledged; and the life of a message, sent, delivered, read.
 """
 
+import datetime
 import json
 import unittest
 
@@ -26,6 +27,12 @@ def say(broker, sender, conversation, *texts):
 def connect(broker, user, device=None, encoding="json"):
     path = "/ws" if device is None else f"/ws?device={device}"
     return Ws(broker, user["token"], path=path, encoding=encoding)
+
+
+def after(timestamp, seconds):
+    at = datetime.datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
+    at += datetime.timedelta(seconds=seconds)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
 def contents(ws, count):
@@ -213,6 +220,74 @@ class TakeOverTest(QueueCase):
             self.say("three")
             self.assertEqual(bob.events(topic, 1)[0]["data"]["content"], "three")
             bob.nothing_more("message")
+
+
+class LimitTest(QueueCase):
+    ENV = {"POSTERN_QUEUE__MESSAGES": "20", "POSTERN_QUEUE__REDELIVER": "1s",
+           "POSTERN_QUEUE__DELIVERIES": "2"}
+
+    def letters(self):
+        reply = self.broker.call("GET", "/api/v1/admin/dead-letters?limit=200",
+                                 token=self.broker.token())
+        self.assertEqual(reply.status, 200, reply)
+        return [x for x in reply.data if x["conversationId"] == self.conversation]
+
+    def test_overflow_drops_the_oldest_and_replay_brings_them_back(self):
+        with connect(self.broker, self.bob) as bob:
+            bob.fence()
+        self.say(*[str(i) for i in range(30)])
+        with connect(self.broker, self.bob) as bob:
+            gap = bob.expect("gap")
+            self.assertEqual((gap["topic"], gap["from"], gap["to"], gap["reason"]),
+                             ("conversation." + self.conversation, 1, 10, "overflow"))
+            self.assertEqual(contents(bob, 20), [str(i) for i in range(10, 30)])
+            self.acked(bob, 30)
+            letter, = self.letters()
+            self.assertEqual((letter["userId"], letter["device"], letter["from"], letter["to"],
+                              letter["reason"]), (self.bob["id"], "", 1, 10, "overflow"))
+            admin = self.broker.token()
+            path = "/api/v1/admin/dead-letters/" + letter["id"]
+            self.assertEqual(self.broker.call("POST", path + "/replay",
+                                              token=self.bob["token"]).status, 403)
+            reply = self.broker.call("POST", path + "/replay", token=admin)
+            self.assertEqual((reply.status, reply.data["id"]), (200, letter["id"]))
+            self.assertEqual(contents(bob, 30), [str(i) for i in range(30)])
+            self.assertEqual(self.broker.call("POST", path + "/replay", token=admin).status, 404)
+            self.assertEqual(self.letters(), [])
+
+    def test_what_is_never_acknowledged_becomes_a_dead_letter(self):
+        self.say("poison")
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 2), ["poison", "poison"])
+            gap = bob.expect("gap")
+            self.assertEqual((gap["from"], gap["to"], gap["reason"]), (1, 1, "max_deliveries"))
+            self.say("next")
+            self.assertEqual(contents(bob, 1), ["next"])
+        letter = wait_until(self.letters, "the dead letter")[0]
+        self.assertEqual(letter["reason"], "max_deliveries")
+        self.assertEqual(self.status_of(1), "sent")
+        path = "/api/v1/admin/dead-letters/" + letter["id"]
+        admin = self.broker.token()
+        self.assertEqual(self.broker.call("DELETE", path, token=admin).status, 200)
+        self.assertEqual(self.broker.call("DELETE", path, token=admin).status, 404)
+        self.assertEqual(self.letters(), [])
+        self.assertGreaterEqual(self.broker.metric("postern_offline_queue_redeliveries_total"), 1)
+        self.assertGreaterEqual(self.broker.metric("postern_offline_queue_dead_letters_total"), 1)
+
+
+class ExpiryTest(QueueCase):
+    ENV = {"POSTERN_QUEUE__TTL": "1s"}
+
+    def test_what_is_too_old_is_passed(self):
+        with connect(self.broker, self.bob) as bob:
+            bob.fence()
+        first = self.say("old")[0]
+        wait_until(lambda: self.say("young")[0]["timestamp"] >= after(first["timestamp"], 2),
+                   "two seconds to pass")
+        with connect(self.broker, self.bob) as bob:
+            gap = bob.expect("gap")
+            self.assertEqual((gap["from"], gap["reason"]), (1, "expired"))
+            self.assertEqual(bob.expect("message")["seq"], gap["to"] + 1)
 
 
 class LifeTest(QueueCase):
