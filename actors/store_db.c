@@ -129,37 +129,20 @@ static int enter_wal(store_db *db) {
     return rc;
 }
 
-static void checkpoint(store_db *db) {
-    if (db->log_pages >= db->checkpoint_pages)
-        (void)sqlite3_wal_checkpoint_v2(db->sql, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-}
-
-/* As SQLite's own, but never before a flush that is still to come: the checkpoint would sync the
- * log itself and keep a failure to itself, and the kernel then takes for clean what is lost. */
-static int on_log(void *arg, sqlite3 *sql, const char *name, int pages) {
-    store_db *db = arg;
-    (void)sql, (void)name;
-    db->log_pages = pages;
-    if (!db->relaxed)
-        checkpoint(db);
-    return SQLITE_OK;
-}
-
 static int set_pragmas(store_db *db, const store_db_opts *o) {
     char text[512];
     uint32_t cache_bytes = o->cache_bytes != 0 ? o->cache_bytes : 8u << 20;
-    db->checkpoint_pages = o->checkpoint_pages != 0 ? (int)o->checkpoint_pages : 4000;
+    uint32_t checkpoint_pages = o->checkpoint_pages != 0 ? o->checkpoint_pages : 4000;
     (void)sqlite3_snprintf(sizeof text, text,
                            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
                            "PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;"
-                           "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 33554432;"
+                           "PRAGMA wal_autocheckpoint = %u; PRAGMA journal_size_limit = 33554432;"
                            "PRAGMA cache_size = -%u",
-                           cache_bytes / 1024u);
+                           checkpoint_pages, cache_bytes / 1024u);
     (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     (void)sqlite3_busy_timeout(db->sql, o->busy_ms != 0 ? (int)o->busy_ms : 5000);
     int rc = sqlite3_exec(db->sql, text, NULL, NULL, NULL);
-    (void)sqlite3_wal_hook(db->sql, on_log, db);
     return rc == SQLITE_OK && !o->read_only ? enter_wal(db) : rc;
 }
 
@@ -225,8 +208,6 @@ void store_db_close(store_db *db) {
     caches_drop(db);
     for (size_t i = 0; i < STORE_SQL_COUNT; i++)
         (void)sqlite3_finalize(db->statement[i]);
-    if (db->unsettled) /* the next start reads it from the log, and makes it durable first */
-        (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)NULL);
     (void)sqlite3_close(db->sql);
     free(db);
 }
@@ -418,7 +399,6 @@ static int settle(store_db *db) {
     sqlite3_file *log = log_of(db);
     int rc = log != NULL ? rewrite_log(log) : SQLITE_OK;
     db->unsettled = rc != SQLITE_OK;
-    db->afloat = db->afloat && db->unsettled;
     return store_err_of(rc);
 }
 
@@ -441,7 +421,6 @@ int store_db_begin(store_db *db) {
     db->doomed = 0;
     db->rows_committed = 0;
     db->must_sync = false;
-    db->changes_before = sqlite3_total_changes(db->sql);
     db->changes = false;
     db->users_added = db->conversations_added = db->messages_added = db->events_added =
         db->messages_removed = 0;
@@ -485,11 +464,8 @@ int store_db_relax(store_db *db, bool on) {
 int store_db_flush(store_db *db) {
     sqlite3_file *log = log_of(db);
     int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
-    if (rc == SQLITE_OK) {
-        db->afloat = false;
-        checkpoint(db);
+    if (rc == SQLITE_OK)
         return 0;
-    }
     db->unsettled = true;
     caches_drop(db);
     return store_err_of(rc);
@@ -577,12 +553,8 @@ int store_db_commit(store_db *db) {
         db->in_transaction = false;
         db->change += db->changes;
         db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
-        if (sqlite3_total_changes(db->sql) != db->changes_before)
-            db->afloat = db->relaxed; /* else the sync was of the whole log */
         return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
     }
-    /* A sync that failed has made the kernel forget the commits before it, too. */
-    db->unsettled = db->unsettled || db->afloat;
     int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
     store_db_rollback(db);
     return err;
