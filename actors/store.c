@@ -48,6 +48,7 @@ struct store {
     store_db *db;
     ptn_lane *lane;
     struct outcome *outcomes; /* of one batch; lane thread */
+    int64_t log_bytes;        /* as the gauge has it */
     store_db *reader_db;
     ptn_lane *reader;
 };
@@ -138,6 +139,22 @@ static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t
             answer(l, jobs[i]->reply, s->outcomes[i]);
 }
 
+/* After the answers: nobody waits for it but who comes next. */
+static void tend_log(struct store *s, ptn_lane *l) {
+    if (store_db_checkpoint_is_due(s->db)) {
+        ptn_time begin = ptn_lane_now(l);
+        int err = store_db_checkpoint(s->db);
+        ptn_observe_ns(PTN_H_CHECKPOINT, ptn_lane_now(l) - begin);
+        if (err != 0) {
+            ptn_count(PTN_C_STORE_ERRORS, 1);
+            PTN_LOG(PTN_LOG_WARN, "store.checkpoint_failed", PTN_F_Z("error", ptn_err_name(err)));
+        }
+    }
+    int64_t bytes = (int64_t)store_db_log_bytes(s->db);
+    ptn_gauge_add(PTN_G_STORE_LOG, bytes - s->log_bytes);
+    s->log_bytes = bytes;
+}
+
 static void run_read(ptn_lane *l, store_db *db, const ptn_lane_job *job) {
     if (ptn_lane_expired(l, job))
         return;
@@ -155,6 +172,7 @@ static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t 
     for (size_t i = 0; i < n; i++)
         if (!store_db_is_write(jobs[i]->type))
             run_read(l, s->db, jobs[i]);
+    tend_log(s, l);
 }
 
 static void store_read_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {

@@ -201,3 +201,31 @@ Test(store_backup, an_interrupted_exchange_is_finished) {
     expect_state(dir.db, 3, false);
     cr_expect_eq(files_remove(), 3);
 }
+
+/* ---- the log ------------------------------------------------------------------------------ */
+
+Test(store_backup, the_log_is_moved_when_it_is_due_and_nobody_reads_there) {
+    static const store_db_opts opts = {.checkpoint_pages = 8};
+    static const store_db_opts reads = {.read_only = true};
+    store_db *reader;
+    populate(0);
+    store_db_close(db);
+    cr_assert_eq(store_db_open(dir.db, &opts, &db, NULL), 0);
+    cr_assert_eq(store_db_open(dir.db, &reads, &reader, NULL), 0);
+    cr_expect(!store_db_checkpoint_is_due(db));
+    while (!store_db_checkpoint_is_due(db) && written < 100)
+        append();
+    cr_expect_lt(written, 100);
+    cr_assert_eq(store_db_read_begin(reader), 0);
+    append();
+    cr_assert_eq(store_db_checkpoint(db), 0);
+    cr_expect_gt(store_db_log_bytes(db), 0, "the reader does not see the last one");
+    store_db_read_end(reader);
+    cr_assert_eq(store_db_checkpoint(db), 0);
+    cr_expect_eq(store_db_log_bytes(db), 0);
+    append();
+    cr_expect_lt(store_db_log_bytes(db), 8 * 4096, "it begins anew");
+    store_db_close(reader);
+    store_db_close(db);
+    cr_expect_eq(files_remove(), 1);
+}

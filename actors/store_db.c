@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -129,27 +130,43 @@ static int enter_wal(store_db *db) {
     return rc;
 }
 
+/* After each commit; its return value is the commit's. */
+static int note_log(void *arg, sqlite3 *sql, const char *name, int pages) {
+    (void)sql;
+    (void)name;
+    ((store_db *)arg)->log_pages = (uint32_t)pages;
+    return SQLITE_OK;
+}
+
 static int set_pragmas(store_db *db, const store_db_opts *o) {
     char text[512];
     uint32_t cache_bytes = o->cache_bytes != 0 ? o->cache_bytes : 8u << 20;
-    uint32_t checkpoint_pages = o->checkpoint_pages != 0 ? o->checkpoint_pages : 4000;
+    db->checkpoint_pages = o->checkpoint_pages != 0 ? o->checkpoint_pages : 4000;
     (void)sqlite3_snprintf(sizeof text, text,
                            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
                            "PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;"
-                           "PRAGMA wal_autocheckpoint = %u; PRAGMA journal_size_limit = 33554432;"
-                           "PRAGMA cache_size = -%u",
-                           checkpoint_pages, cache_bytes / 1024u);
+                           "PRAGMA journal_size_limit = 33554432; PRAGMA cache_size = -%u",
+                           cache_bytes / 1024u);
+    (void)sqlite3_wal_hook(db->sql, note_log, db); /* instead of SQLite's own checkpoints */
     (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     (void)sqlite3_busy_timeout(db->sql, o->busy_ms != 0 ? (int)o->busy_ms : 5000);
     int rc = sqlite3_exec(db->sql, text, NULL, NULL, NULL);
     return rc == SQLITE_OK && !o->read_only ? enter_wal(db) : rc;
 }
 
+/* Nobody asks how much memory SQLite has, and the count costs a lock per allocation.  Too late, in
+ * a process that has used SQLite before: then it goes on counting. */
+static void count_no_memory(void) {
+    (void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
 int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db,
                   const char **reterr_why) {
     store_db_opts o = opts != NULL ? *opts : (store_db_opts){0};
     const char *why = NULL;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, count_no_memory);
     store_db *db = calloc(1, sizeof *db);
     int err = db == NULL                     ? -PTN_ENOMEM
               : o.vfs != NULL || o.read_only ? 0
@@ -589,6 +606,23 @@ void store_db_read_end(store_db *db) {
         sqlite3_get_autocommit(db->sql) == 0 ? store_sql(db, STORE_SQL_ROLLBACK) : NULL;
     if (s != NULL)
         (void)store_run(db, s);
+}
+
+uint64_t store_db_log_bytes(const store_db *db) {
+    return (uint64_t)db->log_pages * 4096;
+}
+
+bool store_db_checkpoint_is_due(const store_db *db) {
+    return db->log_pages >= db->checkpoint_pages;
+}
+
+int store_db_checkpoint(store_db *db) {
+    PTN_ASSERT(!db->in_transaction);
+    int all = 0, moved = 0;
+    int rc = sqlite3_wal_checkpoint_v2(db->sql, "main", SQLITE_CHECKPOINT_PASSIVE, &all, &moved);
+    if (rc == SQLITE_OK && moved == all)
+        db->log_pages = 0; /* the next write begins it anew, unless somebody still reads there */
+    return rc == SQLITE_BUSY ? 0 : store_err_of(rc);
 }
 
 uint32_t store_db_rows_committed(const store_db *db) {

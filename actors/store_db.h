@@ -92,6 +92,14 @@ ptn_buf *store_db_execute(store_db *db, uint32_t type, ptn_bytes payload, uint32
 /* PROBLEM payload for a runtime error, as ptn_problem_pass() would send it.  NULL: no memory. */
 ptn_buf *store_db_problem_of(int err);
 
+/* Moving the log to the database, between transactions: whoever commits does it when it is due and
+ * nobody waits for an answer; the last handle that is closed does it, too.  Readers keep pages in
+ * the log that they still need: then the rest moves with a later one.  Errors as begin; nothing is
+ * lost by one. */
+bool store_db_checkpoint_is_due(const store_db *db);
+int store_db_checkpoint(store_db *db);
+uint64_t store_db_log_bytes(const store_db *db); /* of what has not been moved */
+
 /* Messages and events stored by the transaction that committed last: for metrics. */
 uint32_t store_db_rows_committed(const store_db *db);
 

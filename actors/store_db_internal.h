@@ -236,7 +236,7 @@ struct store_db {
         messages_removed; /* by the open transaction */
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
     bool changes;   /* the open one does */
-    uint32_t rows_committed;
+    uint32_t rows_committed, log_pages, checkpoint_pages;
     struct retention retention;
 };
 

@@ -65,6 +65,7 @@
     XX(SLOW_SUBSCRIPTIONS, "postern_slow_subscriptions", "", "Subscriptions behind the live events")        \
     XX(OFFLINE_QUEUE, "postern_offline_queue_messages", "", "Messages that connected devices have not acknowledged") \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
+    XX(STORE_LOG, "postern_store_log_bytes", "", "Log of the database that has not been moved into it")      \
     XX(ACTORS_PRESSED, "postern_actors_under_pressure", "", "Watched actors whose mailbox is filling")       \
     XX(CONVERSATIONS_CACHED, "postern_conversations_cached", "", "Conversations in memory")
 
@@ -80,7 +81,8 @@
     XX(REQUEST_ZMQ_CLIENT, "postern_request_duration_seconds", "protocol=\"zmq\",outcome=\"client_error\"", "") \
     XX(REQUEST_ZMQ_SERVER, "postern_request_duration_seconds", "protocol=\"zmq\",outcome=\"server_error\"", "") \
     XX(FANOUT, "postern_fanout_duration_seconds", "", "Time to hand one event to all local subscribers")    \
-    XX(FSYNC, "postern_fsync_duration_seconds", "", "Time of one commit, fsync included")
+    XX(FSYNC, "postern_fsync_duration_seconds", "", "Time of one commit, fsync included")                   \
+    XX(CHECKPOINT, "postern_checkpoint_duration_seconds", "", "Time to move the log into the database")
 /* clang-format on */
 
 enum ptn_counter {
