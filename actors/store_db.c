@@ -619,6 +619,8 @@ bool store_db_checkpoint_is_due(const store_db *db) {
 int store_db_checkpoint(store_db *db) {
     PTN_ASSERT(!db->in_transaction);
     int all = 0, moved = 0;
+    if (db->unsettled) /* what stands in the log may not be what the index of it says */
+        return 0;
     int rc = sqlite3_wal_checkpoint_v2(db->sql, "main", SQLITE_CHECKPOINT_PASSIVE, &all, &moved);
     if (rc == SQLITE_OK && moved == all)
         db->log_pages = 0; /* the next write begins it anew, unless somebody still reads there */
