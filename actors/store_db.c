@@ -225,6 +225,8 @@ void store_db_close(store_db *db) {
     caches_drop(db);
     for (size_t i = 0; i < STORE_SQL_COUNT; i++)
         (void)sqlite3_finalize(db->statement[i]);
+    if (db->unsettled) /* the next start reads it from the log, and makes it durable first */
+        (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)NULL);
     (void)sqlite3_close(db->sql);
     free(db);
 }
@@ -416,6 +418,7 @@ static int settle(store_db *db) {
     sqlite3_file *log = log_of(db);
     int rc = log != NULL ? rewrite_log(log) : SQLITE_OK;
     db->unsettled = rc != SQLITE_OK;
+    db->afloat = db->afloat && db->unsettled;
     return store_err_of(rc);
 }
 
@@ -438,6 +441,7 @@ int store_db_begin(store_db *db) {
     db->doomed = 0;
     db->rows_committed = 0;
     db->must_sync = false;
+    db->changes_before = sqlite3_total_changes(db->sql);
     db->changes = false;
     db->users_added = db->conversations_added = db->messages_added = db->events_added =
         db->messages_removed = 0;
@@ -481,8 +485,10 @@ int store_db_relax(store_db *db, bool on) {
 int store_db_flush(store_db *db) {
     sqlite3_file *log = log_of(db);
     int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
-    if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK) {
+        db->afloat = false;
         return 0;
+    }
     db->unsettled = true;
     caches_drop(db);
     return store_err_of(rc);
@@ -570,8 +576,12 @@ int store_db_commit(store_db *db) {
         db->in_transaction = false;
         db->change += db->changes;
         db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
+        if (sqlite3_total_changes(db->sql) != db->changes_before)
+            db->afloat = db->relaxed; /* else the sync was of the whole log */
         return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
     }
+    /* A sync that failed has made the kernel forget the commits before it, too. */
+    db->unsettled = db->unsettled || db->afloat;
     int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
     store_db_rollback(db);
     return err;
@@ -619,7 +629,9 @@ bool store_db_checkpoint_is_due(const store_db *db) {
 int store_db_checkpoint(store_db *db) {
     PTN_ASSERT(!db->in_transaction);
     int all = 0, moved = 0;
-    if (db->unsettled) /* what stands in the log may not be what the index of it says */
+    /* What stands in the log may not be what its index says; and a checkpoint before a flush that
+     * is still to come would sync the log itself and keep a failure to itself. */
+    if (db->unsettled || db->afloat)
         return 0;
     int rc = sqlite3_wal_checkpoint_v2(db->sql, "main", SQLITE_CHECKPOINT_PASSIVE, &all, &moved);
     if (rc == SQLITE_OK && moved == all)

@@ -230,8 +230,10 @@ struct store_db {
     bool claimed;   /* store_db_claim() */
     bool foreign;   /* on a VFS that is not the system's */
     bool damage_noted;
-    bool unsettled; /* the log may hold what the disk does not */
-    int doomed;     /* 0, or the negative error that the commit will return */
+    bool afloat;        /* the log holds commits that nobody has synced yet */
+    bool unsettled;     /* the log may hold what the disk does not */
+    int changes_before; /* sqlite3_total_changes() when the transaction began */
+    int doomed;         /* 0, or the negative error that the commit will return */
     int64_t users_added, conversations_added, messages_added, events_added,
         messages_removed; /* by the open transaction */
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
