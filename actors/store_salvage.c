@@ -281,8 +281,9 @@ static sqlite3_stmt *prepare(sqlite3 *sql, const char *fmt, ...) {
 static void read_table(struct work *w, const struct table *t) {
     char marks[4 * COLUMNS_MAX] = "";
     bool two = t->n_key == 2, ready = true;
+    size_t n = 0;
     for (int i = 0; i < t->n_columns; i++)
-        strcat(marks, i == 0 ? "?" : ", ?");
+        n += (size_t)snprintf(marks + n, sizeof marks - n, "%s", i == 0 ? "?" : ", ?");
     w->table = t;
     for (int up = 0; up < 2; up++) {
         for (int bound = 0; bound < 2; bound++) {
