@@ -66,7 +66,8 @@ static int check_session(ptn_ctx *c, struct auth *s, ptn_reply_to to,
 
 /* Keeps a token's question until the revocations are known; bounded, and what nobody waits for any
  * more makes room first. */
-static void wait_for_load(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message) {
+static void wait_for_load(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message,
+                          bool ticket) {
     if (s->n_waiting == AUTH_WAITING_MAX) {
         uint32_t kept = 0;
         for (uint32_t i = 0; i < s->n_waiting; i++) {
@@ -82,23 +83,26 @@ static void wait_for_load(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *
                          "the broker is starting; try again after the time in Retry-After");
         return;
     }
-    s->waiting[s->n_waiting++] = (struct auth_waiting){to, ptn_buf_ref(message)};
+    s->waiting[s->n_waiting++] = (struct auth_waiting){ticket, to, ptn_buf_ref(message)};
 }
 
-/* AUTH_TOKEN: [token] -> PRINCIPAL. */
-static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message) {
+/* AUTH_TOKEN and AUTH_RESUME: [token or ticket] -> PRINCIPAL.  Tickets are used once in a while,
+ * and must not be found in the cache of tokens. */
+static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message, bool ticket) {
     ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(message));
     struct jwt_claims claims;
     ptn_str token;
     uint32_t n;
     PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 1 && ptn_unpack_str(&u, &token));
     int64_t now_ms = ptn_wall_ms(c);
-    ptn_buf *known = auth_cache_get(&s->cache, token, now_ms);
+    ptn_buf *known = ticket ? NULL : auth_cache_get(&s->cache, token, now_ms);
     if (known != NULL) {
         answer_principal(c, to, known);
         return;
     }
-    int err = jwt_verify(s->json, s->config->key, s->config->key_bytes, token, now_ms, &claims);
+    int err =
+        jwt_verify(s->json, ticket ? s->ticket_key : s->config->key,
+                   ticket ? sizeof s->ticket_key : s->config->key_bytes, token, now_ms, &claims);
     if (err == -PTN_ENOMEM) {
         (void)ptn_reply_err(c, to, err);
         return;
@@ -110,7 +114,7 @@ static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message
         return;
     }
     if (!s->loaded && claims.principal.session.n > 0) {
-        wait_for_load(c, s, to, message);
+        wait_for_load(c, s, to, message, ticket);
         return;
     }
     if (check_session(c, s, to, &claims) < 0)
@@ -123,10 +127,36 @@ static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message
         (void)ptn_reply_err(c, to, -PTN_ENOMEM);
         return;
     }
-    auth_cache_put(&s->cache, token, claims.principal.session, claims.principal.expires_ms,
-                   principal);
+    if (!ticket)
+        auth_cache_put(&s->cache, token, claims.principal.session, claims.principal.expires_ms,
+                       principal);
     answer_principal(c, to, principal);
     ptn_buf_unref(principal);
+}
+
+/* AUTH_TICKET: PRINCIPAL -> [ticket]. */
+static void make_ticket(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    ptn_reply_to to = ptn_reply_token(c, m);
+    ptn_principal p;
+    char text[JWT_BYTES_MAX], id[PTN_ULID_LEN + 1]; /* so that each connection has one of its own */
+    PTN_REQUIRE(c, ptn_principal_unpack(&u, &p));
+    ptn_ulid(c, id);
+    int n = jwt_sign(s->ticket_key, sizeof s->ticket_key, &p, ptn_str_of(id), ptn_wall_ms(c),
+                     p.expires_ms, text, sizeof text);
+    if (n < 0) {
+        (void)ptn_reply_err(c, to, n);
+        return;
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 16 + (size_t)n);
+    ptn_pack_array(&w, 1);
+    ptn_pack_str(&w, (ptn_str){text, (size_t)n});
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b == NULL)
+        (void)ptn_reply_err(c, to, -PTN_ENOMEM);
+    else if (ptn_reply(c, to, PTN_MSG_AUTH_TICKET, b) < 0)
+        ptn_buf_unref(b); /* the asker has gone */
 }
 
 /* ---- revocations ------------------------------------------------------------------------------
@@ -223,7 +253,7 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     }
     s->loaded = true;
     for (uint32_t i = 0; i < s->n_waiting; i++) {
-        verify(c, s, s->waiting[i].to, s->waiting[i].message);
+        verify(c, s, s->waiting[i].to, s->waiting[i].message, s->waiting[i].ticket);
         s->waiting[i].message = ptn_buf_unref(s->waiting[i].message);
     }
     s->n_waiting = 0;
@@ -270,6 +300,8 @@ static int auth_init(ptn_ctx *c, void *state, void *arg) {
         config->refresh_ttl_ms != 0 ? config->refresh_ttl_ms : REFRESH_TTL_DEFAULT_MS;
     s->queue_tail = &s->queue;
     s->load_retry_ns = LOAD_RETRY_MIN_NS;
+    (void)crypto_generichash(s->ticket_key, sizeof s->ticket_key, (const uint8_t *)"ticket",
+                             sizeof "ticket" - 1, config->key, config->key_bytes);
     ptn_random(c, s->revoked.secret, sizeof s->revoked.secret);
     ptn_random(c, s->limiter.secret, sizeof s->limiter.secret);
     ptn_random(c, s->cache.secret, sizeof s->cache.secret);
@@ -287,7 +319,13 @@ static int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct auth *s = state;
     switch (m->type) {
     case PTN_MSG_AUTH_TOKEN:
-        verify(c, s, ptn_reply_token(c, m), m->buf);
+        verify(c, s, ptn_reply_token(c, m), m->buf, false);
+        return 0;
+    case PTN_MSG_AUTH_RESUME:
+        verify(c, s, ptn_reply_token(c, m), m->buf, true);
+        return 0;
+    case PTN_MSG_AUTH_TICKET:
+        make_ticket(c, s, m);
         return 0;
     case PTN_MSG_AUTH_REVOKE:
         revoke_asked(c, s, m);

@@ -19,6 +19,7 @@
 #define AUTH_HASH_BYTES 32u    /* SHA-256 of it */
 
 struct auth_waiting {
+    bool ticket;
     ptn_reply_to to;
     ptn_buf *message; /* AUTH_TOKEN payload */
 };
@@ -27,6 +28,8 @@ struct auth {
     const auth_config *config;
     int64_t access_ttl_ms, refresh_ttl_ms;
     ptn_json_parser *json;
+    uint8_t
+        ticket_key[JWT_KEY_BYTES_MIN]; /* a ticket is no access token, nor the other way round */
     struct auth_revocations revoked;
     struct auth_limiter limiter;
     struct auth_cache cache;

@@ -24,6 +24,9 @@
     XX(OK)                /* nil */                                                                        \
     /* identity */                                                                                         \
     XX(AUTH_TOKEN)        /* edge -> auth of its worker: [token] -> PRINCIPAL */                           \
+    XX(AUTH_TICKET)       /* edge -> auth of its worker: PRINCIPAL -> AUTH_TICKET [ticket]: as good as     \
+                           * its token, and as long, but for AUTH_RESUME alone */                          \
+    XX(AUTH_RESUME)       /* edge -> auth of its worker: [ticket] -> PRINCIPAL */                          \
     XX(PRINCIPAL)         /* [user, name, session?, roles, expiresMs] */                                   \
     XX(AUTH_REVOKE)       /* issuer -> every verifier: [session, untilMs] -> OK */                         \
     XX(SESSION_REVOKED)   /* verifier -> edges of its worker: [session]: close its connections */          \
@@ -108,7 +111,7 @@
     XX(STORE_DEAD_ADD)    /* [user, device, conversation, fromSeq, toSeq, reason, nowMs] -> OK */          \
     XX(STORE_DEAD_LIST)   /* [afterId, limit] -> STORE_DEADS */                                            \
     XX(STORE_DEAD_REPLAY) /* [id, nowMs] -> STORE_DEADS, that one; its cursor is back before it */         \
-    XX(STORE_DEAD_PURGE)  /* [all, id] -> STORE_DEADS, empty        */                                    \
+    XX(STORE_DEAD_PURGE)  /* [all, id] -> STORE_DEADS, empty */                                           \
     XX(STORE_DEADS)       /* [DEAD, ..], oldest first */                                                   \
     XX(STORE_MSG_READ)    /* [messageId, user, nowMs] -> STORE_MSG; not a member: PROBLEM not_found */     \
     XX(STORE_EDIT)        /* [user, conversation?, nowMs, [EDIT, ..]] -> STORE_EDITED: all in order and in   \

@@ -83,7 +83,6 @@ void frames_session_init(ptn_ctx *c, frames_session *s) {
     s->n_pending = 0;
     s->calls = NULL;
     s->identity = (frames_identity){0};
-    s->id[0] = '\0'; /* made by the first welcome: most ZeroMQ sessions never need one */
 }
 
 void frames_session_done(ptn_ctx *c, frames_session *s) {
@@ -157,6 +156,7 @@ void frames__call_unlink(struct frames_call *call) {
 }
 
 void frames__call_free(struct frames_call *call) {
+    call->positions = ptn_buf_unref(call->positions);
     ptn_buf_unref(call->memory);
 }
 
@@ -172,14 +172,14 @@ static ptn_str device_name(ptn_str device) {
 
 /* ---- authentication ------------------------------------------------------------------------- */
 
-static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id) {
+/* session: what `resume` takes; n == 0: none could be made. */
+static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
+                         ptn_str session, bool resumed) {
     const ptn_principal *p = &s->identity.p;
-    if (s->id[0] == '\0')
-        ptn_ulid(c, s->id);
     ptn_pack w;
     frames__begin(&w, "welcome", id, 4);
     ptn_pack_key(&w, "session");
-    ptn_pack_cstr(&w, s->id);
+    ptn_pack_str_or_nil(&w, session);
     ptn_pack_key(&w, "user");
     ptn_pack_map(&w, 3);
     ptn_pack_key(&w, "id");
@@ -191,7 +191,7 @@ static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
     ptn_pack_key(&w, "heartbeatMs");
     ptn_pack_uint(&w, s->heartbeat_ms);
     ptn_pack_key(&w, "resumed");
-    ptn_pack_bool(&w, false);
+    ptn_pack_bool(&w, resumed);
     frames__send(c, s, ticket, &w);
 }
 
@@ -211,33 +211,100 @@ static bool open_feed(ptn_ctx *c, frames_session *s, ptn_str device) {
     return false;
 }
 
-/* Makes p the session's identity, and tells client and adapter.  0, or why it cannot be. */
-static int session_accept(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
-                          const ptn_principal *p, ptn_str device, bool welcome) {
+/* The ticket has come, or has not: the session begins. */
+static void ticket_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct frames_call *call = arg;
+    frames_session *s = call->session;
+    ptn_str session = {0};
+    const struct frames_in in = {.ticket = call->ticket, .id = frames__call_id(call)};
+    uint32_t n;
+    (void)state;
+    frames__call_unlink(call);
+    s->authenticating = false;
+    if (err == 0 && reply->type == PTN_MSG_AUTH_TICKET) {
+        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+        if (!ptn_unpack_array(&u, &n) || !ptn_unpack_str(&u, &session))
+            session = (ptn_str){0};
+    }
+    send_welcome(c, s, call->ticket, in.id, session, call->resumed);
+    if (!s->closed && s->ops->authenticated != NULL)
+        s->ops->authenticated(c, s->self);
+    if (!s->closed && open_feed(c, s, (ptn_str){call->device, call->n_device}) && !s->closed &&
+        call->positions != NULL)
+        frames__subscribe_positions(c, s, &in, ptn_buf_bytes(call->positions));
+    frames__call_free(call);
+}
+
+/* Makes p the session's identity; the client is told when there is a ticket for it.  0, or why it
+ * cannot be.  Consumes the call on success. */
+static int session_accept(ptn_ctx *c, frames_session *s, struct frames_call *call,
+                          const ptn_principal *p) {
     /* A connection never changes hands: what one user was granted would outlive that user's removal
      * and logout, which go by the name. */
     if (!session_is_anonymous(s) && !ptn_str_eq(s->identity.p.user, p->user))
         return -PTN_EACCESS;
+    call->resumed = call->resumed && session_is_anonymous(s);
     const int err = p->user.n == 0 ? -PTN_EPROTO : frames_identity_set(&s->identity, p);
     if (err != 0)
         return err;
-    if (welcome)
-        send_welcome(c, s, ticket, id);
-    if (!s->closed && s->ops->authenticated != NULL)
-        s->ops->authenticated(c, s->self);
-    if (!s->closed)
-        (void)open_feed(c, s, device);
+    if (!call->send_welcome) {
+        frames__call_unlink(call);
+        s->authenticating = false;
+        if (s->ops->authenticated != NULL)
+            s->ops->authenticated(c, s->self);
+        frames__call_free(call);
+        return 0;
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_principal_pack(&w, &s->identity.p);
+    ptn_buf *b = ptn_pack_finish(&w);
+    const int asked = b == NULL
+                          ? -PTN_ENOMEM
+                          : ptn_ask(c, s->directory->auth[s->worker], PTN_MSG_AUTH_TICKET, b,
+                                    ptn_now(c) + s->request_ns, ticket_callback, call, &call->corr);
+    if (asked == 0)
+        return 0;
+    ptn_buf_unref(b);
+    call->corr = 0;
+    ticket_callback(c, NULL, asked, NULL, call);
     return 0;
+}
+
+/* A call that authenticates.  NULL: the client has been told why not. */
+static struct frames_call *auth_call(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                                     ptn_str device, bool welcome) {
+    if (s->authenticating) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_CONFLICT,
+                          "an authentication is in progress already; wait for its answer");
+        return NULL;
+    }
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_AUTH);
+    if (call == NULL)
+        return NULL;
+    call->send_welcome = welcome;
+    call->n_device = (uint8_t)device.n;
+    if (device.n > 0)
+        memcpy(call->device, device.p, device.n);
+    s->authenticating = true;
+    return call;
 }
 
 void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_principal *p,
                     ptn_str device) {
+    const struct frames_in in = {.ticket = ticket};
     const char *message;
-    const int err = session_accept(c, s, ticket, (ptn_bytes){0}, p, device_name(device), true);
+    struct frames_call *call = auth_call(c, s, &in, device_name(device), true);
+    if (call == NULL)
+        return;
+    const int err = session_accept(c, s, call, p);
     if (err == 0)
         return;
+    frames__call_unlink(call);
+    s->authenticating = false;
     const int code = ptn_code_of_err(err, &message);
     frames_send_error(c, s, ticket, (ptn_bytes){0}, code, message);
+    frames__call_free(call);
 }
 
 /* The token was refused, or could not be checked: only a refusal ends the connection. */
@@ -256,20 +323,15 @@ static void auth_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply
     (void)state;
     struct frames_call *call = arg;
     frames_session *s = call->session;
-    frames__call_unlink(call);
-    s->authenticating = false;
     if (err == 0 && reply->type == PTN_MSG_PRINCIPAL) {
         ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
         ptn_principal p;
-        err = ptn_principal_unpack(&u, &p)
-                  ? session_accept(c, s, call->ticket, frames__call_id(call), &p,
-                                   (ptn_str){call->device, call->n_device}, call->send_welcome)
-                  : -PTN_EPROTO;
-        if (err == 0) {
-            frames__call_free(call);
+        err = ptn_principal_unpack(&u, &p) ? session_accept(c, s, call, &p) : -PTN_EPROTO;
+        if (err == 0)
             return;
-        }
     }
+    frames__call_unlink(call);
+    s->authenticating = false;
     struct frames_error e = {
         .code = PTN_CODE_FORBIDDEN,
         .message =
@@ -280,28 +342,16 @@ static void auth_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply
     frames__call_free(call);
 }
 
-static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *in, ptn_str token,
-                         ptn_str device, bool welcome) {
-    if (s->authenticating) {
-        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_CONFLICT,
-                          "an authentication is in progress already; wait for its answer");
-        return;
-    }
-    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_AUTH);
-    if (call == NULL)
-        return;
-    call->send_welcome = welcome;
-    call->n_device = (uint8_t)device.n;
-    if (device.n > 0)
-        memcpy(call->device, device.p, device.n);
-    s->authenticating = true;
+/* Asks who is behind a token or a ticket. */
+static void authenticate(ptn_ctx *c, frames_session *s, struct frames_call *call, uint32_t type,
+                         ptn_str token) {
     ptn_pack w;
     ptn_pack_init(&w, token.n + 16);
     ptn_pack_array(&w, 1);
     ptn_pack_str(&w, token);
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
-                        : ptn_ask(c, s->directory->auth[s->worker], PTN_MSG_AUTH_TOKEN, b,
+                        : ptn_ask(c, s->directory->auth[s->worker], type, b,
                                   ptn_now(c) + s->request_ns, auth_callback, call, &call->corr);
     if (err == 0)
         return;
@@ -313,7 +363,9 @@ static void authenticate(ptn_ctx *c, frames_session *s, const struct frames_in *
 void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,
                          ptn_str device, bool send_welcome_frame) {
     const struct frames_in in = {.ticket = ticket};
-    authenticate(c, s, &in, token, device_name(device), send_welcome_frame);
+    struct frames_call *call = auth_call(c, s, &in, device_name(device), send_welcome_frame);
+    if (call != NULL)
+        authenticate(c, s, call, PTN_MSG_AUTH_TOKEN, token);
 }
 
 /* device: a text, or absent. */
@@ -343,7 +395,36 @@ static void handle_auth(ptn_ctx *c, frames_session *s, const struct frames_in *i
     }
     if (!read_device(c, s, in, &device))
         return;
-    authenticate(c, s, in, token, device, true);
+    struct frames_call *call = auth_call(c, s, in, device, true);
+    if (call != NULL)
+        authenticate(c, s, call, PTN_MSG_AUTH_TOKEN, token);
+}
+
+/* A ticket in place of a token, and what the client had subscribed to: one round trip. */
+static void handle_resume(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    ptn_str ticket, device;
+    ptn_bytes positions;
+    if (s->hub == NULL) {
+        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_INVALID_REQUEST,
+                          "there is nothing to resume on this socket: use WebSocket");
+        return;
+    }
+    if (!ptn_map_get_str(in->frame, "session", &ticket) || ticket.n == 0 ||
+        ticket.n > FRAMES_TOKEN_BYTES_MAX) {
+        frames__invalid(c, s, in, "session", "must be the `session` of a welcome frame");
+        return;
+    }
+    if (!read_device(c, s, in, &device) || !frames__check_positions(c, s, in, &positions))
+        return;
+    struct frames_call *call = auth_call(c, s, in, device, true);
+    if (call == NULL)
+        return;
+    call->resumed = true;
+    if (positions.n > 0 && (call->positions = ptn_buf_copy(positions.p, positions.n)) == NULL) {
+        auth_callback(c, NULL, -PTN_ENOMEM, NULL, call);
+        return;
+    }
+    authenticate(c, s, call, PTN_MSG_AUTH_RESUME, ticket);
 }
 
 /* ---- small frames --------------------------------------------------------------------------- */
@@ -450,11 +531,11 @@ static bool read_type(ptn_ctx *c, frames_session *s, const struct frames_in *in,
     return *ret_type != FRAMES_TYPE_UNKNOWN;
 }
 
-/* Who may send what: before authentication only ping and auth, and on ZeroMQ also requests, whose
- * routes decide for themselves.  False: the client has been told. */
+/* Who may send what: before authentication only ping, auth and resume, and on ZeroMQ also requests,
+ * whose routes decide for themselves.  False: the client has been told. */
 static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                   enum frames_type type) {
-    if (type == FRAMES_TYPE_PING || type == FRAMES_TYPE_AUTH)
+    if (type == FRAMES_TYPE_PING || type == FRAMES_TYPE_AUTH || type == FRAMES_TYPE_RESUME)
         return true;
     if (session_is_anonymous(s)) {
         if (type == FRAMES_TYPE_REQUEST && s->protocol == PTN_PROTO_ZMQ)
@@ -496,9 +577,7 @@ void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes fra
         handle_auth(c, s, &in);
         break;
     case FRAMES_TYPE_RESUME:
-        frames_send_error(c, s, ticket, in.id, PTN_CODE_INVALID_REQUEST,
-                          "resume is not supported by this version; authenticate and subscribe "
-                          "with since");
+        handle_resume(c, s, &in);
         break;
     case FRAMES_TYPE_SUBSCRIBE:
         frames__handle_subscribe(c, s, &in);

@@ -55,7 +55,6 @@ struct frames_session { /* embed in a connection; fields are read-only to adapte
     uint32_t heartbeat_ms;
     ptn_time request_ns, request_ns_max;
     frames_identity identity;
-    char id[PTN_ULID_LEN + 1]; /* session id in `welcome` */
     struct frames_call *calls; /* asks in flight */
 };
 

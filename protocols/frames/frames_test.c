@@ -240,10 +240,10 @@ Test(frames, ping) {
 
 /* ---- authentication ------------------------------------------------------------------------- */
 
-Test(frames, everything_but_ping_and_auth_needs_authentication) {
+Test(frames, everything_but_ping_auth_and_resume_needs_authentication) {
     WS_ADAPTER(a);
-    static const char *const types[] = {"resume",  "subscribe", "unsubscribe", "publish",
-                                        "message", "ack",       "request"};
+    static const char *const types[] = {"subscribe", "unsubscribe", "publish",
+                                        "message",   "ack",         "request"};
     char json[128];
     adapter_start(&a);
     for (size_t i = 0; i < PTN_ARRAY_LEN(types); i++) {
@@ -264,7 +264,23 @@ Test(frames, welcome) {
     HAS(w, "\"user\":{\"id\":\"u1\",\"username\":\"ada\",\"roles\":[\"user\"]}");
     HAS(w, "\"heartbeatMs\":25000,\"resumed\":false");
     rig_wait(&a.rig, &a.n_authenticated, 1);
-    HAS(ask(&a, "{\"type\":\"resume\",\"session\":\"x\"}"), "resume is not supported");
+    adapter_stop(&a);
+}
+
+Test(frames, resume) {
+    WS_ADAPTER(a);
+    adapter_start(&a);
+    HAS(ask(&a, "{\"type\":\"resume\",\"id\":1}"), "validation_failed");
+    HAS(ask(&a, "{\"type\":\"resume\",\"session\":\"good\",\"positions\":[]}"), "positions");
+    HAS(ask(&a, "{\"type\":\"resume\",\"session\":\"good\",\"positions\":{\"t\":{}}}"),
+        "validation_failed");
+    const char *w = ask(&a, "{\"type\":\"resume\",\"session\":\"good\",\"id\":2}");
+    HAS(w, "{\"type\":\"welcome\",\"id\":2,\"session\":\"ticket\"");
+    HAS(w, "\"resumed\":true");
+    w = ask(&a, "{\"type\":\"resume\",\"session\":\"good\",\"id\":3}");
+    HAS(w, "\"resumed\":false");
+    HAS(ask(&a, "{\"type\":\"resume\",\"session\":\"bad\",\"id\":4}"),
+        "\"id\":4,\"code\":\"unauthenticated\"");
     adapter_stop(&a);
 }
 

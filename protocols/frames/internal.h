@@ -20,6 +20,7 @@
 #define FRAMES_ID_RAW_BYTES_MAX (FRAMES_ID_BYTES_MAX + 5u) /* with the longest msgpack header */
 #define FRAMES_TOPICS_MAX 100u                             /* per subscribe or unsubscribe frame */
 #define FRAMES_EPOCH_BYTES_MAX 64u
+#define FRAMES_POSITIONS_MAX 100u /* per resume frame */
 #define FRAMES_TOKEN_BYTES_MAX 4096u
 #define FRAMES_PATH_BYTES_MAX 8192u
 #define FRAMES_HEADER_BYTES_MAX 8192u /* of one forwarded header value */
@@ -44,6 +45,8 @@ struct frames_call {
     enum frames_call_kind kind;
     uint32_t n_waiting; /* SUBSCRIBE: topics without an answer */
     bool send_welcome;  /* AUTH */
+    bool resumed;       /* AUTH: by a ticket */
+    ptn_buf *positions; /* AUTH: what to subscribe to, a checked map; NULL: nothing */
     bool no_body;       /* REQUEST: the method was HEAD */
     uint8_t n_id;
     uint8_t n_device; /* AUTH */
@@ -105,6 +108,13 @@ void frames__send_problem(ptn_ctx *c, frames_session *s, const struct frames_cal
 /* ---- frame types ---- */
 
 void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in);
+/* positions of a resume frame: {topic: {epoch, offset}}.  False: refused, and the client has been
+ * told. */
+bool frames__check_positions(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                             ptn_bytes *ret_positions);
+/* Subscribes to all of them; positions has been checked. */
+void frames__subscribe_positions(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                                 ptn_bytes positions);
 void frames__handle_unsubscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in);
 void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in);
 void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_in *in);

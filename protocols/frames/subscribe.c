@@ -95,21 +95,43 @@ static void refuse_topic(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
             .code = code, .message = ptn_str_of(message), .field = "topic", .reason = topic});
 }
 
+/* False: there is no sink, and the client has been told. */
+static bool check_sink(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
+    int err = 0;
+    if (s->sink == PTN_SINK_NONE)
+        err = s->ops->open_sink != NULL ? s->ops->open_sink(c, s->self) : -PTN_EOVERLOAD;
+    if (err == 0 && s->sink != PTN_SINK_NONE)
+        return true;
+    frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
+                      "too many subscribers on this broker; try again later");
+    return false;
+}
+
+/* One topic of a call; the last refusal ends it. */
+static void subscribe_one(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                          struct frames_call *call, ptn_str topic, ptn_position since,
+                          enum ptn_policy policy) {
+    int err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since, policy,
+                                &s->identity.p);
+    if (err == 0)
+        return;
+    const char *message;
+    const int code = ptn_code_of_err(err, &message);
+    const bool last = --call->n_waiting == 0;
+    if (last)
+        frames__call_unlink(call);
+    refuse_topic(c, s, in->ticket, in->id, code, message, topic);
+    if (last)
+        frames__call_free(call);
+}
+
 void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     struct topics t;
     ptn_position since;
     enum ptn_policy policy;
     if (!check_hub(c, s, in) || !read_topics(c, s, in, &t) || !read_since(c, s, in, &since) ||
-        !read_policy(c, s, in, &policy))
+        !read_policy(c, s, in, &policy) || !check_sink(c, s, in))
         return;
-    int err = 0;
-    if (s->sink == PTN_SINK_NONE)
-        err = s->ops->open_sink != NULL ? s->ops->open_sink(c, s->self) : -PTN_EOVERLOAD;
-    if (err < 0 || s->sink == PTN_SINK_NONE) {
-        frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
-                          "too many subscribers on this broker; try again later");
-        return;
-    }
     struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_SUBSCRIBE);
     if (call == NULL)
         return;
@@ -117,18 +139,66 @@ void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames
     for (uint32_t i = 0; i < t.n && !s->closed; i++) {
         ptn_str topic = {0};
         (void)ptn_unpack_str(&t.first, &topic); /* checked by read_topics */
-        err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since, policy,
-                                &s->identity.p);
-        if (err == 0)
+        subscribe_one(c, s, in, call, topic, since, policy);
+    }
+}
+
+static bool read_position(ptn_unpack *u, ptn_str *ret_topic, ptn_position *ret_p) {
+    ptn_bytes raw;
+    return ptn_unpack_str(u, ret_topic) && ret_topic->n > 0 &&
+           ret_topic->n <= PTN_TOPIC_BYTES_MAX && ptn_unpack_any(u, &raw) &&
+           ptn_map_get_str(raw, "epoch", &ret_p->epoch) && ret_p->epoch.n > 0 &&
+           ret_p->epoch.n <= FRAMES_EPOCH_BYTES_MAX &&
+           ptn_map_get_uint(raw, "offset", &ret_p->offset);
+}
+
+bool frames__check_positions(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                             ptn_bytes *ret_positions) {
+    ptn_bytes raw;
+    uint32_t n;
+    *ret_positions = (ptn_bytes){0};
+    if (!ptn_map_get(in->frame, "positions", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (!ptn_unpack_map(&u, &n)) {
+        frames__invalid(c, s, in, "positions", "must be {topic: {epoch, offset}}");
+        return false;
+    }
+    if (n > FRAMES_POSITIONS_MAX) {
+        frames__invalid(c, s, in, "positions",
+                        "at most 100 topics; resume with those, and subscribe to the others with "
+                        "since");
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        ptn_str topic;
+        ptn_position p;
+        if (read_position(&u, &topic, &p))
             continue;
-        const char *message;
-        const int code = ptn_code_of_err(err, &message);
-        const bool last = --call->n_waiting == 0;
-        if (last)
-            frames__call_unlink(call);
-        refuse_topic(c, s, in->ticket, in->id, code, message, topic);
-        if (last)
-            frames__call_free(call);
+        frames__invalid(c, s, in, "positions",
+                        "each topic needs {epoch: text, offset: integer} from an earlier frame");
+        return false;
+    }
+    if (n > 0)
+        *ret_positions = raw;
+    return true;
+}
+
+void frames__subscribe_positions(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                                 ptn_bytes positions) {
+    ptn_unpack u = ptn_unpack_of(positions);
+    uint32_t n = 0;
+    if (!ptn_unpack_map(&u, &n) || n == 0 || !check_hub(c, s, in) || !check_sink(c, s, in))
+        return;
+    struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_SUBSCRIBE);
+    if (call == NULL)
+        return;
+    call->n_waiting = n;
+    for (uint32_t i = 0; i < n && !s->closed; i++) {
+        ptn_str topic = {0};
+        ptn_position p = {0};
+        (void)read_position(&u, &topic, &p); /* checked */
+        subscribe_one(c, s, in, call, topic, p, PTN_POLICY_DEFAULT);
     }
 }
 

@@ -232,7 +232,15 @@ static inline int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         a->n_slow = 0;
         return 0;
     }
-    cr_assert_eq(m->type, PTN_MSG_AUTH_TOKEN);
+    if (m->type == PTN_MSG_AUTH_TICKET) {
+        ptn_pack w;
+        ptn_pack_init(&w, 32);
+        ptn_pack_array(&w, 1);
+        ptn_pack_cstr(&w, "ticket");
+        (void)ptn_reply(c, ptn_reply_token(c, m), PTN_MSG_AUTH_TICKET, ptn_pack_finish(&w));
+        return 0;
+    }
+    cr_assert(m->type == PTN_MSG_AUTH_TOKEN || m->type == PTN_MSG_AUTH_RESUME);
     cr_assert(ptn_unpack_array(&u, &n) && n == 1 && ptn_unpack_str(&u, &token));
     const ptn_reply_to to = ptn_reply_token(c, m);
     if (ptn_str_eqz(token, "good")) {

@@ -227,6 +227,9 @@ static inline int backend_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_REQUEST:
         answer_request(c, r, m);
         break;
+    case PTN_MSG_AUTH_TICKET:
+        (void)ptn_reply_err(c, ptn_reply_token(c, m), -PTN_EOVERLOAD); /* none: it does without */
+        break;
     case PTN_MSG_AUTH_TOKEN:
         answer_auth(c, m);
         break;

@@ -10,7 +10,7 @@ import unittest
 
 import zmq
 
-from harness import Broker, Ws, unique, wait_until
+from harness import PASSWORD, Broker, Ws, unique, wait_until
 
 
 def say(broker, sender, conversation, *texts):
@@ -333,6 +333,67 @@ class LifeTest(QueueCase):
         self.assertEqual(answer["status"], 200, answer)
         self.assertEqual(answer["body"]["data"]["status"], "read")
         self.assertEqual(self.status_of(1), "read")
+
+
+class ResumeTest(QueueCase):
+    def test_one_round_trip_restores_everything(self):
+        topic, conversation = unique("topic"), "conversation." + self.conversation
+        with Ws(self.broker, self.bob["token"]) as bob:
+            session = bob.welcome["session"]
+            positions = {t: {"epoch": f["epoch"], "offset": f["offset"]}
+                         for t, f in ((t, bob.subscribe(t)) for t in (topic, conversation))}
+        self.assertEqual(self.broker.call("POST", "/api/v1/topics/" + topic, ["missed"],
+                                          token=self.alice["token"]).status, 202)
+        self.say("missed")
+        with Ws(self.broker, how=None) as bob:
+            bob.send(type="resume", session=session, positions=positions, id="r")
+            welcome = bob.expect("welcome", id="r")
+            self.assertTrue(welcome["resumed"])
+            self.assertEqual(welcome["user"]["id"], self.bob["id"])
+            for t in (topic, conversation):
+                self.assertTrue(bob.expect("subscribed", id="r", topic=t)["recovered"])
+            self.assertEqual(bob.events(topic, 1)[0]["data"], ["missed"])
+            self.assertEqual(bob.events(conversation, 1)[0]["data"]["content"], "missed")
+            self.assertEqual(bob.request("GET", "/users/me")["body"]["data"]["id"],
+                             self.bob["id"])
+        self.broker.stop()
+        self.broker.start()
+        with Ws(self.broker, how=None) as bob:
+            bob.send(type="resume", session=welcome["session"])
+            self.assertTrue(bob.expect("welcome")["resumed"])
+
+    def test_refusals(self):
+        with Ws(self.broker, self.bob["token"]) as bob:
+            session = bob.welcome["session"]
+            many = {f"t{i}": {"epoch": "e", "offset": 1} for i in range(101)}
+            for members in ({}, {"session": 7}, {"session": session, "positions": [1]},
+                            {"session": session, "positions": {"t": 1}},
+                            {"session": session, "positions": many}):
+                bob.send(type="resume", id=unique("r"), **members)
+                self.assertEqual(bob.expect("error")["code"], "validation_failed")
+            bob.send(type="resume", session=session)
+            self.assertFalse(bob.expect("welcome")["resumed"])  # it has an identity already
+        with Ws(self.broker, self.alice["token"]) as alice:
+            alice.send(type="resume", session=session)
+            self.assertEqual(alice.expect("error")["code"], "forbidden")
+        for bad in ("x", self.bob["token"], session[:-2]):  # an access token is no ticket
+            ws = Ws(self.broker, how=None)
+            ws.send(type="resume", session=bad)
+            self.assertEqual(ws.expect("error")["code"], "unauthenticated")
+            self.assertEqual(ws.close_code()[0], 4501)
+        self.assertEqual(self.broker.call("GET", "/api/v1/users/me", token=session).status, 401)
+
+    def test_the_end_of_the_session_ends_the_ticket(self):
+        login = self.broker.call("POST", "/api/v1/auth/login",
+                                 {"username": self.bob["username"], "password": PASSWORD}).data
+        with Ws(self.broker, login["accessToken"]) as bob:
+            session = bob.welcome["session"]
+        self.assertEqual(self.broker.call("POST", "/api/v1/auth/logout",
+                                          token=login["accessToken"]).status, 200)
+        ws = Ws(self.broker, how=None)
+        ws.send(type="resume", session=session)
+        self.assertEqual(ws.expect("error")["code"], "unauthenticated")
+        self.assertEqual(ws.close_code()[0], 4501)
 
 
 if __name__ == "__main__":
