@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db_queue_test.c - cursors of devices, the limits of what waits for them, dead letters.
+ */
+#include "actors/store_testing.h"
+
+#define NOW_MS INT64_C(86400000)
+
+static struct test_dir dir;
+static store_db *db;
+static ptn_buf *last; /* the reply of the last run() */
+static uint32_t last_type;
+
+static ptn_bytes run_buf(uint32_t type, ptn_buf *take_b) {
+    ptn_buf_unref(last);
+    last = store_db_execute(db, type, ptn_buf_bytes(take_b), &last_type);
+    cr_assert_not_null(last);
+    ptn_buf_unref(take_b);
+    return ptn_buf_bytes(last);
+}
+#define run(kind, ...) run_buf(PTN_MSG_##kind, packed(__VA_ARGS__))
+
+static void say(const char *sender, int64_t at_ms) {
+    static unsigned n;
+    char id[16];
+    (void)snprintf(id, sizeof id, "m%u", n++);
+    (void)run(STORE_MSG_APPEND, "sssssni", "c1", id, sender, "text", "0123456789", at_ms);
+    cr_assert_eq(last_type, PTN_MSG_STORE_MSG);
+}
+
+/* alice, bob and carol; c1 with alice and bob, where alice says n things. */
+static void setup(void) {
+    static const char *const names[] = {"alice", "bob", "carol"};
+    const char *why = "";
+    test_dir_open(&dir);
+    cr_assert_eq(store_db_open(dir.db, &(store_db_opts){.dead_letters_max = 3}, &db, &why), 0, "%s",
+                 why);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(names); i++)
+        (void)run(STORE_USER_ADD, "sssiSi", names[i], names[i], "hash", (int64_t)1, NULL,
+                  (int64_t)1000);
+    (void)run(STORE_CONV_ADD, "sssis[ss]", "c1", "First", "alice", (int64_t)5, "epoch1", "alice",
+              "bob");
+    cr_assert_eq(last_type, PTN_MSG_STORE_CONV);
+}
+
+static void teardown(void) {
+    last = ptn_buf_unref(last);
+    store_db_close(db);
+    test_dir_close(&dir);
+}
+
+TestSuite(store_db_queue, .init = setup, .fini = teardown, .timeout = 60);
+
+/* Opens a feed and returns the row of c1: [conversation, acked, deliveries, gapFrom, reason?]. */
+static ptn_bytes feed(const char *user, const char *device, int64_t messages, int64_t bytes,
+                      int64_t ttl_ms) {
+    ptn_bytes b = run(STORE_FEED_OPEN, "ssiiiii", user, device, (int64_t)100, messages, bytes,
+                      ttl_ms, NOW_MS);
+    cr_assert_eq(last_type, PTN_MSG_STORE_FEED);
+    return element(b, 0);
+}
+
+static int64_t acked(const char *user, const char *device) {
+    return int_of(element(feed(user, device, 0, 0, 0), 1));
+}
+
+/* Returns how many conversations have news of it. */
+static uint32_t ack(const char *user, const char *device, int64_t seq, int64_t deliveries,
+                    int64_t got) {
+    ptn_pack w;
+    ptn_pack_init(&w, 128);
+    ptn_pack_array(&w, 2);
+    ptn_pack_array(&w, 1);
+    ptn_pack_array(&w, 6);
+    ptn_pack_cstr(&w, user);
+    ptn_pack_cstr(&w, device);
+    ptn_pack_cstr(&w, "c1");
+    ptn_pack_int(&w, seq);
+    ptn_pack_int(&w, deliveries);
+    ptn_pack_int(&w, got);
+    ptn_pack_int(&w, NOW_MS);
+    ptn_bytes b = run_buf(PTN_MSG_STORE_FEED_ACK, ptn_pack_finish(&w));
+    cr_assert_eq(last_type, PTN_MSG_STORE_FEED_ACKED);
+    return count_of(b);
+}
+
+static const char *status_of(int64_t seq) {
+    static char text[16];
+    ptn_str s = {"", 0};
+    ptn_bytes b = run(STORE_MSG_RANGE, "siii", "c1", seq - 1, seq + 1, (int64_t)1);
+    (void)ptn_map_get_str(element(element(element(b, 1), 0), 1), "status", &s);
+    (void)snprintf(text, sizeof text, "%.*s", (int)s.n, s.p);
+    return text;
+}
+
+Test(store_db_queue, cursors_only_move_on) {
+    for (int i = 0; i < 5; i++)
+        say("alice", NOW_MS);
+    cr_expect_eq(acked("bob", "phone"), 0);
+    (void)ack("bob", "phone", 3, 1, 3);
+    (void)ack("bob", "phone", 2, 0, 2);
+    ptn_bytes row = feed("bob", "phone", 0, 0, 0);
+    cr_expect_eq(int_of(element(row, 1)), 3);
+    cr_expect_eq(int_of(element(row, 2)), 1, "deliveries of the next one");
+    (void)ack("bob", "phone", 3, 4, 0);
+    cr_expect_eq(int_of(element(feed("bob", "phone", 0, 0, 0), 2)), 4);
+}
+
+Test(store_db_queue, a_new_device_begins_where_the_furthest_is) {
+    for (int i = 0; i < 5; i++)
+        say("alice", NOW_MS);
+    (void)acked("bob", "phone");
+    (void)ack("bob", "phone", 4, 0, 4);
+    cr_expect_eq(acked("bob", "tablet"), 4);
+    (void)ack("bob", "phone", 5, 0, 5);
+    cr_expect_eq(acked("bob", "tablet"), 4, "and stays there");
+}
+
+Test(store_db_queue, members_begin_where_they_joined_and_leave_nothing) {
+    say("alice", NOW_MS);
+    say("alice", NOW_MS);
+    (void)run(STORE_MEMBERS_ADD, "s[s]i", "c1", "carol", NOW_MS);
+    cr_assert_eq(last_type, PTN_MSG_STORE_CONV);
+    cr_expect_eq(acked("carol", ""), 2);
+    say("alice", NOW_MS);
+    (void)ack("carol", "", 3, 0, 3);
+    (void)run(STORE_MEMBERS_REMOVE, "s[s]", "c1", "carol");
+    (void)ack("carol", "", 3, 0, 3);
+    (void)run(STORE_FEED_OPEN, "ssiiiii", "carol", "", (int64_t)100, (int64_t)0, (int64_t)0,
+              (int64_t)0, NOW_MS);
+    cr_expect_eq(count_of(ptn_buf_bytes(last)), 0);
+    say("alice", NOW_MS);
+    (void)run(STORE_MEMBERS_ADD, "s[s]i", "c1", "carol", NOW_MS);
+    cr_expect_eq(acked("carol", ""), 4);
+}
+
+Test(store_db_queue, the_first_acknowledgement_of_another_member_is_news) {
+    (void)run(STORE_MEMBERS_ADD, "s[s]i", "c1", "carol", NOW_MS);
+    for (int i = 0; i < 3; i++)
+        say("alice", NOW_MS);
+    cr_expect_str_eq(status_of(1), "sent");
+    cr_expect_eq(ack("bob", "", 2, 0, 2), 1);
+    cr_expect_str_eq(status_of(2), "delivered");
+    cr_expect_str_eq(status_of(3), "sent");
+    cr_expect_eq(ack("bob", "", 2, 0, 2), 0);
+    cr_expect_eq(ack("bob", "tablet", 1, 0, 1), 0, "another device of the same member is behind");
+    cr_expect_eq(ack("carol", "", 3, 0, 3), 1);
+    cr_expect_eq(ack("alice", "", 3, 0, 0), 0, "passed, not got");
+    cr_expect_str_eq(status_of(3), "delivered");
+}
+
+static void expect_gap(ptn_bytes row, int64_t from, int64_t to, const char *reason) {
+    cr_expect_eq(int_of(element(row, 3)), from);
+    cr_expect_eq(int_of(element(row, 1)), to);
+    cr_expect(str_is(element(row, 4), reason));
+}
+
+Test(store_db_queue, what_is_over_a_limit_is_passed) {
+    for (int i = 0; i < 10; i++)
+        say("alice", i < 4 ? 1000 : NOW_MS);
+    cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 10, 100, 0), 4)), PTN_KIND_NIL);
+    expect_gap(feed("bob", "a", 0, 0, 3600000), 1, 4, "expired");
+    cr_expect_eq(acked("bob", "a"), 4);
+    expect_gap(feed("bob", "a", 5, 0, 3600000), 5, 5, "overflow");
+    expect_gap(feed("bob", "a", 5, 30, 0), 6, 7, "overflow");
+    cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 3, 30, 3600000), 4)), PTN_KIND_NIL);
+    cr_expect_str_eq(status_of(1), "sent", "passed is not delivered");
+}
+
+Test(store_db_queue, dead_letters_are_listed_replayed_and_purged) {
+    for (int i = 0; i < 10; i++)
+        say("alice", NOW_MS);
+    for (int64_t keep = 9; keep > 4; keep--) /* five letters, of which three are kept */
+        (void)feed("bob", "a", keep, 0, 0);
+    ptn_bytes b = run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10);
+    cr_assert_eq(count_of(b), 3);
+    ptn_bytes first = element(b, 0);
+    int64_t id = int_of(element(first, 0));
+    cr_expect(str_is(element(first, 1), "bob"));
+    cr_expect(str_is(element(first, 2), "a"));
+    cr_expect(str_is(element(first, 3), "c1"));
+    cr_expect_eq(int_of(element(first, 4)), 3);
+    cr_expect_eq(int_of(element(first, 5)), 3);
+    cr_expect(str_is(element(first, 6), "overflow"));
+    cr_expect_eq(count_of(run(STORE_DEAD_REPLAY, "ii", id, NOW_MS)), 1);
+    ptn_bytes row = feed("bob", "a", 1, 0, 0);
+    cr_expect_eq(int_of(element(row, 1)), 2, "back, and free of limits");
+    cr_expect_eq(ptn_kind_of(element(row, 4)), PTN_KIND_NIL);
+    (void)run(STORE_DEAD_REPLAY, "ii", id, NOW_MS);
+    cr_expect_eq(last_type, PTN_MSG_PROBLEM);
+    (void)run(STORE_DEAD_PURGE, "fi", id + 1);
+    cr_expect_eq(last_type, PTN_MSG_STORE_DEADS);
+    (void)run(STORE_DEAD_PURGE, "fi", id + 1);
+    cr_expect_eq(last_type, PTN_MSG_PROBLEM);
+    (void)run(STORE_DEAD_PURGE, "ti", (int64_t)0);
+    cr_expect_eq(count_of(run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10)), 0);
+}
