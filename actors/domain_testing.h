@@ -111,7 +111,8 @@ static inline int proxy_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_exit(c, 0);
         return 0;
     }
-    bool write = m->type == PTN_MSG_STORE_MSG_APPEND || m->type == PTN_MSG_STORE_MEMBERS_REMOVE;
+    bool write = m->type == PTN_MSG_STORE_MSG_APPEND || m->type == PTN_MSG_STORE_MEMBERS_REMOVE ||
+                 m->type == PTN_MSG_STORE_EDIT;
     if (!write || f->store_delay_ns == 0)
         return ptn_forward(c, m, f->real_store, m->type);
     struct held *h = (struct held *)calloc(1, sizeof *h);

@@ -368,6 +368,59 @@ Test(sync, lists_are_bounded_and_strangers_learn_nothing) {
     cr_expect(map_str_is(at(result(r[7], 0), "data"), "conversationId", "carol"));
 }
 
+/* The store's answer comes too late: nobody knows whether the list was applied. */
+static void listen_in(ptn_ctx *c, struct fixture *x) {
+    char topic[96];
+    (void)snprintf(topic, sizeof topic, "conversation.%s", conv);
+    r[5] = ask(c, x, x->d.conversation[ptn_shard(ptn_str_of(conv), x->d.workers)],
+               PTN_MSG_TOPIC_ATTACH, packed("ssini", topic, "bob", (int64_t)1, (int64_t)0));
+}
+static void late_list(ptn_ctx *c, struct fixture *x) {
+    x->store_delay_ns = 30 * PTN_MS;
+    x->deadline_ns = 20 * PTN_MS;
+    list_begin();
+    item(M1, "message", E1, -1, "content", text("one"));
+    item("t1", "conversation", E2, -1, "title", text("Late"));
+    item("p1", "preferences", E1, -1, "preferences", texts("theme", "dark", NULL));
+    item("x1", "nothing", E2, -1, NULL, NULL);
+    r[6] = push(c, x);
+    x->deadline_ns = 0;
+}
+static void late_list_again(ptn_ctx *c, struct fixture *x) {
+    if (!x->answer[r[6]].ended || events_of(&x->hub[0]) == 0) {
+        x->at--;
+        return;
+    }
+    list_begin();
+    item(M1, "message", E1, -1, "content", text("one"));
+    item("t1", "conversation", E2, -1, "title", text("Late"));
+    item("p1", "preferences", E1, -1, "preferences", texts("theme", "dark", NULL));
+    r[7] = push(c, x);
+    x->store_delay_ns = 0;
+}
+static void wait_for_again(ptn_ctx *c, struct fixture *x) {
+    static unsigned rounds;
+    (void)c;
+    if (!x->answer[r[7]].ended || ++rounds < 50) /* the late answers have come too */
+        x->at--;
+}
+
+Test(sync, a_list_without_an_answer_is_published_and_sent_again) {
+    static const struct step steps[] = {
+        {0, create},          {0, remember},       {0, listen_in}, {0, late_list},
+        {0, late_list_again}, {0, wait_for_again}, {0, look},      {0, NULL}};
+    fixture_run(f, steps);
+    expect_outcomes(r[6], "rrrr");
+    for (uint32_t k = 0; k < 3; k++) {
+        cr_expect(map_str_is(result(r[6], k), "code", "timeout"));
+        cr_expect(bool_of(at(result(r[6], k), "retryable")));
+    }
+    cr_expect(map_str_is(result(r[6], 3), "code", "validation_failed"));
+    expect_outcomes(r[7], "ddd");
+    expect_events(&f->hub[0], 1, 1);
+    cr_expect(map_str_is(data_of(f, r[11], 200), "title", "Late"), "the owner has looked it up");
+}
+
 /* ---- GET /sync ------------------------------------------------------------------------------ */
 
 static char token[256];
