@@ -52,18 +52,12 @@ int store_err_of(int rc) {
     }
 }
 
-/* The log of the open database; NULL: none yet. */
-static sqlite3_file *log_of(store_db *db) {
-    sqlite3_file *log = NULL;
-    int rc = sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_JOURNAL_POINTER, (void *)&log);
-    return rc == SQLITE_OK && log != NULL && log->pMethods != NULL ? log : NULL;
-}
-
 /* The last error of the handle.  A quota, or room that only a sync finds missing, has no code of
  * its own in SQLite: the errno of the log says it. */
 static int last_err(store_db *db) {
     int rc = sqlite3_extended_errcode(db->sql), e = 0;
-    sqlite3_file *log = rc == SQLITE_IOERR_WRITE || rc == SQLITE_IOERR_FSYNC ? log_of(db) : NULL;
+    sqlite3_file *log =
+        rc == SQLITE_IOERR_WRITE || rc == SQLITE_IOERR_FSYNC ? store_log_of(db) : NULL;
     if (log != NULL)
         (void)log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &e);
     if (e == EDQUOT || e == ENOSPC)
@@ -383,31 +377,11 @@ static bool check_data_version(store_db *db) {
         return false;
     int64_t version = sqlite3_column_int64(s, 0);
     (void)sqlite3_reset(s);
-    if (version != db->data_version)
+    db->version_changed = version != db->data_version;
+    if (db->version_changed)
         caches_drop(db);
     db->data_version = version;
     return true;
-}
-
-/* Reads the log and writes it back: what is in the cache is dirty then, whatever the kernel thought
- * of it before, and the sync means it. */
-static int rewrite_log(sqlite3_file *log) {
-    enum { CHUNK = 64 << 10 };
-    sqlite3_int64 size = 0;
-    int rc = log->pMethods->xFileSize(log, &size);
-    if (rc != SQLITE_OK || size == 0)
-        return rc;
-    char *chunk = malloc(CHUNK);
-    if (chunk == NULL)
-        return SQLITE_NOMEM;
-    for (sqlite3_int64 at = 0; at < size && rc == SQLITE_OK; at += CHUNK) {
-        int n = size - at < CHUNK ? (int)(size - at) : CHUNK;
-        rc = log->pMethods->xRead(log, chunk, n, at);
-        if (rc == SQLITE_OK)
-            rc = log->pMethods->xWrite(log, chunk, n, at);
-    }
-    free(chunk);
-    return rc == SQLITE_OK ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : rc;
 }
 
 /* After a failed flush, and once after opening: what stands in the log may not be on disk, and the
@@ -415,8 +389,8 @@ static int rewrite_log(sqlite3_file *log) {
 static int settle(store_db *db) {
     if (!db->unsettled)
         return 0;
-    sqlite3_file *log = log_of(db);
-    int rc = log != NULL ? rewrite_log(log) : SQLITE_OK;
+    sqlite3_file *log = store_log_of(db);
+    int rc = log != NULL ? store_log_rewrite(log) : SQLITE_OK;
     db->unsettled = rc != SQLITE_OK;
     db->afloat = db->afloat && db->unsettled;
     return store_err_of(rc);
@@ -435,9 +409,36 @@ static bool load_change(store_db *db) {
     return db->change >= 0;
 }
 
+static bool run_plain(store_db *db, enum store_statement which) {
+    sqlite3_stmt *s = store_sql(db, which);
+    return s != NULL && store_run(db, s);
+}
+
+static int begin_write(store_db *db) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN);
+    int err = s != NULL && sqlite3_step(s) == SQLITE_DONE ? 0 : last_err(db);
+    if (s != NULL)
+        (void)sqlite3_reset(s);
+    db->in_transaction = err == 0;
+    return err;
+}
+
+/* Inside a transaction.  What a failed sync took out of the log, its index still knows: the log is
+ * read once more, and ends where its checksums end.  A topic may go back by that. */
+static int begin_anew(store_db *db) {
+    uint32_t known = db->log_pages;
+    bool alone = check_data_version(db) && !db->version_changed;
+    int err = store_log_forget_index(db, alone ? known : 0);
+    store_db_rollback(db);
+    if (err == 0 && (err = begin_write(db)) == 0) {
+        db->afloat = false;
+        db->renew_topics = db->renew_topics || store_log_frames(db) < known;
+    }
+    return err;
+}
+
 int store_db_begin(store_db *db) {
     PTN_ASSERT(!db->in_transaction);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_BEGIN);
     db->doomed = 0;
     db->rows_committed = 0;
     db->must_sync = false;
@@ -445,18 +446,15 @@ int store_db_begin(store_db *db) {
     db->changes = false;
     db->users_added = db->conversations_added = db->messages_added = db->events_added =
         db->messages_removed = 0;
-    if (s == NULL || sqlite3_step(s) != SQLITE_DONE) {
-        int err = last_err(db);
-        if (s != NULL)
-            (void)sqlite3_reset(s);
-        return err;
-    }
-    (void)sqlite3_reset(s);
-    db->in_transaction = true;
-    int err = check_data_version(db) ? settle(db) : last_err(db);
-    if (err == 0 && !load_change(db))
+    int err = begin_write(db);
+    if (err == 0 && db->unsettled && db->afloat)
+        err = begin_anew(db);
+    if (err == 0)
+        err = check_data_version(db) ? settle(db) : last_err(db);
+    if (err == 0 &&
+        (!load_change(db) || (db->renew_topics && !run_plain(db, STORE_SQL_TOPICS_RENEW))))
         err = last_err(db);
-    if (err != 0)
+    if (err != 0 && db->in_transaction)
         store_db_rollback(db);
     return err;
 }
@@ -483,7 +481,7 @@ int store_db_relax(store_db *db, bool on) {
 }
 
 int store_db_flush(store_db *db) {
-    sqlite3_file *log = log_of(db);
+    sqlite3_file *log = store_log_of(db);
     int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
     if (rc == SQLITE_OK) {
         db->afloat = false;
@@ -515,11 +513,6 @@ static bool meta_get(store_db *db, const char *name, int64_t def, int64_t *ret_v
     *ret_value = rc == SQLITE_ROW ? sqlite3_column_int64(s, 0) : def;
     (void)sqlite3_reset(s);
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
-}
-
-static bool run_plain(store_db *db, enum store_statement which) {
-    sqlite3_stmt *s = store_sql(db, which);
-    return s != NULL && store_run(db, s);
 }
 
 /* A new database has nothing to be careful about. */
@@ -575,6 +568,7 @@ int store_db_commit(store_db *db) {
     if (s != NULL && store_run(db, s)) {
         db->in_transaction = false;
         db->change += db->changes;
+        db->renew_topics = false;
         db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
         if (sqlite3_total_changes(db->sql) != db->changes_before)
             db->afloat = db->relaxed; /* else the sync was of the whole log */

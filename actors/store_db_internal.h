@@ -230,10 +230,12 @@ struct store_db {
     bool claimed;   /* store_db_claim() */
     bool foreign;   /* on a VFS that is not the system's */
     bool damage_noted;
-    bool afloat;        /* the log holds commits that nobody has synced yet */
-    bool unsettled;     /* the log may hold what the disk does not */
-    int changes_before; /* sqlite3_total_changes() when the transaction began */
-    int doomed;         /* 0, or the negative error that the commit will return */
+    bool afloat;          /* the log holds commits that nobody has synced yet */
+    bool unsettled;       /* the log may hold what the disk does not */
+    bool renew_topics;    /* unsynced commits may be gone: positions of loose topics are not true */
+    bool version_changed; /* another process has written since the last transaction */
+    int changes_before;   /* sqlite3_total_changes() when the transaction began */
+    int doomed;           /* 0, or the negative error that the commit will return */
     int64_t users_added, conversations_added, messages_added, events_added,
         messages_removed; /* by the open transaction */
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
@@ -318,6 +320,16 @@ int store_is_sender(store_db *db, struct store_conv *c, ptn_str user);
 /* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
 int store_conv_find(store_db *db, ptn_str id, struct store_conv **ret_c);
 void store_convs_drop(store_db *db);
+
+/* store_db_log.c */
+/* The log of the open database; NULL: none yet. */
+sqlite3_file *store_log_of(store_db *db);
+int store_log_rewrite(sqlite3_file *log); /* an SQLite code */
+/* As the log's index has it. */
+uint32_t store_log_frames(store_db *db);
+/* Inside a transaction that writes, which must be rolled back then: the next one reads the log from
+ * its beginning.  frames: cut off what comes after so many; 0: nothing. */
+int store_log_forget_index(store_db *db, uint32_t frames);
 
 /* store_db_topics.c */
 ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);

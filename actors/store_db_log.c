@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_db_log.c - SQLite's write-ahead log after a sync that failed (sqlite.org/walformat.html).
+ *
+ * A kernel may drop what it could not write.  Commits that have not been synced yet then stand in
+ * the log's index, in shared memory, and no longer in the log: pages read from there would be
+ * anything.  Without its index SQLite reads the log from its beginning and believes frames as far
+ * as their checksums hold, which is what it does after a crash.
+ */
+#include "actors/store_db_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LOG_HEADER_BYTES = 32,
+    FRAME_HEADER_BYTES = 24,
+    INDEX_REGION_BYTES = 32768,
+    INDEX_HEADER_BYTES = 96, /* two copies */
+    INDEX_PAGE_SIZE_AT = 14, /* in the byte order of the machine */
+    INDEX_MX_FRAME_AT = 16,
+};
+
+/* The log of the open database; NULL: none yet. */
+sqlite3_file *store_log_of(store_db *db) {
+    sqlite3_file *log = NULL;
+    int rc = sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_JOURNAL_POINTER, (void *)&log);
+    return rc == SQLITE_OK && log != NULL && log->pMethods != NULL ? log : NULL;
+}
+
+/* Reads the log and writes it back: what is in the cache is dirty then, whatever the kernel thought
+ * of it before, and the sync means it. */
+int store_log_rewrite(sqlite3_file *log) {
+    enum { CHUNK = 64 << 10 };
+    sqlite3_int64 size = 0;
+    int rc = log->pMethods->xFileSize(log, &size);
+    if (rc != SQLITE_OK || size == 0)
+        return rc;
+    char *chunk = malloc(CHUNK);
+    if (chunk == NULL)
+        return SQLITE_NOMEM;
+    for (sqlite3_int64 at = 0; at < size && rc == SQLITE_OK; at += CHUNK) {
+        int n = size - at < CHUNK ? (int)(size - at) : CHUNK;
+        rc = log->pMethods->xRead(log, chunk, n, at);
+        if (rc == SQLITE_OK)
+            rc = log->pMethods->xWrite(log, chunk, n, at);
+    }
+    free(chunk);
+    return rc == SQLITE_OK ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : rc;
+}
+
+/* The first region of the index; NULL: there is none. */
+static volatile char *index_of(store_db *db, sqlite3_file **ret_file) {
+    sqlite3_file *file = NULL;
+    void volatile *index = NULL;
+    int rc = sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_FILE_POINTER, (void *)&file);
+    *ret_file = file;
+    if (rc != SQLITE_OK || file == NULL || file->pMethods == NULL || file->pMethods->iVersion < 2 ||
+        file->pMethods->xShmMap(file, 0, INDEX_REGION_BYTES, 0, &index) != SQLITE_OK)
+        return NULL;
+    return index;
+}
+
+static void index_read(volatile char *index, size_t at, void *ret, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        ((char *)ret)[i] = index[at + i];
+}
+
+uint32_t store_log_frames(store_db *db) {
+    sqlite3_file *file;
+    volatile char *index = index_of(db, &file);
+    uint32_t frames = 0;
+    if (index != NULL)
+        index_read(index, INDEX_MX_FRAME_AT, &frames, sizeof frames);
+    return frames;
+}
+
+int store_log_forget_index(store_db *db, uint32_t frames) {
+    sqlite3_file *file, *log = store_log_of(db);
+    volatile char *index = index_of(db, &file);
+    uint16_t page = 0;
+    if (log == NULL || index == NULL)
+        return -PTN_EIO;
+    index_read(index, INDEX_PAGE_SIZE_AT, &page, sizeof page);
+    uint32_t frame = FRAME_HEADER_BYTES + (page == 1 ? 65536u : page);
+    sqlite3_int64 size = 0, end = LOG_HEADER_BYTES + (sqlite3_int64)frames * frame;
+    int rc = log->pMethods->xFileSize(log, &size);
+    if (rc == SQLITE_OK && frames > 0 &&
+        size > end) /* a commit that was refused must not come back */
+        rc = log->pMethods->xTruncate(log, end);
+    if (rc != SQLITE_OK)
+        return store_err_of(rc);
+    for (size_t i = 0; i < INDEX_HEADER_BYTES; i++)
+        index[i] = 0;
+    file->pMethods->xShmBarrier(file);
+    return 0;
+}
