@@ -48,9 +48,9 @@ class Client:
     def headers(self):
         return [("Authorization", "Bearer " + self.user["token"])]
 
-    def connect_ws(self, encoding):
+    def connect_ws(self, encoding, query=""):
         host, port = self.world.broker.http
-        return websockets.connect(f"ws://{host}:{port}/ws", extra_headers=self.headers(),
+        return websockets.connect(f"ws://{host}:{port}/ws{query}", extra_headers=self.headers(),
                                   subprotocols=["postern.v1." + encoding], compression=None,
                                   ping_interval=None, max_size=None, max_queue=None, open_timeout=20,
                                   close_timeout=0.2)
@@ -176,7 +176,7 @@ class WsWriter(Writer):
                 frame = unpack(await ws.recv())
                 if frame["type"] == "drain":
                     return
-                if frame.get("id") in self.pending:
+                if frame["type"] in ("ack", "error") and frame.get("id") in self.pending:
                     in_flight -= 1
                     self.answered(frame["id"], frame)
 
@@ -301,12 +301,41 @@ class WsMember(Member):
                     self.subscribed(frame["topic"], frame)
                 elif frame["type"] == "drain":
                     return
-                elif frame["type"] == "gap":
+                elif frame["type"] == "gap" and frame["reason"] not in ("overflow", "max_deliveries"):
+                    # Those two are of the device's queue, for which this member does not care.
                     self.ledger.fault("missed", f"{self.name}: {frame}")
                 elif frame["type"] == "error":
                     if not frame["retryable"]:
                         self.ledger.fault("refused", f"{self.name}: {frame}")
                     return
+
+
+class FeedMember(Member):
+    """Takes what comes by itself, as `message`, and acknowledges now and then; what it has not
+    acknowledged comes again, and is passed over.
+    """
+
+    async def events(self):
+        for stream in self.streams:
+            if stream not in self.at:
+                self.at[stream] = 0
+                self.ledger.follow(self.name, stream, 0)
+        async with self.connect_ws("json", "?device=" + self.name) as ws:
+            while True:
+                frame = json.loads(await ws.recv())
+                if frame["type"] == "drain":
+                    return
+                if frame["type"] == "gap":
+                    self.ledger.fault("missed", f"{self.name}: {frame}")
+                if frame["type"] != "message":
+                    continue
+                stream = "conversation." + frame["conversationId"]
+                if frame["seq"] > self.at[stream]:
+                    self.take(stream, frame["seq"], frame)
+                    yield
+                if self.chance.random() < 0.1:
+                    await ws.send(json.dumps({"type": "ack", "conversationId": frame["conversationId"],
+                                              "seq": self.at[stream]}))
 
 
 class SseMember(Member):

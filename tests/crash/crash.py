@@ -51,7 +51,10 @@ class World:
         self.chance = random.Random(seed)
         self.ledger = Ledger()
         self.broker = Mortal(env={"POSTERN_TOPICS__DURABLE": "log.**", "POSTERN_AUTH__ACCESS_TTL": "2h",
-                                  "POSTERN_WORKERS": "2", "POSTERN_LOG__LEVEL": "warn"})
+                                  "POSTERN_WORKERS": "2", "POSTERN_LOG__LEVEL": "warn",
+                                  # Whoever comes back through hundreds of lives is still owed everything.
+                                  "POSTERN_QUEUE__MESSAGES": "0", "POSTERN_QUEUE__BYTES": "1GiB",
+                                  "POSTERN_QUEUE__DELIVERIES": "1000"})
         self.life = 0
         self.finishing = self.finished = False
         self.how = collections.Counter()
@@ -106,21 +109,21 @@ class World:
         return {**reply.data, "token": self.broker.token(name)}
 
     def prepare(self):
-        users = [self.user(f"user{i}") for i in range(4)]
-        self.users = users
-        self.conversations = ["conversation." + self.broker.conversation(users[0], *users[1:])
+        self.users = [self.user(f"user{i}") for i in range(5)]
+        self.conversations = ["conversation." + self.broker.conversation(*self.users)
                               for _ in range(CONVERSATIONS)]
         self.topics = [f"log.{i}" for i in range(TOPICS)]
-        return users
 
     async def members(self):
-        a, b, c, d = self.users
+        a, b, c, d, silent = self.users  # the last one sends nothing: nobody is fed with what they sent
         streams = self.conversations + self.topics
         self.followers = [
             self.add(clients.WsMember, "ws-json", a, streams=streams),
             self.add(clients.WsMember, "ws-msgpack", b, streams=streams, encoding="msgpack"),
             self.add(clients.WsMember, "ws-restless", c, streams=streams, leave_after=60),
             self.add(clients.WsMember, "ws-sleepy", d, streams=streams, sleeps=0.8),
+            self.add(clients.FeedMember, "feed", silent, streams=self.conversations),
+            self.add(clients.FeedMember, "feed-restless", silent, streams=self.conversations, leave_after=60),
             self.add(clients.HistoryMember, "history", b, streams=self.conversations),
             *(self.add(clients.SseMember, f"sse-{stream}", c, streams=[stream])
               for stream in (streams[0], streams[-1]))]
