@@ -300,7 +300,7 @@ Test(store_db_topics, conversations_keep_their_newest_messages) {
     for (int i = 0; i < 2; i++) {
         (void)run(STORE_CONV_ADD, "sSsis[s]", i == 0 ? "c0" : "c1", NULL, "u", (int64_t)5, E1, "u");
         for (int64_t k = 1; k <= 5; k++) {
-            char id[8];
+            char id[32];
             (void)snprintf(id, sizeof id, "m%d%d", i, (int)k);
             (void)run(STORE_MSG_APPEND, "sssssni", i == 0 ? "c0" : "c1", id, "u", "text", "x", k);
         }
