@@ -9,6 +9,8 @@
  */
 #include "actors/hub_internal.h"
 
+#include <postern/metrics.h>
+
 #include <stdlib.h>
 
 #define ATTACHES_MAX 64u /* in flight for feeds */
@@ -156,6 +158,8 @@ void hub_feed_done(ptn_hub *h) {
     }
     all->line_first = all->line_last = NULL;
     all->n_attaching = 0;
+    ptn_gauge_add(PTN_G_OFFLINE_QUEUE, -all->reported);
+    all->reported = 0;
 }
 
 void hub_feed_reset_all(ptn_ctx *c, ptn_hub *h) {
