@@ -123,7 +123,8 @@ bool keys_user_unpack(ptn_unpack *u, struct keys_user *ret_user) {
     if (!ptn_unpack_array(u, &n) || n != 8 || !ptn_unpack_str(u, &id) ||
         !ptn_unpack_str(u, &name) || !ptn_unpack_str_or_nil(u, &hash) ||
         !ptn_unpack_uint(u, &roles) || !ptn_unpack_str_or_nil(u, &household) ||
-        !ptn_unpack_int(u, &ret_user->created_ms) || !ptn_unpack_any(u, NULL))
+        !ptn_unpack_int(u, &ret_user->created_ms) || !ptn_unpack_any(u, NULL) ||
+        !ptn_unpack_any(u, NULL)) /* preferences, version */
         return false;
     ret_user->roles = (uint32_t)roles;
     return copy_text(id, ret_user->id, sizeof ret_user->id) &&
