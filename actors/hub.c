@@ -686,8 +686,12 @@ static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     for (unsigned i = 0; i < h->directory->workers; i++) {
         if (h->directory->topics[i] == m->from)
             reset_patterns(c, h);
-        if (h->directory->conversation[i] == m->from)
-            hub_feed_reset_all(c, h); /* one may have missed that it became a member */
+        if (h->directory->conversation[i] == m->from) {
+            uint64_t bit = UINT64_C(1) << i;
+            if ((h->born & bit) != 0) /* the first one is its birth: nobody has missed anything */
+                hub_feed_reset_all(c, h); /* one may have missed that it became a member */
+            h->born |= bit;
+        }
         for (unsigned k = 0; k < WATCHES; k++)
             if (h->watch[k].owners[i] == m->from && h->watch[k].on)
                 watch_tell(c, h, k, i);

@@ -69,6 +69,7 @@ struct ptn_hub {
     ptn_timer page_timer; /* tries failed reads again */
     struct hub_attach *attaches;
     uint64_t serial;
+    uint64_t born; /* conversation shards that have been heard of */
     struct hub_watch watch[WATCHES];
     ptn_timer watch_timer;
     struct hub_feeds feeds;

@@ -395,8 +395,8 @@ class Retention(SystemTest):
         with Ws(self.broker, self.ann["token"]) as ws:
             topic = "conversation." + conversation
             ws.subscribe(topic, since={"epoch": epoch, "offset": 3})
-            gap = ws.expect("gap", topic=topic)
-            self.assertEqual((gap["from"], gap["to"], gap["reason"]), (4, 15, "expired"))
+            gap = ws.expect("gap", topic=topic, **{"from": 4})
+            self.assertEqual((gap["to"], gap["reason"]), (15, "expired"))
             self.assertEqual([e["offset"] for e in ws.events(topic, 5)], [16, 17, 18, 19, 20])
         self.assertEqual(self.assertOk(self.broker.call("POST", path, {"content": "next"},
                                                         token=self.ann["token"]), 201)["seq"], 21)
