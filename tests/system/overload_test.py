@@ -75,7 +75,9 @@ class LargeAnswersTest(SystemTest):
         self.assertEqual(total["retry"], total[503], total)
         if not SANITIZED:
             self.assertLess(peak_bytes(self.broker), 1.6 * 128 * MIB)
-            self.assertGreater(self.broker.metric("postern_shed_total", 'reason="memory"'), 0)
+            # Which limit is met first is a matter of the disk's pace; PressureTest is about memory.
+            shed = [self.broker.metric("postern_shed_total", f'reason="{r}"') for r in ("memory", "delay")]
+            self.assertGreater(sum(shed), 0, total)
         self.assertEqual(self.broker.metric("postern_memory_limit_bytes"), 128 * MIB)
         wait_until(lambda: not pressed(self.broker), "the pressure to end")
         self.assertOk(self.broker.call("GET", API + "/conversations", token=self.ann["token"]))
