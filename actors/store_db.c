@@ -431,10 +431,10 @@ static int begin_anew(store_db *db) {
     int err = store_log_forget_index(db, alone ? known : 0);
     store_db_rollback(db);
     if (err == 0 && (err = begin_write(db)) == 0) {
-        db->afloat = false;
-        db->renew_topics = db->renew_topics || store_log_frames(db) < known;
+        db->log_pages = store_log_frames(db);
+        db->renew_topics = db->renew_topics || db->log_pages < known;
     }
-    return err;
+    return err; /* afloat until settle() has succeeded: its sync may fail, too */
 }
 
 int store_db_begin(store_db *db) {
@@ -575,7 +575,7 @@ int store_db_commit(store_db *db) {
         return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
     }
     /* A sync that failed has made the kernel forget the commits before it, too. */
-    db->unsettled = db->unsettled || db->afloat;
+    db->unsettled = db->unsettled || (db->afloat && s != NULL);
     int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
     store_db_rollback(db);
     return err;

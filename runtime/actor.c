@@ -135,7 +135,7 @@ static void actor_fate(struct ptn__slot *s, int reason, uint32_t report) {
     const struct ptn__cold *k = s->cold;
     if (k->sup != PTN_ADDR_NONE && !s->end_final && !w->kill_seen &&
         ptn__slot_find(w->rt, k->sup) != NULL)
-        ptn__send_control(w, k->sup, s->self, report, k->sup_index, reason);
+        (void)ptn__send_control(w, k->sup, s->self, report, k->sup_index, reason);
     else
         actor_gone(s);
 }
@@ -260,8 +260,8 @@ int ptn__actor_init(struct ptn__slot *s, void *arg) {
         return err;
     held_deliver(s);
     if (s->cold->sup != PTN_ADDR_NONE)
-        ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index,
-                          (int)s->incarnation);
+        (void)ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index,
+                                (int)s->incarnation);
     if (s->exiting)
         ptn__actor_exit(s);
     return 0;
@@ -417,7 +417,7 @@ int ptn__spawn_actor(ptn_runtime *rt, struct ptn__worker *w, const struct ptn__s
             err = ptn__actor_init(s, req->arg);
     } else {
         *sp = spawn;
-        ptn__send_control(w, addr, addr, PTN__CTL_ADOPT, (uint64_t)(uintptr_t)sp, 0);
+        (void)ptn__send_control(w, addr, addr, PTN__CTL_ADOPT, (uint64_t)(uintptr_t)sp, 0);
         /* At once: whoever learns the address from us must not get there first. */
         ptn__post_flush(w, req->worker);
     }

@@ -508,8 +508,8 @@ int ptn__send_foreign(ptn_runtime *rt, struct ptn__mag *m, const struct ptn__env
                       ptn_buf *take_payload);
 /* From worker code.  CONTROL that cannot be sent because even the reserve of envelopes is used up
  * aborts the process. */
-void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
-                       uint64_t corr, int err);
+int ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
+                      uint64_t corr, int err);
 /* The request being handled is taken care of: a crash of this handler does not answer it. */
 void ptn__mark_answered(ptn_ctx *c, uint64_t corr);
 /* Answers a request with an error, if it is one. */

@@ -115,12 +115,21 @@ INLINE struct ptn__slot *near_find(const struct ptn__worker *w, ptn_addr to) {
     return PTN_LIKELY(s != NULL && s->self == to) ? s : NULL;
 }
 
+/* Of this worker, and not here.  Gone, or created by another worker a moment ago: then its ADOPT
+ * waits on our ready stack, and the message goes there, behind it. */
+static __attribute__((noinline)) int
+send_unborn(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
+    if (ptn__slot_find(w->rt, proto->to) == NULL)
+        return -PTN_ENOACTOR;
+    return send_far(w->rt, NULL, &w->mag, proto, take_payload);
+}
+
 int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
     if (!is_near(w, proto->to))
         return send_far(w->rt, w, &w->mag, proto, take_payload);
     struct ptn__slot *s = near_find(w, proto->to);
     if (PTN_UNLIKELY(s == NULL))
-        return -PTN_ENOACTOR;
+        return send_unborn(w, proto, take_payload);
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = bounded ? ptn__payload_len(take_payload) : 0;
     if (bounded && !near_reserve(s, len))
@@ -140,8 +149,8 @@ int ptn__send_foreign(ptn_runtime *rt, struct ptn__mag *m, const struct ptn__env
     return send_far(rt, NULL, m, proto, take_payload);
 }
 
-void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
-                       uint64_t corr, int err) {
+int ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32_t type,
+                      uint64_t corr, int err) {
     struct ptn__env e = {.to = to,
                          .from = from,
                          .corr = corr,
@@ -151,6 +160,7 @@ void ptn__send_control(struct ptn__worker *w, ptn_addr to, ptn_addr from, uint32
                          .kind = PTN__ENV_CONTROL};
     int rc = ptn__send(w, &e, NULL);
     PTN_ASSERT(rc != -PTN_ENOMEM); /* a supervisor that misses a message would wait forever */
+    return rc;
 }
 
 void ptn__answer_err(struct ptn__worker *w, ptn_addr from, ptn_addr asker, uint64_t corr, int err) {
@@ -196,7 +206,7 @@ int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
         return cast_slow(c, to, type, take_payload);
     struct ptn__slot *s = near_find(w, to);
     if (PTN_UNLIKELY(s == NULL))
-        return -PTN_ENOACTOR;
+        return cast_slow(c, to, type, take_payload);
     size_t len = ptn__payload_len(take_payload);
     if (PTN_UNLIKELY(!near_reserve(s, len)))
         return refuse(s, len, s->near_bytes_max);

@@ -72,7 +72,7 @@ struct sup_args {
 };
 
 static void tell(const struct sup *p, uint32_t i, uint32_t type, int reason) {
-    ptn__send_control(p->w, p->kids[i].addr, p->self, type, 0, reason);
+    (void)ptn__send_control(p->w, p->kids[i].addr, p->self, type, 0, reason);
 }
 
 /* How many wait is a number for the metrics. */
@@ -138,8 +138,8 @@ static bool holding_done(ptn_ctx *c, struct sup *p) {
         if (k->state == KID_UP && k->shutdown_ns > 0) {
             k->state = KID_STOPPING;
             k->due = p->w->now + k->shutdown_ns;
-            ptn__send_control(p->w, k->addr, p->self, PTN__CTL_STOPPING, k->due,
-                              (int)k->incarnation);
+            (void)ptn__send_control(p->w, k->addr, p->self, PTN__CTL_STOPPING, k->due,
+                                    (int)k->incarnation);
         } else if (k->state == KID_UP || (k->state == KID_STOPPING && k->due <= p->w->now)) {
             kid_hold(p, i);
         }
@@ -355,7 +355,7 @@ static void sup_end(void *arg) {
         free(p->kids[i].name);
     }
     if (p->gave_up && p->parent != PTN_ADDR_NONE)
-        ptn__send_control(p->w, p->parent, p->self, PTN__CTL_LINK_DOWN, 0, PTN_ECRASHED);
+        (void)ptn__send_control(p->w, p->parent, p->self, PTN__CTL_LINK_DOWN, 0, PTN_ECRASHED);
     free(p->kids);
     p->kids = NULL;
     p->n = 0;

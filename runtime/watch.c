@@ -56,10 +56,8 @@ static int monitor(ptn_ctx *c, ptn_addr target, bool pressure, uint64_t *ret_ref
     int err = ptn__map_put(&k->watches, ref, (void *)(uintptr_t)target);
     if (err < 0)
         return err;
-    if (ptn__slot_find(w->rt, target) == NULL)
+    if (ptn__send_control(w, target, s->self, PTN__CTL_MONITOR, ref, pressure ? 1 : 0) < 0)
         ptn__send_down(w, s->self, target, ref);
-    else
-        ptn__send_control(w, target, s->self, PTN__CTL_MONITOR, ref, pressure ? 1 : 0);
     if (ret_ref != NULL)
         *ret_ref = ref;
     return 0;
@@ -77,7 +75,7 @@ int ptn_demonitor(ptn_ctx *c, uint64_t ref) {
     ptn_addr target = (uintptr_t)ptn__map_take(&c->slot->cold->watches, ref);
     if (target == PTN_ADDR_NONE)
         return -PTN_ENOTFOUND;
-    ptn__send_control(c->w, target, c->slot->self, PTN__CTL_DEMONITOR, ref, 0);
+    (void)ptn__send_control(c->w, target, c->slot->self, PTN__CTL_DEMONITOR, ref, 0);
     return 0;
 }
 
@@ -87,8 +85,8 @@ void ptn__watches_cancel(struct ptn__slot *s) {
         return;
     for (uint32_t i = 0; i < m->cap; i++) {
         if (m->keys[i] != 0)
-            ptn__send_control(s->worker, (uintptr_t)m->vals[i], s->self, PTN__CTL_DEMONITOR,
-                              m->keys[i], 0);
+            (void)ptn__send_control(s->worker, (uintptr_t)m->vals[i], s->self, PTN__CTL_DEMONITOR,
+                                    m->keys[i], 0);
     }
     ptn__map_done(m);
 }
