@@ -517,11 +517,16 @@ static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64
 
 static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved) {
     struct hub_list *all = reserved ? &h->index.all_reserved : &h->index.all_public;
-    if (hub_join(h, s, all, PTN_POLICY_DISCONNECT, false) == NULL)
-        return 0; /* the gateway sees no events; the gauge of subscriptions shows why */
+    ptn_str name = PTN_STR("**");
+    if (hub_join(h, s, all, PTN_POLICY_DISCONNECT, false) == NULL) {
+        refuse(c, s, 0, name, PTN_CODE_OVERLOADED, "try to subscribe again in a moment");
+        return 0;
+    }
     watch_set(c, h, WATCH_TOPICS, true);
     if (reserved)
         watch_set(c, h, WATCH_CONVERSATIONS, true);
+    ptn_subscribed r = {.topic = name, .code = -1, .epoch = PTN_STR("*")};
+    s->ops->subscribed(c, s->self, &r);
     return 0;
 }
 

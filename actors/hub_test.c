@@ -284,6 +284,33 @@ Test(hub, a_sink_gets_an_event_once_however_many_patterns_match) {
     }
 }
 
+static void subscribe_all(ptn_ctx *c, struct fixture *f) {
+    struct client *cl = &f->client[0];
+    if (cl->id == PTN_SINK_NONE)
+        cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, &cl->id), 0);
+    cr_assert_eq(ptn_hub_subscribe_all(c, f->hub[0], cl->id, false), 0);
+}
+static void all_without_room(ptn_ctx *c, struct fixture *f) {
+    f->hub[0]->limits.subscriptions_max = 0;
+    subscribe_all(c, f);
+}
+static void all_with_room(ptn_ctx *c, struct fixture *f) {
+    f->hub[0]->limits.subscriptions_max = 10;
+    subscribe_all(c, f);
+}
+static void publish_z(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "z");
+}
+
+Test(hub, a_gateway_hears_whether_it_will_get_everything) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {all_without_room, publish_z,
+                                                                 all_with_room, publish_z, NULL};
+    run(&f, 1, steps);
+    cr_assert_str_eq(f.client[0].seen, "!** +**@0 z:2 ");
+    cr_assert_eq(f.client[0].code, -1);
+}
+
 /* ---- closing and crashing ----------------------------------------------------------------- */
 
 static void close_1(ptn_ctx *c, struct fixture *f) {

@@ -81,8 +81,9 @@ typedef struct ptn_gap { /* events that this subscription will not get: from..to
 } ptn_gap;
 
 typedef struct ptn_sink_ops {
-    /* Exactly once per ptn_hub_subscribe() that returned 0, unless the sink was closed before; and
-     * once more, with the code forbidden, when the user may no longer have what was granted. */
+    /* Exactly once per ptn_hub_subscribe() or ptn_hub_subscribe_all() that returned 0, unless the
+     * sink was closed before; and once more, with the code forbidden, when the user may no longer
+     * have what was granted. */
     void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
     enum ptn_sink_load (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
     /* A message of the feed, the same otherwise.  NULL: this sink has no feed. */

@@ -111,13 +111,13 @@ static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
 
 static void sink_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
     zmq_gw *gw = self;
+    (void)c;
     if (r->code < 0) {
         gw->interest = ZMQ_GW_ON;
         return;
     }
     PTN_LOG(PTN_LOG_WARN, "zmq.events_refused", PTN_F_Z("why", r->message));
-    gw->interest = ZMQ_GW_REFUSED;
-    zmq_gw_kick(c, gw);
+    gw->interest = ZMQ_GW_REFUSED; /* the timer asks again: a kick may be refused as well */
 }
 
 static void sink_reset(ptn_ctx *c, void *self) {
@@ -141,18 +141,15 @@ static void retry(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     zmq_gw_events_update(c, st);
 }
 
-static bool subscribe(ptn_ctx *c, zmq_gw *gw) {
+static void subscribe(ptn_ctx *c, zmq_gw *gw) {
     if (gw->sink == PTN_SINK_NONE && ptn_hub_sink_open(gw->hub, &sink_ops, gw, &gw->sink) < 0) {
         gw->sink = PTN_SINK_NONE;
-        return false;
+        return;
     }
     gw->interest = ZMQ_GW_ASKED;
     bool reserved = gw->events[ZMQ_GW_IPC].socket != NULL;
-    if (ptn_hub_subscribe_all(c, gw->hub, gw->sink, reserved) < 0) {
+    if (ptn_hub_subscribe_all(c, gw->hub, gw->sink, reserved) < 0)
         gw->interest = ZMQ_GW_IDLE;
-        return false;
-    }
-    return true;
 }
 
 void zmq_gw_events_update(ptn_ctx *c, zmq_gw_state *st) {
@@ -168,9 +165,10 @@ void zmq_gw_events_update(ptn_ctx *c, zmq_gw_state *st) {
             gw->sink = PTN_SINK_NONE;
         }
         gw->interest = ZMQ_GW_IDLE;
-    } else if (gw->interest == ZMQ_GW_REFUSED ||
-               (gw->interest == ZMQ_GW_IDLE && !subscribe(c, gw))) {
-        if (!ptn_timer_is_armed(&st->retry))
+    } else {
+        if (gw->interest == ZMQ_GW_IDLE)
+            subscribe(c, gw);
+        if (gw->interest != ZMQ_GW_ON && !ptn_timer_is_armed(&st->retry))
             ptn_timer_start(c, &st->retry, RETRY_NS, retry, NULL);
     }
 }
