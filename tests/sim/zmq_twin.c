@@ -165,6 +165,10 @@ void zmq_twin_vanish(void *socket) {
     (void)socket_close(socket, true);
 }
 
+bool zmq_twin_missed(const void *socket) {
+    return ((const struct twin_socket *)socket)->missed;
+}
+
 int zmq_bind(void *socket, const char *address) {
     struct twin_socket *s = socket;
     char real[TWIN_ADDRESS_MAX];

@@ -55,4 +55,7 @@ bool zmq_twin_readable(int fd);
  * heartbeats or never. */
 void zmq_twin_vanish(void *socket);
 
+/* A publisher had something for this SUB and no room in its queue. */
+bool zmq_twin_missed(const void *socket);
+
 #endif

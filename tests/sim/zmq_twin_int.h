@@ -149,6 +149,7 @@ struct twin_socket {
     struct twin_message *outgoing; /* being put together */
     struct twin_pipe *to;          /* NULL: to nobody, it is dropped */
     struct twin_topic *topics;     /* SUB */
+    bool missed;                   /* SUB: a publisher dropped something on its way here */
     struct twin_queue told;        /* XPUB: subscriptions to be read */
     uint32_t next_identity;
     bool awaiting; /* REQ */
@@ -162,6 +163,8 @@ bool twin_chance_lazy(void);
 struct twin_pipe *twin_pipe_connect(struct twin_socket *s, const char *address);
 void twin_pipe_close(struct twin_pipe *p, bool vanish); /* its socket is being closed */
 bool twin_pipe_has_room(struct twin_pipe *p);
+/* For the oracles: what is dropped here would have gone to that socket. */
+void twin_pipe_peer_misses(struct twin_pipe *p);
 void twin_pipe_write(struct twin_pipe *p, struct twin_message *m);
 struct twin_message *twin_pipe_read(struct twin_pipe *p);
 bool twin_pipe_has_input(struct twin_pipe *p);

@@ -402,6 +402,8 @@ static int xpub_begin(struct twin_socket *s, const struct twin_blob *topic) {
         struct twin_pipe *p = s->pipes[i];
         bool wanted = topics_match(p->topics, topic), room = twin_pipe_has_room(p);
         p->matched = wanted && room;
+        if (wanted && !room)
+            twin_pipe_peer_misses(p);
         all_have_room = all_have_room && (room || !wanted || p->state != TWIN_ACTIVE);
     }
     if (s->nodrop && !all_have_room)

@@ -456,6 +456,12 @@ bool twin_pipe_has_room(struct twin_pipe *p) {
     return p->out_active;
 }
 
+void twin_pipe_peer_misses(struct twin_pipe *p) {
+    struct twin_link *l = p->link;
+    if (l != NULL && l->open[1 - p->side])
+        l->pipes[1 - p->side]->socket->missed = true;
+}
+
 void twin_pipe_write(struct twin_pipe *p, struct twin_message *m) {
     p->out_put++;
     twin_queue_put(&p->out, m);
