@@ -329,17 +329,24 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     return 0;
 }
 
+static void posts_discard(struct ptn__worker *w) {
+    for (unsigned i = 0; i < PTN_WORKERS_MAX; i++) {
+        ptn__env_discard(w->rt, &w->mag, w->posts[i].newest);
+        w->posts[i] = (struct ptn__post){0};
+    }
+}
+
 void ptn__worker_free(struct ptn__worker *w) {
     if (w == NULL)
         return;
-    for (unsigned i = 0; i < PTN_WORKERS_MAX; i++)
-        ptn__env_discard(w->rt, &w->mag, w->posts[i].newest);
+    posts_discard(w);
     /* Never run to its end, or never at all.  relaxed: the threads are gone */
     struct ptn__env *late = atomic_load_explicit(&w->ready, memory_order_relaxed);
     if (late != PTN__PARKED && late != PTN__CLOSED)
         ptn__env_discard(w->rt, &w->mag, late);
     ptn__streams_done(w); /* of a worker that never ran */
     ptn__slots_done(w);
+    posts_discard(w); /* supervisors that end tell their children */
     ptn__ask_pool_done(w);
     ptn__turn_ends_done(w);
     w->scratch = ptn__arena_free(w->scratch);
