@@ -173,6 +173,10 @@ Test(ws_pressure, a_crash_frees_what_waits) {
     cr_assert_not(recv_frame(fd, &m));
     close(fd);
     rig_wait(&w.rig, &w.n_inits, 2);
+    /* Its feed is a subscription: the next connection closes what the crash left open. */
+    fd = ws_connect(&w, "/ws", "Authorization: Bearer good\r\n", "", 0);
+    expect_text(fd, "welcome");
+    close(fd);
     world_stop(&w);
 }
 
