@@ -312,7 +312,8 @@ class Exhaustion(Attack):
             raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
             replies = [raw.reply() for _ in range(32)]
         self.assertEqual(replies[0].status, 200)
-        self.assertLessEqual({r.status for r in replies}, {200, 503})
+        expired = {504} if harness.SLOW else set()
+        self.assertLessEqual({r.status for r in replies}, {200, 503} | expired)
         self.assertLess(sum(len(r.body) for r in replies), 16 * one)
         for reply in replies:
             if reply.status == 503:
