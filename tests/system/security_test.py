@@ -19,6 +19,7 @@ import time
 
 import zmq
 
+import harness
 from harness import (ADMIN_PASSWORD, PASSWORD, PATIENCE, Broker, EventStream, RawHttp, SystemTest, Ws, Zmq, main,
                      run_program, unique, wait_until, zmq_ask, zmq_settle)
 
