@@ -170,7 +170,7 @@ static bool remember(store_db *db, const struct edit *e, enum ptn_outcome outcom
     store_bind_str(s, 1, e->user);
     store_bind_str(s, 2, e->id);
     store_bind_blob(s, 3, e->print);
-    (void)sqlite3_bind_int(s, 4, outcome);
+    (void)sqlite3_bind_int(s, 4, (int)outcome);
     if (!store_run(db, s))
         return false;
     s = store_sql(db, STORE_SQL_EDITS_PURGE);
