@@ -374,7 +374,7 @@ static void reader_more(ptn_ctx *c, struct reader *r) {
 
 static void reader_answered(ptn_ctx *c, void *state, int err, const ptn_msg *m, void *arg) {
     struct reader *r = arg;
-    uint32_t n, two;
+    uint32_t n = 0, two;
     uint64_t last, seq;
     (void)state;
     ptn_unpack u = ptn_unpack_of(err == 0 ? ptn_msg_bytes(m) : (ptn_bytes){0});

@@ -88,7 +88,7 @@ static void worker_take(struct ptn__worker *w) {
 
 /* (K) R2: this CAS is the last thing before blocking.  False: somebody pushed first. */
 static bool worker_try_park(struct ptn__worker *w) {
-    struct ptn__slot *expect = NULL;
+    struct ptn__env *expect = NULL;
     /* acq_rel: release partner is the acquire half of (P), see R3.  acquire on failure for symmetry
      * with (T), which follows at once. */
     return atomic_compare_exchange_strong_explicit(&w->ready, &expect, PTN__PARKED,
