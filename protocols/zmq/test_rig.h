@@ -139,6 +139,9 @@ static int fake_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_AUTH_TOKEN:
         verify(c, m);
         break;
+    case PTN_MSG_AUTH_TICKET:
+        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_UNAUTHENTICATED, "no tickets here");
+        break;
     case PTN_MSG_TOPIC_WATCH_ALL: {
         ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
         uint32_t n;

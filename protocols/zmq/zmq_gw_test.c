@@ -179,7 +179,7 @@ Test(zmq_gw, requests_in_flight_are_bounded_per_peer_and_in_all, .timeout = 60) 
     void *b = requester(&f, ZMQ_DEALER);
     void *req = requester(&f, ZMQ_REQ);
     for (int i = 0; i < 6; i++)
-        send_hold(a, i, 1500);
+        send_hold(a, i, 4000);
     for (int i = 4; i < 6; i++) {
         char id[16];
         (void)snprintf(id, sizeof(id), "\"id\":%d", i);
@@ -189,7 +189,7 @@ Test(zmq_gw, requests_in_flight_are_bounded_per_peer_and_in_all, .timeout = 60) 
     }
     EXPECT_IN(ask_json(req, "{\"method\":\"GET\",\"path\":\"/health\"}"), "\"fine\"");
     for (int i = 0; i < 3; i++)
-        send_hold(b, i, 1500);
+        send_hold(b, i, 4000);
     cr_assert(recv_text(b, reply, sizeof(reply)));
     EXPECT_IN(reply, "\"overloaded\"");
     EXPECT_IN(reply, "\"id\":2");
