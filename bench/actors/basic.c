@@ -290,9 +290,13 @@ static const ptn_actor_ops idler_ops = {
 
 static int idle_parent_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct basic *s = state;
+    if (s->seat == NULL) /* the rest of the last wave */
+        return 0;
     const struct bench *b = s->seat->bench;
-    if (m->type == MSG_DATA && ++s->n == b->n)
+    if (m->type == MSG_DATA && ++s->n == b->n) {
+        s->seat = NULL;
         return report(c, b, s->n);
+    }
     if (s->n % WAVE != 0)
         return 0;
     for (unsigned i = 0; i < WAVE; i++) {
