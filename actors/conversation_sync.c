@@ -78,7 +78,6 @@ static void title_edited(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
 void on_patch(ptn_ctx *c, struct op *op) {
     ptn_bytes body = op->request.body, value;
     ptn_str title = {0};
-    uint64_t version = 0;
     const char *why;
     if (!conv_is_member(op->conv, op->user)) {
         op_not_found(c, op);
@@ -92,24 +91,10 @@ void on_patch(ptn_ctx *c, struct op *op) {
         op_fail_field(c, op, "the change is not valid", "title", why);
         return;
     }
-    int wanted = ptn_if_match(op->request.headers, &version);
     ptn_pack w;
     ptn_pack_init(&w, 192 + title.n);
-    ptn_pack_array(&w, 4);
-    ptn_pack_str(&w, op->user);
-    ptn_pack_str(&w, conv_id(op->conv));
-    ptn_pack_int(&w, ptn_wall_ms(c));
-    ptn_pack_array(&w, 1);
-    ptn_pack_array(&w, 7);
-    ptn_pack_int(&w, PTN_EDIT_TITLE);
-    ptn_pack_nil(&w);
-    ptn_pack_nil(&w);
-    ptn_pack_nil(&w);
-    if (wanted != 0)
-        ptn_pack_uint(&w, wanted > 0 ? version : 0); /* no record has version 0 */
-    else
-        ptn_pack_nil(&w);
-    ptn_pack_bool(&w, true);
+    ptn_edit_begin(&w, op->user, conv_id(op->conv), ptn_wall_ms(c), PTN_EDIT_TITLE,
+                   op->request.headers);
     ptn_pack_str_or_nil(&w, title);
     (void)op_ask(c, op, PTN_MSG_STORE_EDIT, &w, title_edited);
 }

@@ -299,6 +299,20 @@ ptn_buf *store_reply(store_db *db, ptn_pack *w, uint32_t type, uint32_t *ret_typ
     return b;
 }
 
+ptn_buf *store_reply_rows(store_db *db, ptn_pack *rows, uint32_t n, uint32_t type,
+                          uint32_t *ret_type) {
+    ptn_pack w;
+    ptn_buf *encoded = ptn_pack_finish(rows);
+    if (encoded == NULL && n > 0)
+        return NULL;
+    ptn_pack_init(&w, ptn_buf_bytes(encoded).n + 8);
+    ptn_pack_array(&w, n);
+    if (n > 0)
+        ptn_pack_raw(&w, ptn_buf_bytes(encoded));
+    ptn_buf_unref(encoded);
+    return store_reply(db, &w, type, ret_type);
+}
+
 static void pack_problem(ptn_pack *w, int code, const char *message) {
     ptn_pack_init(w, 160);
     ptn_pack_array(w, 3);
@@ -384,18 +398,6 @@ static bool check_data_version(store_db *db) {
     return true;
 }
 
-/* After a failed flush, and once after opening: what stands in the log may not be on disk, and the
- * kernel takes it for clean. */
-static int settle(store_db *db) {
-    if (!db->unsettled)
-        return 0;
-    sqlite3_file *log = store_log_of(db);
-    int rc = log != NULL ? store_log_rewrite(log) : SQLITE_OK;
-    db->unsettled = rc != SQLITE_OK;
-    db->afloat = db->afloat && db->unsettled;
-    return store_err_of(rc);
-}
-
 /* Read ahead of every write: a statement that fails in the middle of one may end the transaction,
  * and what came behind it would be stored by itself. */
 static bool load_change(store_db *db) {
@@ -434,7 +436,7 @@ static int begin_anew(store_db *db) {
         db->log_pages = store_log_frames(db);
         db->renew_topics = db->renew_topics || db->log_pages < known;
     }
-    return err; /* afloat until settle() has succeeded: its sync may fail, too */
+    return err; /* afloat until store_log_settle() has succeeded: its sync may fail, too */
 }
 
 int store_db_begin(store_db *db) {
@@ -450,7 +452,7 @@ int store_db_begin(store_db *db) {
     if (err == 0 && db->unsettled && db->afloat)
         err = begin_anew(db);
     if (err == 0)
-        err = check_data_version(db) ? settle(db) : last_err(db);
+        err = check_data_version(db) ? store_log_settle(db) : last_err(db);
     if (err == 0 &&
         (!load_change(db) || (db->renew_topics && !run_plain(db, STORE_SQL_TOPICS_RENEW))))
         err = last_err(db);

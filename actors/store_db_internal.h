@@ -261,6 +261,9 @@ int64_t store_change(store_db *db);
 
 /* Replies.  They set *ret_type and return NULL without memory. */
 ptn_buf *store_reply(store_db *db, ptn_pack *w, uint32_t type, uint32_t *ret_type);
+/* An array of n values that stand one behind the other in rows, which is finished. */
+ptn_buf *store_reply_rows(store_db *db, ptn_pack *rows, uint32_t n, uint32_t type,
+                          uint32_t *ret_type);
 ptn_buf *store_problem(int code, const char *message, uint32_t *ret_type);
 ptn_buf *store_problem_field(int code, const char *message, ptn_str field, const char *reason,
                              uint32_t *ret_type);
@@ -324,7 +327,9 @@ void store_convs_drop(store_db *db);
 /* store_db_log.c */
 /* The log of the open database; NULL: none yet. */
 sqlite3_file *store_log_of(store_db *db);
-int store_log_rewrite(sqlite3_file *log); /* an SQLite code */
+/* Inside a transaction.  After a failed flush, and once after opening: what stands in the log may
+ * not be on disk, and the kernel takes it for clean. */
+int store_log_settle(store_db *db);
 /* As the log's index has it. */
 uint32_t store_log_frames(store_db *db);
 /* Inside a transaction that writes, which must be rolled back then: the next one reads the log from

@@ -21,7 +21,6 @@ enum {
     INDEX_MX_FRAME_AT = 16,
 };
 
-/* The log of the open database; NULL: none yet. */
 sqlite3_file *store_log_of(store_db *db) {
     sqlite3_file *log = NULL;
     int rc = sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_JOURNAL_POINTER, (void *)&log);
@@ -30,7 +29,7 @@ sqlite3_file *store_log_of(store_db *db) {
 
 /* Reads the log and writes it back: what is in the cache is dirty then, whatever the kernel thought
  * of it before, and the sync means it. */
-int store_log_rewrite(sqlite3_file *log) {
+static int log_rewrite(sqlite3_file *log) {
     enum { CHUNK = 64 << 10 };
     sqlite3_int64 size = 0;
     int rc = log->pMethods->xFileSize(log, &size);
@@ -47,6 +46,16 @@ int store_log_rewrite(sqlite3_file *log) {
     }
     free(chunk);
     return rc == SQLITE_OK ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : rc;
+}
+
+int store_log_settle(store_db *db) {
+    if (!db->unsettled)
+        return 0;
+    sqlite3_file *log = store_log_of(db);
+    int rc = log != NULL ? log_rewrite(log) : SQLITE_OK;
+    db->unsettled = rc != SQLITE_OK;
+    db->afloat = db->afloat && db->unsettled;
+    return store_err_of(rc);
 }
 
 /* The first region of the index; NULL: there is none. */

@@ -13,21 +13,6 @@
 
 #include <postern/metrics.h>
 
-/* An array of n values that were packed one behind the other. */
-static ptn_buf *reply_rows(store_db *db, ptn_pack *rows, uint32_t n, uint32_t type,
-                           uint32_t *ret_type) {
-    ptn_pack w;
-    ptn_buf *encoded = ptn_pack_finish(rows);
-    if (encoded == NULL && n > 0)
-        return NULL;
-    ptn_pack_init(&w, ptn_buf_bytes(encoded).n + 8);
-    ptn_pack_array(&w, n);
-    if (n > 0)
-        ptn_pack_raw(&w, ptn_buf_bytes(encoded));
-    ptn_buf_unref(encoded);
-    return store_reply(db, &w, type, ret_type);
-}
-
 /* ---- dead letters ------------------------------------------------------------------------- */
 
 struct dead {
@@ -248,7 +233,7 @@ ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         return store_db_fail(db, ret_type);
     }
     (void)sqlite3_reset(s);
-    return reply_rows(db, &rows, n, PTN_MSG_STORE_FEED, ret_type);
+    return store_reply_rows(db, &rows, n, PTN_MSG_STORE_FEED, ret_type);
 }
 
 /* ---- acknowledgements --------------------------------------------------------------------- */
@@ -327,7 +312,7 @@ ptn_buf *store_feed_ack(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         ptn_pack_int(&rows, a.got);
         news++;
     }
-    return reply_rows(db, &rows, news, PTN_MSG_STORE_FEED_ACKED, ret_type);
+    return store_reply_rows(db, &rows, news, PTN_MSG_STORE_FEED_ACKED, ret_type);
 }
 
 /* ---- dead letters: operations -------------------------------------------------------------- */
@@ -373,7 +358,7 @@ ptn_buf *store_dead_list(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         return store_db_fail(db, ret_type);
     }
     (void)sqlite3_reset(s);
-    return reply_rows(db, &rows, n, PTN_MSG_STORE_DEADS, ret_type);
+    return store_reply_rows(db, &rows, n, PTN_MSG_STORE_DEADS, ret_type);
 }
 
 static ptn_buf *no_such_letter(uint32_t *ret_type) {
@@ -410,7 +395,7 @@ ptn_buf *store_dead_replay(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         return store_db_fail(db, ret_type);
     }
     (void)sqlite3_reset(s);
-    return reply_rows(db, &rows, 1, PTN_MSG_STORE_DEADS, ret_type);
+    return store_reply_rows(db, &rows, 1, PTN_MSG_STORE_DEADS, ret_type);
 }
 
 ptn_buf *store_dead_purge(store_db *db, ptn_unpack *u, uint32_t *ret_type) {

@@ -343,7 +343,7 @@ ptn_buf *store_sessions_revoked(store_db *db, ptn_unpack *u, uint32_t *ret_type)
         return store_db_fail(db, ret_type);
     (void)sqlite3_bind_int64(s, 1, since_ms);
     (void)sqlite3_bind_int64(s, 2, SESSIONS_REVOKED_MAX);
-    ptn_pack rows, w;
+    ptn_pack rows;
     uint32_t n = 0;
     int rc;
     ptn_pack_init(&rows, 1024);
@@ -356,13 +356,5 @@ ptn_buf *store_sessions_revoked(store_db *db, ptn_unpack *u, uint32_t *ret_type)
         return store_db_fail(db, ret_type);
     }
     (void)sqlite3_reset(s);
-    ptn_buf *encoded = ptn_pack_finish(&rows);
-    if (encoded == NULL && n > 0)
-        return NULL;
-    ptn_pack_init(&w, ptn_buf_bytes(encoded).n + 8);
-    ptn_pack_array(&w, n);
-    if (n > 0)
-        ptn_pack_raw(&w, ptn_buf_bytes(encoded));
-    ptn_buf_unref(encoded);
-    return store_reply(db, &w, PTN_MSG_STORE_SESSIONS, ret_type);
+    return store_reply_rows(db, &rows, n, PTN_MSG_STORE_SESSIONS, ret_type);
 }

@@ -304,24 +304,9 @@ static void on_prefs(ptn_ctx *c, struct users *s, struct users_op *op, const ptn
         return;
     }
     ptn_pack w;
-    uint64_t version = 0;
-    int wanted = ptn_if_match(r->headers, &version);
     ptn_pack_init(&w, 128 + r->body.n);
-    ptn_pack_array(&w, 4);
-    ptn_pack_str(&w, r->principal.user);
-    ptn_pack_nil(&w);
-    ptn_pack_int(&w, ptn_wall_ms(c));
-    ptn_pack_array(&w, 1);
-    ptn_pack_array(&w, 7);
-    ptn_pack_int(&w, PTN_EDIT_PREFERENCES);
-    ptn_pack_nil(&w);
-    ptn_pack_nil(&w);
-    ptn_pack_nil(&w);
-    if (wanted != 0)
-        ptn_pack_uint(&w, wanted > 0 ? version : 0); /* no record has version 0 */
-    else
-        ptn_pack_nil(&w);
-    ptn_pack_bool(&w, true);
+    ptn_edit_begin(&w, r->principal.user, (ptn_str){NULL, 0}, ptn_wall_ms(c), PTN_EDIT_PREFERENCES,
+                   r->headers);
     ptn_pack_raw(&w, r->body);
     ask_store(c, s, op, PTN_MSG_STORE_EDIT, &w, prefs_edited);
 }

@@ -331,6 +331,10 @@ void ptn_response_begin_version(ptn_pack *w, unsigned status, uint64_t version, 
 /* The version that If-Match asks for: 1, or 0 when it does not ask, or <0 when no version is meant.
  */
 int ptn_if_match(ptn_bytes headers, uint64_t *ret_version);
+/* STORE_EDIT of one record on the condition of If-Match, up to the EDIT's body, which comes next.
+ * conversation: empty for none. */
+void ptn_edit_begin(ptn_pack *w, ptn_str user, ptn_str conversation, int64_t now_ms,
+                    enum ptn_edit_kind kind, ptn_bytes headers);
 /* Finishes w and answers; out of memory becomes -PTN_ENOMEM for the asker. */
 void ptn_response_send(ptn_ctx *c, ptn_reply_to to, ptn_pack *w);
 

@@ -230,6 +230,27 @@ int ptn_if_match(ptn_bytes headers, uint64_t *ret_version) {
     return 1;
 }
 
+void ptn_edit_begin(ptn_pack *w, ptn_str user, ptn_str conversation, int64_t now_ms,
+                    enum ptn_edit_kind kind, ptn_bytes headers) {
+    uint64_t version = 0;
+    int wanted = ptn_if_match(headers, &version);
+    ptn_pack_array(w, 4);
+    ptn_pack_str(w, user);
+    ptn_pack_str_or_nil(w, conversation);
+    ptn_pack_int(w, now_ms);
+    ptn_pack_array(w, 1);
+    ptn_pack_array(w, 7);
+    ptn_pack_int(w, kind);
+    ptn_pack_nil(w); /* id, print, stamp: a change of now */
+    ptn_pack_nil(w);
+    ptn_pack_nil(w);
+    if (wanted != 0)
+        ptn_pack_uint(w, wanted > 0 ? version : 0); /* no record has version 0 */
+    else
+        ptn_pack_nil(w);
+    ptn_pack_bool(w, true);
+}
+
 void ptn_response_begin_page(ptn_pack *w, unsigned status, ptn_str next, ptn_str prev) {
     ptn_pack_array(w, 5);
     ptn_pack_uint(w, status);
