@@ -34,7 +34,9 @@
 #define FRAMES_MAX_MIN 1024u /* ...what is allowed in any case */
 #define RING_CAP_MIN 16u
 #define RINGS_BYTES_MAX (2u << 20) /* free rings of one worker */
-#define FLUSH_COST_NS 2500u        /* what one write costs, roughly */
+#define FLUSH_COST_MIN_NS 2500u    /* what one write costs until it was measured, and at least */
+#define FLUSH_COST_MAX_NS 20000u
+#define FLUSH_MEASURED_MIN 8u /* streams; less is not worth two looks at the clock */
 #define FLUSH_DELAY_MAX_NS (4 * PTN_MS)
 #define WRITE_FRAME_MIN 1000u          /* with the header: the 1 KiB class */
 #define WRITE_FRAME_MAX (65536u - 64u) /* with the header: the largest class */
@@ -296,21 +298,34 @@ static void stream_resource_close(struct ptn__resource *r, ptn_ctx *c, int reaso
 
 /* ---- writing ------------------------------------------------------------------------------ */
 
+/* What the next write takes: small frames as one piece, then the others piece by piece. */
+static size_t gather(ptn_stream *s, ptn_iov *iov, size_t *ret_total) {
+    uint32_t at = 0, shared = s->q_n - s->tail_private;
+    size_t n = 0, skip = s->head_done, total = 0;
+    if (skip == 0 && shared > 1) {
+        struct ptn__queue_view q = {s->q.ring, s->q_head, s->q_cap - 1, shared};
+        at = ptn__join(s->st, &q, &iov[0]);
+        n = at > 0;
+        total = at > 0 ? iov[0].len : 0;
+    }
+    for (; at < s->q_n && n < PTN__STREAM_IOV_MAX; at++, n++) {
+        const ptn_frame *f = queue_at(s, at);
+        iov[n] = (ptn_iov){.base = f->data + skip, .len = f->len - skip};
+        total += iov[n].len;
+        skip = 0;
+        if (PTN_BUGGIFY("stream.gather"))
+            break;
+    }
+    *ret_total = total;
+    return n;
+}
+
 /* Gathered writes until the queue is empty, or the kernel takes no more.  0, or the transport's
  * error; never calls back, never closes. */
 static int stream_write_out(ptn_stream *s) {
     ptn_iov iov[PTN__STREAM_IOV_MAX];
     while (s->q_n > 0) {
-        size_t n = s->q_n < PTN__STREAM_IOV_MAX ? s->q_n : PTN__STREAM_IOV_MAX;
-        if (PTN_BUGGIFY("stream.gather"))
-            n = 1;
-        size_t skip = s->head_done, total = 0;
-        for (size_t i = 0; i < n; i++) {
-            const ptn_frame *f = queue_at(s, (uint32_t)i);
-            iov[i] = (ptn_iov){.base = f->data + skip, .len = f->len - skip};
-            total += iov[i].len;
-            skip = 0;
-        }
+        size_t total, n = gather(s, iov, &total);
         int64_t took = env_of(s)->write(s->t, iov, n);
         if (took < 0)
             return (int)took;
@@ -499,10 +514,19 @@ static void prefetch_dirty(const struct ptn__streams *st) {
  * so that waiting at most doubles its cost and a lone answer is not delayed (the ski-rental rule:
  * Karlin et al., "Competitive randomized algorithms for nonuniform problems", 1994). */
 static bool flush_can_wait(const struct ptn__streams *st) {
-    ptn_time patience = (ptn_time)st->n_dirty * FLUSH_COST_NS;
+    ptn_time patience = (ptn_time)st->n_dirty * st->flush_cost_ns;
     if (patience > FLUSH_DELAY_MAX_NS)
         patience = FLUSH_DELAY_MAX_NS;
     return st->n_dirty > 0 && st->w->clock - st->dirty_since < patience;
+}
+
+/* A moving average over the flushes of several streams. */
+static void flush_measured(struct ptn__streams *st, ptn_time began, uint32_t n) {
+    ptn_time each = (st->w->env->ops->now(st->w->env) - began) / n;
+    if (each > FLUSH_COST_MAX_NS)
+        each = FLUSH_COST_MAX_NS;
+    each = (3 * (ptn_time)st->flush_cost_ns + each) / 4;
+    st->flush_cost_ns = each > FLUSH_COST_MIN_NS ? (uint32_t)each : FLUSH_COST_MIN_NS;
 }
 
 bool ptn__streams_flush(struct ptn__worker *w, bool busy) {
@@ -510,6 +534,8 @@ bool ptn__streams_flush(struct ptn__worker *w, bool busy) {
     ptn_stream *freed = NULL;
     if (busy && (flush_can_wait(st) || PTN_BUGGIFY("streams.wait")))
         return true;
+    uint32_t n = st->n_dirty;
+    ptn_time began = n >= FLUSH_MEASURED_MIN ? w->env->ops->now(w->env) : 0;
     for (;;) {
         ptn_stream *s = pop_dirty(st);
         if (s != NULL) {
@@ -527,6 +553,9 @@ bool ptn__streams_flush(struct ptn__worker *w, bool busy) {
         s->close_next = freed;
         freed = s;
     }
+    ptn__join_release(st);
+    if (n >= FLUSH_MEASURED_MIN)
+        flush_measured(st, began, n);
     while (freed != NULL) {
         ptn_stream *next = freed->close_next;
         stream_free(freed);
@@ -701,6 +730,7 @@ int ptn__streams_init(struct ptn__worker *w) {
     if (st == NULL)
         return -PTN_ENOMEM;
     st->w = w;
+    st->flush_cost_ns = FLUSH_COST_MIN_NS;
     st->dirty_tail = &st->dirty_head;
     st->closed_tail = &st->closed_head;
     w->streams = st;
@@ -716,6 +746,7 @@ void ptn__streams_done(struct ptn__worker *w) {
         continue;
     for (ptn_stream *s = pop_closed(st); s != NULL; s = pop_closed(st))
         stream_free(s);
+    ptn__join_done(st);
     rings_done(st);
     w->streams = NULL;
     free(st);

@@ -211,7 +211,8 @@ int64_t ptn__uv_write(ptn_transport *t, const ptn_iov *v, size_t n) {
     /* sendmsg() does not write through the pointers; struct iovec just has no const. */
     struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)v, .msg_iovlen = n};
     for (;;) {
-        ssize_t sent = sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = n == 1 ? send(t->fd, v->base, v->len, MSG_NOSIGNAL | MSG_DONTWAIT)
+                              : sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent >= 0)
             return sent;
         if (errno == EINTR)
