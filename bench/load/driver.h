@@ -48,6 +48,8 @@ struct bench_link {
     void *zmq;          /* a ZeroMQ socket, or NULL */
     bool closed;        /* the server has closed it; nothing more will come */
     void *user;         /* the driver's own, freed by its close() */
+    uint8_t *own;       /* link.c's: the buffer of `io` while it reads into the common one */
+    size_t own_cap;
 };
 
 enum bench_got {

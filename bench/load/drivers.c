@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * drivers.c - the drivers there are.
+ */
+#include "bench/load/driver.h"
+
+extern const struct bench_driver bench_postern_ws_json, bench_postern_ws_msgpack,
+    bench_postern_rest, bench_http;
+
+const struct bench_driver *const bench_drivers[] = {
+    &bench_postern_ws_json, &bench_postern_ws_msgpack, &bench_postern_rest, &bench_http, NULL,
+};

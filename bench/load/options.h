@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * options.h - what a reading is made of, and the command line that says it.
+ */
+#ifndef POSTERN_BENCH_LOAD_OPTIONS_H
+#define POSTERN_BENCH_LOAD_OPTIONS_H
+
+#include "bench/load/driver.h"
+
+#define ROUNDS_MAX 99u
+
+struct options {
+    const struct scenario *scenario;
+    const struct bench_driver *driver;
+    const char *address, *events, *token, *program, *workers, *topic, *path, *svg;
+    unsigned subscribers, publishers, topics, connections, window, bytes, rounds, stalled;
+    double seconds, warmup, rate, overload;
+    unsigned server_pid;
+    bool json, help;
+};
+
+struct scenario {
+    const char *name, *about;
+    unsigned needs;       /* BENCH_CAN_… of the driver; any of them */
+    const char *target;   /* the default driver */
+    const char *accepts;  /* options besides those that all accept, in words */
+    struct options usual; /* defaults that differ from those of all: 0 is none */
+    void (*run)(const struct options *o);
+    const char *program; /* of the tool that does it instead, with its own options; run is NULL */
+};
+
+/* Ends with a name of NULL. */
+extern const struct scenario scenarios[];
+
+/* Fills *ret_o from argv[1..argc).  false: ret_why holds one line that says what is wrong. */
+bool options_parse(int argc, char **argv, struct options *ret_o, char *ret_why, size_t why_bytes);
+/* scenario: NULL: all of them. */
+void options_help(FILE *f, const struct scenario *scenario);
+
+#endif

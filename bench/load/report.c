@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * report.c - the table for people and the JSON object for programs.
+ */
+#include "bench/load/report.h"
+
+#include <math.h>
+
+void report_put(struct report *r, const char *name, double value) {
+    struct figure *f = NULL;
+    for (unsigned i = 0; i < r->n_figures; i++)
+        if (strcmp(r->figures[i].name, name) == 0)
+            f = &r->figures[i];
+    if (f == NULL && r->n_figures < FIGURES_MAX) {
+        f = &r->figures[r->n_figures++];
+        *f = (struct figure){.name = name};
+    }
+    if (f != NULL && f->n < ROUNDS_MAX)
+        f->values[f->n++] = value;
+}
+
+void report_latency(struct report *r, const struct histogram *h) {
+    static const struct {
+        const char *name;
+        double quantile;
+    } shown[] = {
+        {"p50_us", 0.5}, {"p90_us", 0.9}, {"p99_us", 0.99}, {"p999_us", 0.999}, {"max_us", 1}};
+    for (size_t i = 0; h->n > 0 && i < PTN_ARRAY_LEN(shown); i++)
+        report_put(r, shown[i].name, (double)histogram_at(h, shown[i].quantile) / 1000);
+    histogram_merge(&r->latency, h);
+}
+
+/* Median, least and greatest of a figure. */
+static void summary(const struct figure *f, double ret_v[3]) {
+    double v[ROUNDS_MAX];
+    memcpy(v, f->values, f->n * sizeof *v);
+    ret_v[0] = bench_median(v, f->n); /* sorts */
+    ret_v[1] = v[0];
+    ret_v[2] = v[f->n - 1];
+}
+
+double report_median(const struct report *r, const char *name) {
+    double v[3] = {0};
+    for (unsigned i = 0; i < r->n_figures; i++)
+        if (strcmp(r->figures[i].name, name) == 0)
+            summary(&r->figures[i], v);
+    return v[0];
+}
+
+/* As many digits as are worth reading. */
+static const char *number(double v, char *buf, size_t bytes) {
+    int digits = v == floor(v) || fabs(v) >= 10000 ? 0 : fabs(v) >= 100 ? 1 : fabs(v) >= 1 ? 3 : 5;
+    (void)snprintf(buf, bytes, "%.*f", digits, v);
+    return buf;
+}
+
+static void json_text(FILE *f, const char *z) {
+    fputc('"', f);
+    for (; *z != '\0'; z++) {
+        if ((unsigned char)*z < 32)
+            fprintf(f, "\\u%04x", (unsigned)(unsigned char)*z);
+        else
+            fprintf(f, *z == '"' || *z == '\\' ? "\\%c" : "%c", *z);
+    }
+    fputc('"', f);
+}
+
+/* The parameters that the scenario has. */
+static size_t parameters(const struct options *o, const char *names[8], double values[8]) {
+    const struct {
+        const char *name;
+        double value;
+    } all[] = {{"subscribers", o->subscribers}, {"publishers", o->publishers},
+               {"topics", o->topics},           {"connections", o->connections},
+               {"window", o->window},           {"rate_wanted", o->rate},
+               {"stalled", o->stalled},         {"overload", o->overload}};
+    size_t n = 0;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(all); i++) {
+        const char *option = i == 5 ? "rate" : all[i].name;
+        if (all[i].value != 0 && strstr(o->scenario->accepts, option) != NULL) {
+            names[n] = all[i].name;
+            values[n++] = all[i].value;
+        }
+    }
+    return n;
+}
+
+void report_json(FILE *f, const struct report *r, const struct options *o) {
+    char machine[320], a[32], b[32];
+    const char *names[8];
+    double values[8], v[3];
+    bench_machine(machine, sizeof machine);
+    fprintf(f, "{\"scenario\":\"%s\",\"target\":\"%s\",\"machine\":", o->scenario->name,
+            o->driver->name);
+    json_text(f, machine);
+    size_t n = parameters(o, names, values);
+    for (size_t i = 0; i < n; i++)
+        fprintf(f, ",\"%s\":%s", names[i], number(values[i], a, sizeof a));
+    fprintf(f, ",\"bytes\":%u,\"rounds\":%u", o->bytes, o->rounds);
+    for (unsigned i = 0; i < r->n_figures; i++) {
+        summary(&r->figures[i], v);
+        fprintf(f, ",\"%s\":%s", r->figures[i].name, number(v[0], a, sizeof a));
+    }
+    if (r->generator_limits)
+        fputs(",\"limit\":\"generator\"", f);
+    fputs(",\"range\":{", f);
+    for (unsigned i = 0; i < r->n_figures; i++) {
+        summary(&r->figures[i], v);
+        fprintf(f, "%s\"%s\":[%s,%s]", i > 0 ? "," : "", r->figures[i].name,
+                number(v[1], a, sizeof a), number(v[2], b, sizeof b));
+    }
+    fputs("}}\n", f);
+    (void)fflush(f);
+}
+
+void report_table(FILE *f, const struct report *r, const struct options *o) {
+    char machine[320], a[32], b[32], c[32];
+    const char *names[8];
+    double values[8], v[3];
+    bench_machine(machine, sizeof machine);
+    fprintf(f, "%s\n%s, %s", machine, o->scenario->name, o->driver->name);
+    size_t n = parameters(o, names, values);
+    for (size_t i = 0; i < n; i++)
+        fprintf(f, ", %s %s", names[i], number(values[i], a, sizeof a));
+    fprintf(f, ", %u bytes; medians of %u\n", o->bytes, o->rounds);
+    for (unsigned i = 0; i < r->n_figures; i++) {
+        summary(&r->figures[i], v);
+        fprintf(f, "  %-26s %12s", r->figures[i].name, number(v[0], a, sizeof a));
+        if (r->figures[i].n > 1 && v[1] < v[2])
+            fprintf(f, "   (%s to %s)", number(v[1], b, sizeof b), number(v[2], c, sizeof c));
+        fputc('\n', f);
+    }
+    if (r->generator_limits)
+        fputs("  limit: load generator; the server may be able to do more\n", f);
+    (void)fflush(f);
+}

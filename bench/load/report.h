@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * report.h - figures by name, one per round; what is shown is their median and range.
+ */
+#ifndef POSTERN_BENCH_LOAD_REPORT_H
+#define POSTERN_BENCH_LOAD_REPORT_H
+
+#include "bench/load/histogram.h"
+#include "bench/load/options.h"
+
+#define FIGURES_MAX 40u
+
+struct figure {
+    const char *name; /* snake_case, the unit in it */
+    double values[ROUNDS_MAX];
+    unsigned n;
+};
+
+struct report { /* zeroed: empty */
+    struct figure figures[FIGURES_MAX];
+    unsigned n_figures;
+    bool generator_limits;    /* in some round the load generator was what could not go on */
+    struct histogram latency; /* of all rounds */
+};
+
+/* One more value of a figure; name is kept, not copied. */
+void report_put(struct report *r, const char *name, double value);
+/* p50, p90, p99, p99.9 and the greatest, in microseconds, as figures of this round. */
+void report_latency(struct report *r, const struct histogram *h);
+double report_median(const struct report *r, const char *name); /* 0: no such figure */
+
+void report_json(FILE *f, const struct report *r, const struct options *o);
+void report_table(FILE *f, const struct report *r, const struct options *o);
+/* The percentiles as a drawing.  Dies when the file cannot be written. */
+void report_svg(const char *path, const struct report *r, const struct options *o);
+
+#endif
