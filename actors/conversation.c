@@ -527,6 +527,8 @@ static int conversation_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return on_topic(c, s, m);
     case PTN_MSG_CONV_MARK:
         return on_mark_message(c, s, m);
+    case PTN_MSG_TOPIC_TRIMMED:
+        return on_trimmed(s, m);
     case PTN_MSG_TOPIC_WATCH_ALL:
         on_watch_all(c, s, m);
         return 0;

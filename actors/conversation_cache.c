@@ -123,7 +123,7 @@ struct record {
     ptn_str id, title, creator, epoch;
     int64_t created_ms;
     uint64_t last_seq;
-    uint64_t version;
+    uint64_t version, base;
     uint32_t n_members;
     ptn_unpack members; /* at the first of them */
 };
@@ -132,7 +132,7 @@ struct record {
 static bool record_read(ptn_unpack *u, struct record *r) {
     uint32_t n;
     ptn_str user;
-    if (!ptn_unpack_array(u, &n) || n != 8 || !ptn_unpack_str(u, &r->id) ||
+    if (!ptn_unpack_array(u, &n) || n != 9 || !ptn_unpack_str(u, &r->id) ||
         !ptn_unpack_str_or_nil(u, &r->title) || !ptn_unpack_str(u, &r->creator) ||
         !ptn_unpack_int(u, &r->created_ms) || !ptn_unpack_str(u, &r->epoch) ||
         !ptn_unpack_uint(u, &r->last_seq) || !ptn_unpack_array(u, &r->n_members))
@@ -141,7 +141,7 @@ static bool record_read(ptn_unpack *u, struct record *r) {
     for (uint32_t i = 0; i < r->n_members; i++)
         if (!ptn_unpack_str(u, &user))
             return false;
-    return ptn_unpack_uint(u, &r->version);
+    return ptn_unpack_uint(u, &r->version) && ptn_unpack_uint(u, &r->base);
 }
 
 static int compare_str(const void *a, const void *b) {
@@ -166,6 +166,8 @@ int conv_adopt(struct conversation *v, ptn_buf *record) {
         v->published = r.last_seq;
     if (r.last_seq > v->last_seq)
         v->last_seq = r.last_seq;
+    if (r.base > v->base)
+        v->base = r.base;
     ptn_buf_unref(v->record);
     free(v->members);
     ptn_memory_charge(PTN_POOL_CACHES,

@@ -327,8 +327,8 @@ void on_attach(ptn_ctx *c, struct op *op) {
         return;
     }
     hub_bit(v, (unsigned)worker, true); /* before the answer: no event may fall between */
-    bool recovered =
-        epoch.n > 0 && ptn_str_eq(epoch, v->epoch) && since_offset <= sent_to(v, (unsigned)worker);
+    bool recovered = epoch.n > 0 && ptn_str_eq(epoch, v->epoch) && since_offset >= v->base &&
+                     since_offset <= sent_to(v, (unsigned)worker);
     attached(c, op, (unsigned)worker, recovered);
 }
 
@@ -337,6 +337,20 @@ void on_detach(ptn_ctx *c, struct op *op) {
     if (worker >= 0)
         hub_bit(op->conv, (unsigned)worker, false);
     op_end(c, op);
+}
+
+int on_trimmed(struct shard *s, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    ptn_str prefix = PTN_STR("conversation."), topic;
+    uint32_t n;
+    uint64_t base;
+    if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_str(&u, &topic) ||
+        !ptn_str_starts(topic, prefix) || !ptn_unpack_uint(&u, &base))
+        return -PTN_EPROTO;
+    struct conversation *v = conv_find(s, (ptn_str){topic.p + prefix.n, topic.n - prefix.n});
+    if (v != NULL && base > v->base)
+        v->base = base;
+    return 0;
 }
 
 void on_watch_all(ptn_ctx *c, struct shard *s, const ptn_msg *m) {

@@ -62,6 +62,7 @@ struct conversation {
     uint32_t n_members;
     int64_t created_ms;
     uint64_t version;
+    uint64_t base;      /* newest that retention has removed */
     uint64_t last_seq;  /* newest that this shard has heard of */
     uint64_t published; /* newest that went to the hubs */
     uint64_t hubs;      /* attached, one bit per worker */
@@ -141,6 +142,8 @@ bool conv_pack_record(ptn_pack *w, ptn_unpack *u, ptn_str *ret_id);
 
 void on_attach(ptn_ctx *c, struct op *op);
 void on_detach(ptn_ctx *c, struct op *op);
+/* TOPIC_TRIMMED */
+int on_trimmed(struct shard *s, const ptn_msg *m);
 void on_watch_all(ptn_ctx *c, struct shard *s, const ptn_msg *m);
 /* message: the MESSAGE map of number seq, which is stored. */
 void conv_publish(ptn_ctx *c, struct conversation *v, uint64_t seq, ptn_bytes message);

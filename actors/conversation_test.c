@@ -399,6 +399,33 @@ Test(conversation, attaching_recovers_or_says_so) {
     expect_events(&f->hub[0], 1, 0);
 }
 
+/* Retention removes everything up to `base`, here without a rule. */
+static void trim(ptn_ctx *c, struct fixture *x, int64_t base) {
+    char topic[96];
+    (void)snprintf(topic, sizeof topic, "conversation.%s", conv);
+    cast(c, x->d.conversation[ptn_shard(ptn_str_of(conv), x->d.workers)], PTN_MSG_TOPIC_TRIMMED,
+         packed("si", topic, base));
+}
+
+static void attach_trimmed(ptn_ctx *c, struct fixture *x) {
+    ptn_str epoch;
+    char e[32];
+    cr_assert(ptn_map_get_str(data_of(x, r[0], 201), "epoch", &epoch));
+    (void)snprintf(e, sizeof e, "%.*s", (int)epoch.n, epoch.p);
+    trim(c, x, 6);
+    trim(c, x, 5); /* late */
+    r[1] = attach(c, x, "bob", e, 5);
+    r[2] = attach(c, x, "bob", e, 6);
+}
+
+Test(conversation, a_position_that_retention_has_passed_is_not_recovered) {
+    static const struct step steps[] = {
+        {0, create}, {0, remember}, {0, send_10}, {0, attach_trimmed}, {0, NULL}};
+    run(1, steps);
+    expect_attached(r[1], 10, false);
+    expect_attached(r[2], 10, true);
+}
+
 /* bob is removed while his subscription is granted: the hub hears of it after the grant. */
 static void attach_and_remove(ptn_ctx *c, struct fixture *x) {
     ptn_str epoch;

@@ -35,6 +35,7 @@
 #define FLUSH_NS (1 * PTN_SEC)
 #define RETAIN_NS (1 * PTN_SEC)
 #define RETAIN_PAUSE_NS (5 * PTN_MS)
+#define TELL_NS (50 * PTN_MS)
 #define STOP_POLL_NS (20 * PTN_MS)
 
 struct outcome {
@@ -271,7 +272,15 @@ struct store_state {
     ptn_timer stop_timer, flush_timer, retain_timer;
     bool busy; /* a message came since the last look */
     bool stopping;
+    bool more;       /* the round of retention goes on */
+    ptn_buf *untold; /* RETAINED: whose owners have not all heard of it; NULL: none */
+    ptn_unpack untold_at;
+    uint32_t n_untold;
 };
+
+static void store_release(void *arg) {
+    ptn_buf_unref(((struct store_state *)arg)->untold);
+}
 
 static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 
@@ -280,7 +289,7 @@ static int store_init(ptn_ctx *c, void *state, void *arg) {
     st->store = arg;
     if (st->store->retains)
         ptn_timer_start(c, &st->retain_timer, RETAIN_NS, retain_due, NULL);
-    return 0;
+    return ptn_defer(c, store_release, st);
 }
 
 /* The others finish their work through the store, so it goes last: when nothing waits and nobody
@@ -308,41 +317,63 @@ static void flush_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 
 /* ---- retention ---------------------------------------------------------------------------- */
 
-/* Positions older than what is left are not recovered any more.  Whoever is not told resumes with a
- * gap instead, so a refusal needs no repeating. */
-static void tell_owners(ptn_ctx *c, const struct store *s, ptn_unpack u, uint32_t n) {
+/* Positions older than what is left are not recovered any more: each of the n owners at u hears so.
+ * Advances u behind those that have.  False: one refuses now. */
+static bool tell_owners(ptn_ctx *c, const struct store *s, ptn_unpack *u, uint32_t *n) {
     ptn_str topic;
     ptn_bytes pair;
-    for (; n > 0 && s->directory != NULL && ptn_unpack_any(&u, &pair); n--) {
+    ptn_unpack rest = *u;
+    for (; *n > 0 && s->directory != NULL && ptn_unpack_any(&rest, &pair); --*n, *u = rest) {
         ptn_unpack p = ptn_unpack_of(pair);
         uint32_t two;
         if (!ptn_unpack_array(&p, &two) || !ptn_unpack_str(&p, &topic))
-            return;
+            continue;
         ptn_buf *b = ptn_buf_copy(pair.p, pair.n);
-        if (b == NULL ||
-            ptn_cast(c, ptn_topic_owner(s->directory, topic), PTN_MSG_TOPIC_TRIMMED, b) < 0)
+        int err = b == NULL
+                      ? -PTN_ENOMEM
+                      : ptn_cast(c, ptn_topic_owner(s->directory, topic), PTN_MSG_TOPIC_TRIMMED, b);
+        if (err < 0)
             ptn_buf_unref(b);
+        if (err == -PTN_ENOMEM || err == -PTN_EOVERLOAD)
+            return false;
     }
+    return true;
+}
+
+/* Nothing more goes before everybody has heard of what went. */
+static void tell_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct store_state *st = state;
+    (void)arg;
+    if (!tell_owners(c, st->store, &st->untold_at, &st->n_untold)) {
+        ptn_timer_start(c, t, TELL_NS, tell_due, NULL);
+        return;
+    }
+    st->untold = ptn_buf_unref(st->untold);
+    ptn_timer_start(c, t, st->more ? RETAIN_PAUSE_NS : RETAIN_NS, retain_due, NULL);
 }
 
 static void retained(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct store_state *st = state;
     uint32_t n;
-    bool more = false;
     uint64_t events, messages;
     (void)arg;
+    if (st->stopping)
+        return;
+    st->more = false;
+    st->n_untold = 0;
     if (err == 0 && reply->type == PTN_MSG_STORE_RETAINED) {
         ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
-        bool ok = ptn_unpack_array(&u, &n) && n == 4 && ptn_unpack_bool(&u, &more) &&
+        bool ok = ptn_unpack_array(&u, &n) && n == 4 && ptn_unpack_bool(&u, &st->more) &&
                   ptn_unpack_uint(&u, &events) && ptn_unpack_uint(&u, &messages) &&
                   ptn_unpack_array(&u, &n);
         PTN_REQUIRE(c, ok);
         ptn_count(PTN_C_RETENTION_EVENTS, events);
         ptn_count(PTN_C_RETENTION_MESSAGES, messages);
-        tell_owners(c, st->store, u, n);
+        st->untold = ptn_buf_ref(reply->buf);
+        st->untold_at = u;
+        st->n_untold = n;
     } /* else the disk is in trouble, or the lane is full: the next round */
-    if (!st->stopping)
-        ptn_timer_start(c, &st->retain_timer, more ? RETAIN_PAUSE_NS : RETAIN_NS, retain_due, NULL);
+    tell_due(c, st, &st->retain_timer, NULL);
 }
 
 /* A round at least each second; its steps leave room between them for everybody else. */

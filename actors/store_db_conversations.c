@@ -126,23 +126,33 @@ static bool count_members(store_db *db, ptn_str id, uint32_t *ret_n) {
     return true;
 }
 
+/* An end of the conversation's messages; 0: it has none. */
+static bool end_seq(store_db *db, enum store_statement which, int64_t key, int64_t *ret_seq) {
+    sqlite3_stmt *s = store_sql(db, which);
+    if (s == NULL)
+        return false;
+    (void)sqlite3_bind_int64(s, 1, key);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        return false;
+    *ret_seq = sqlite3_column_int64(s, 0);
+    (void)sqlite3_reset(s);
+    return true;
+}
+
 bool store_pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row) {
     ptn_str id = store_column_str(row, 1);
+    int64_t key = sqlite3_column_int64(row, 0), first, last;
     uint32_t n, packed = 0;
-    sqlite3_stmt *last = store_sql(db, STORE_SQL_LAST_SEQ);
-    if (last == NULL || !count_members(db, id, &n))
+    if (!count_members(db, id, &n) || !end_seq(db, STORE_SQL_FIRST_SEQ, key, &first) ||
+        !end_seq(db, STORE_SQL_LAST_SEQ, key, &last))
         return false;
-    (void)sqlite3_bind_int64(last, 1, sqlite3_column_int64(row, 0));
-    if (sqlite3_step(last) != SQLITE_ROW)
-        return false;
-    ptn_pack_array(w, 8);
+    ptn_pack_array(w, 9);
     ptn_pack_str(w, id);
     ptn_pack_str_or_nil(w, store_column_str(row, 2));
     ptn_pack_str(w, store_column_str(row, 3));
     ptn_pack_int(w, sqlite3_column_int64(row, 4));
     ptn_pack_str(w, store_column_str(row, 5));
-    ptn_pack_int(w, sqlite3_column_int64(last, 0));
-    (void)sqlite3_reset(last);
+    ptn_pack_int(w, last);
     sqlite3_stmt *members = store_sql(db, STORE_SQL_MEMBERS);
     if (members == NULL)
         return false;
@@ -155,6 +165,7 @@ bool store_pack_conv(store_db *db, ptn_pack *w, sqlite3_stmt *row) {
     }
     (void)sqlite3_reset(members);
     ptn_pack_int(w, sqlite3_column_int64(row, 6));
+    ptn_pack_int(w, first > 0 ? first - 1 : 0);
     return rc == SQLITE_DONE && packed == n;
 }
 

@@ -104,6 +104,7 @@
     XX(DEAD_ADD, "INSERT INTO dead_letters(user, device, conversation, from_seq, to_seq, reason,"          \
                  " created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                        \
     XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
+    XX(FIRST_SEQ, "SELECT min(seq) FROM messages WHERE conversation = ?1")                                 \
     XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata,"             \
                 " timestamp_ms, change) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")                       \
     XX(MSG_BY_ID, "SELECT m.seq, m.id, m.sender, m.type, m.content, m.metadata, m.timestamp_ms,"           \

@@ -22,6 +22,19 @@ struct step {
     uint32_t n_moved;
 };
 
+/* Its owner hears of it, so that it recovers no position before base any more. */
+static void note_moved(struct step *p, ptn_str prefix, ptn_str name, int64_t base) {
+    char topic[PTN_TOPIC_BYTES_MAX];
+    if (prefix.n + name.n > sizeof topic)
+        return;
+    memcpy(topic, prefix.p, prefix.n);
+    memcpy(topic + prefix.n, name.p, name.n);
+    ptn_pack_array(&p->moved, 2);
+    ptn_pack_str(&p->moved, (ptn_str){topic, prefix.n + name.n});
+    ptn_pack_int(&p->moved, base);
+    p->n_moved++;
+}
+
 static bool is_old(const struct step *p, uint64_t age_ms, int64_t created_ms) {
     return age_ms > 0 && created_ms < p->now_ms - (int64_t)age_ms;
 }
@@ -66,10 +79,7 @@ static bool remove_events(struct step *p, struct store_topic *t, int64_t cut) {
         return false;
     p->events += cut - t->base;
     t->base = cut;
-    ptn_pack_array(&p->moved, 2);
-    ptn_pack_str(&p->moved, (ptn_str){t->name, t->name_bytes});
-    ptn_pack_int(&p->moved, cut);
-    p->n_moved++;
+    note_moved(p, (ptn_str){"", 0}, (ptn_str){t->name, t->name_bytes}, cut);
     return true;
 }
 
@@ -166,6 +176,7 @@ static int one_conversation(struct step *p) {
         (void)sqlite3_bind_int64(s, 2, cut);
         if (!store_run(db, s))
             return -1;
+        note_moved(p, PTN_STR("conversation."), id, cut);
     }
     if (p->rows > 0)
         db->retention.conversation = key;

@@ -310,8 +310,11 @@ Test(store_db_topics, conversations_keep_their_newest_messages) {
     close_db();
     opts.retention.messages = 3;
     open_db();
-    (void)retain(0);
-    cr_expect_eq(removed_messages, 4);
+    ptn_bytes moved = element(run(STORE_RETAIN, "i", (int64_t)0), 3);
+    cr_assert_eq(count_of(moved), 2, "their owners hear of it");
+    cr_expect(str_is(element(element(moved, 1), 0), "conversation.c1"));
+    cr_expect_eq(int_of(element(element(moved, 1), 1)), 2);
+    cr_expect_eq(int_of(element(ptn_buf_bytes(last), 2)), 4);
     close_db();
     opts.retention.messages_age_ms = 10;
     open_db();
@@ -321,6 +324,7 @@ Test(store_db_topics, conversations_keep_their_newest_messages) {
     cr_expect_eq(int_of(element(r, 0)), 5);
     cr_expect_eq(count_of(element(r, 1)), 1);
     cr_expect_eq(int_of(element(run_buf(PTN_MSG_STORE_STATS, NULL), 2)), 2);
+    cr_expect_eq(int_of(element(run(STORE_CONV_GET, "s", "c1"), 8)), 4, "and where it begins");
     (void)run(STORE_MSG_APPEND, "sssssni", "c1", "m9", "u", "text", "x", (int64_t)9);
     cr_expect_eq(int_of(element(ptn_buf_bytes(last), 0)), 6);
 }

@@ -75,7 +75,8 @@
     XX(STORE_SESSION_REVOKE) /* [session, nowMs] -> OK */                                                  \
     XX(STORE_SESSIONS_REVOKED) /* [sinceMs] -> STORE_SESSIONS: revoked at or after that time */            \
     XX(STORE_SESSIONS)    /* [session, ..] */                                                              \
-    /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..], version] */                   \
+    /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..], version, base]: everything    \
+     * up to base was removed */                                                                           \
     XX(STORE_CONV_ADD)    /* [id, title?, creator, createdMs, epoch, [member, ..], requestHash? bin] ->    \
                            * STORE_CONV; unknown members: PROBLEM validation_failed.  An existing id: its  \
                            * CONV, or PROBLEM idempotency_mismatch for another hash.  The last may be left \

@@ -394,10 +394,16 @@ class Retention(SystemTest):
                                                token=self.ann["token"]))["epoch"]
         with Ws(self.broker, self.ann["token"]) as ws:
             topic = "conversation." + conversation
-            ws.subscribe(topic, since={"epoch": epoch, "offset": 3})
-            gap = ws.expect("gap", topic=topic, **{"from": 4})
-            self.assertEqual((gap["to"], gap["reason"]), (15, "expired"))
+            gap = ws.expect("gap", topic=topic)  # what waited for the device
+            self.assertEqual((gap["from"], gap["to"], gap["reason"]), (1, 15, "expired"))
+            for offset, fits in ((3, False), (14, False), (15, True)):
+                said = ws.subscribe(topic, since={"epoch": epoch, "offset": offset})
+                self.assertEqual((said["recovered"], said["offset"]), (fits, 20))
             self.assertEqual([e["offset"] for e in ws.events(topic, 5)], [16, 17, 18, 19, 20])
+            ws.nothing_more("gap")
+        self.broker.stop()
+        self.broker.start()  # which reads from the database what it does not remember
+        self.assertEqual(self.from_the_beginning(topic, epoch), (False, 20))
         self.assertEqual(self.assertOk(self.broker.call("POST", path, {"content": "next"},
                                                         token=self.ann["token"]), 201)["seq"], 21)
 
