@@ -713,8 +713,8 @@ static const struct operation {
     {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},
     {PTN_MSG_STORE_SESSIONS_REVOKED, READ, 1, store_sessions_revoked},
     {PTN_MSG_STORE_STATS, READ, 0, op_stats},
-    {PTN_MSG_STORE_EVENT_APPEND, WRITE, 6, store_event_append},
-    {PTN_MSG_STORE_EVENT_APPEND_WRITTEN, WRITE, 6, store_event_append_written},
+    {PTN_MSG_STORE_EVENTS_APPEND, WRITE, 5, store_events_append},
+    {PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, WRITE, 5, store_events_append_written},
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
     {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
     {PTN_MSG_STORE_RETAIN, WRITE, 1, store_retain},
@@ -751,7 +751,7 @@ bool store_db_is_read_aside(uint32_t type) {
 }
 
 bool store_db_is_relaxed(uint32_t type) {
-    return type == PTN_MSG_STORE_EVENT_APPEND_WRITTEN || type == PTN_MSG_STORE_FEED_OPEN ||
+    return type == PTN_MSG_STORE_EVENTS_APPEND_WRITTEN || type == PTN_MSG_STORE_FEED_OPEN ||
            type == PTN_MSG_STORE_FEED_ACK;
 }
 

@@ -339,8 +339,8 @@ int store_log_forget_index(store_db *db, uint32_t frames);
 
 /* store_db_topics.c */
 ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
-ptn_buf *store_event_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
-ptn_buf *store_event_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_events_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_events_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 void store_topics_drop(store_db *db);
 /* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */

@@ -170,20 +170,21 @@ ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
 
 /* ---- appending ---------------------------------------------------------------------------- */
 
-struct event_row {
+struct appended { /* events that follow each other */
     ptn_str topic, epoch;
-    uint64_t offset;
-    ptn_bytes data, id;
+    uint64_t offset; /* of the first */
     int64_t created_ms;
+    uint32_t n;
 };
 
-static bool unpack_event(ptn_unpack *u, struct event_row *ret_e) {
-    ret_e->id = (ptn_bytes){NULL, 0};
-    return ptn_unpack_str(u, &ret_e->topic) && ptn_unpack_str(u, &ret_e->epoch) &&
-           ptn_unpack_uint(u, &ret_e->offset) && ret_e->offset <= STORE_OFFSET_MAX &&
-           ptn_unpack_any(u, &ret_e->data) &&
-           (ptn_unpack_nil(u) || ptn_unpack_bin(u, &ret_e->id)) &&
-           ptn_unpack_int(u, &ret_e->created_ms);
+/* Up to the first event. */
+static bool unpack_append(ptn_unpack *u, struct appended *ret_a) {
+    uint32_t values;
+    bool ok = ptn_unpack_str(u, &ret_a->topic) && ptn_unpack_str(u, &ret_a->epoch) &&
+              ptn_unpack_uint(u, &ret_a->offset) && ptn_unpack_int(u, &ret_a->created_ms) &&
+              ptn_unpack_array(u, &values) && values % 2 == 0;
+    ret_a->n = ok ? values / 2 : 0;
+    return ok && ret_a->offset <= (uint64_t)STORE_OFFSET_MAX - ret_a->n;
 }
 
 /* The mark comes to the disk before the event can be seen: store_db_commit() waits for it. */
@@ -199,43 +200,55 @@ static bool loosen(store_db *db, struct store_topic *t) {
     return t->loose;
 }
 
+static bool add_events(store_db *db, struct store_topic *t, const struct appended *a,
+                       ptn_unpack *u) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_ADD);
+    if (s == NULL)
+        return false;
+    (void)sqlite3_bind_int64(s, 2, a->created_ms);
+    for (uint32_t i = 0; i < a->n; i++) {
+        ptn_bytes data, id = {NULL, 0};
+        if (!ptn_unpack_any(u, &data) || !(ptn_unpack_nil(u) || ptn_unpack_bin(u, &id))) {
+            db->doomed = -PTN_EPROTO; /* those before it are written */
+            return false;
+        }
+        (void)sqlite3_bind_int64(s, 1, store_place(t, t->last + 1));
+        store_bind_blob(s, 3, id);
+        store_bind_blob(s, 4, data);
+        (void)sqlite3_bind_int64(s, 5, t->total + (int64_t)data.n);
+        if (!store_run(db, s))
+            return false;
+        t->last++;
+        t->total += (int64_t)data.n;
+        db->events_added++;
+    }
+    return true;
+}
+
 static ptn_buf *append(store_db *db, ptn_unpack *u, bool written, uint32_t *ret_type) {
-    struct event_row e;
+    struct appended a;
     struct store_topic *t;
-    if (!unpack_event(u, &e))
+    if (!unpack_append(u, &a))
         return store_malformed(ret_type);
-    int err = store_topic_find(db, e.topic, &t);
+    int err = store_topic_find(db, a.topic, &t);
     if (err == -PTN_ENOTFOUND)
         return store_problem(PTN_CODE_INTERNAL, "the topic was not opened", ret_type);
     if (err != 0)
         return store_db_fail(db, ret_type);
-    if ((int64_t)e.offset != t->last + 1 ||
-        !ptn_str_eq(e.epoch, (ptn_str){t->epoch, STORE_EPOCH_BYTES}))
+    if ((int64_t)a.offset != t->last + 1 ||
+        !ptn_str_eq(a.epoch, (ptn_str){t->epoch, STORE_EPOCH_BYTES}))
         return store_problem(PTN_CODE_OVERLOADED,
                              "an event before this one was not stored; send it again", ret_type);
-    if (written && !loosen(db, t))
+    if ((written && !loosen(db, t)) || !add_events(db, t, &a, u))
         return store_db_fail(db, ret_type);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_ADD);
-    if (s == NULL)
-        return store_db_fail(db, ret_type);
-    (void)sqlite3_bind_int64(s, 1, store_place(t, (int64_t)e.offset));
-    (void)sqlite3_bind_int64(s, 2, e.created_ms);
-    store_bind_blob(s, 3, e.id);
-    store_bind_blob(s, 4, e.data);
-    (void)sqlite3_bind_int64(s, 5, t->total + (int64_t)e.data.n);
-    if (!store_run(db, s))
-        return store_db_fail(db, ret_type);
-    t->last++;
-    t->total += (int64_t)e.data.n;
-    db->events_added++;
     return store_ok(ret_type);
 }
 
-ptn_buf *store_event_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+ptn_buf *store_events_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     return append(db, u, /* written= */ false, ret_type);
 }
 
-ptn_buf *store_event_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+ptn_buf *store_events_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     return append(db, u, /* written= */ true, ret_type);
 }
 

@@ -85,15 +85,15 @@ static struct opened open_topic(const char *topic, const char *epoch) {
 static void append(uint32_t type, const char *topic, const char *epoch, int64_t offset,
                    const char *id, int64_t at_ms) {
     if (id == NULL)
-        (void)run_buf(type, packed("ssisni", topic, epoch, offset, "ten bytes!", at_ms));
+        (void)run_buf(type, packed("ssii[sn]", topic, epoch, offset, at_ms, "ten bytes!"));
     else
-        (void)run_buf(type, packed("ssisbi", topic, epoch, offset, "ten bytes!", id, at_ms));
+        (void)run_buf(type, packed("ssii[sb]", topic, epoch, offset, at_ms, "ten bytes!", id));
 }
 
 static void append_many(const char *topic, int64_t from, int64_t to) {
     cr_assert_eq(store_db_begin(db), 0);
     for (int64_t i = from; i <= to; i++) {
-        append(PTN_MSG_STORE_EVENT_APPEND, topic, E1, i, NULL, i);
+        append(PTN_MSG_STORE_EVENTS_APPEND, topic, E1, i, NULL, i);
         cr_assert_eq(last_type, PTN_MSG_OK);
     }
     cr_assert_eq(store_db_commit(db), 0);
@@ -114,22 +114,47 @@ Test(store_db_topics, offsets_have_no_holes) {
     struct opened o = open_topic("a.x", E1);
     cr_expect_str_eq(o.epoch, E1);
     cr_expect_eq(o.last, 0);
-    append(PTN_MSG_STORE_EVENT_APPEND, "a.x", E1, 1, "i1", 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND, "a.x", E1, 1, "i1", 5);
     cr_expect_eq(last_type, PTN_MSG_OK);
-    append(PTN_MSG_STORE_EVENT_APPEND, "a.x", E1, 3, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND, "a.x", E1, 3, NULL, 5);
     cr_expect_eq(problem_code(), PTN_CODE_OVERLOADED, "2 is next");
-    append(PTN_MSG_STORE_EVENT_APPEND, "a.x", E1, 1, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND, "a.x", E1, 1, NULL, 5);
     cr_expect_eq(problem_code(), PTN_CODE_OVERLOADED, "1 is taken");
-    append(PTN_MSG_STORE_EVENT_APPEND, "a.x", E2, 2, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND, "a.x", E2, 2, NULL, 5);
     cr_expect_eq(problem_code(), PTN_CODE_OVERLOADED, "of another life");
-    append(PTN_MSG_STORE_EVENT_APPEND, "a.y", E1, 1, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND, "a.y", E1, 1, NULL, 5);
     cr_expect_eq(problem_code(), PTN_CODE_INTERNAL, "not opened");
-    append(PTN_MSG_STORE_EVENT_APPEND_WRITTEN, "a.x", E1, 2, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, "a.x", E1, 2, NULL, 5);
     cr_expect_eq(last_type, PTN_MSG_OK);
     o = open_topic("a.x", E2);
     cr_expect_str_eq(o.epoch, E1, "it was there");
     cr_expect_eq(o.last, 2);
     cr_expect_eq(o.ids, 1);
+}
+
+Test(store_db_topics, events_of_one_message_are_stored_together) {
+    (void)open_topic("a.x", E1);
+    int64_t first;
+    cr_assert_eq(store_db_begin(db), 0);
+    (void)run_buf(PTN_MSG_STORE_EVENTS_APPEND, packed("ssii[snsbsn]", "a.x", E1, (int64_t)1,
+                                                      (int64_t)5, "one", "two", "i2", "three"));
+    cr_expect_eq(last_type, PTN_MSG_OK);
+    (void)run_buf(PTN_MSG_STORE_EVENTS_APPEND,
+                  packed("ssii[snsn]", "a.x", E1, (int64_t)3, (int64_t)5, "again", "four"));
+    cr_expect_eq(problem_code(), PTN_CODE_OVERLOADED, "3 is taken: neither");
+    cr_assert_eq(store_db_commit(db), 0);
+    cr_expect_eq(store_db_rows_committed(db), 3);
+    cr_expect_eq(count_after("a.x", 0, &first), 3);
+    struct opened o = open_topic("a.x", E2);
+    cr_expect_eq(o.last, 3);
+    cr_expect_eq(o.ids, 1);
+    /* What cannot be read to its end takes back what stood before it. */
+    cr_assert_eq(store_db_begin(db), 0);
+    (void)run_buf(PTN_MSG_STORE_EVENTS_APPEND,
+                  packed("ssii[snss]", "a.x", E1, (int64_t)4, (int64_t)5, "four", "five", "no id"));
+    cr_expect_neq(last_type, PTN_MSG_OK);
+    cr_expect_neq(store_db_commit(db), 0);
+    cr_expect_eq(count_after("a.x", 0, &first), 3);
 }
 
 Test(store_db_topics, topics_lie_side_by_side) {
@@ -154,7 +179,7 @@ Test(store_db_topics, a_transaction_that_fails_takes_its_offsets_back) {
     (void)open_topic("a.x", E1);
     append_many("a.x", 1, 2);
     cr_assert_eq(store_db_begin(db), 0);
-    append(PTN_MSG_STORE_EVENT_APPEND, "a.x", E1, 3, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND, "a.x", E1, 3, NULL, 5);
     cr_expect_eq(last_type, PTN_MSG_OK);
     store_db_rollback(db);
     cr_expect_eq(open_topic("a.x", E1).last, 2);
@@ -182,11 +207,11 @@ Test(store_db_topics, written_events_cost_the_epoch_when_there_is_no_clean_end) 
     (void)open_topic("a.synced", E1);
     (void)open_topic("a.written", E1);
     append_many("a.synced", 1, 2);
-    append(PTN_MSG_STORE_EVENT_APPEND_WRITTEN, "a.written", E1, 1, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, "a.written", E1, 1, NULL, 5);
     close_db();
     open_db();
     cr_expect_str_eq(open_topic("a.written", E2).epoch, E1, "a clean end");
-    append(PTN_MSG_STORE_EVENT_APPEND_WRITTEN, "a.written", E1, 2, NULL, 5);
+    append(PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, "a.written", E1, 2, NULL, 5);
     cr_assert_eq(last_type, PTN_MSG_OK);
     crash();
     struct opened o = open_topic("a.written", E2);

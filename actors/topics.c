@@ -35,9 +35,6 @@ static struct publication *publication_new(ptn_ctx *c, struct topics *s, ptn_rep
 }
 
 void publication_recycle(struct publication *p) {
-    if (p->topic != NULL)
-        topic_unpin(p->shard, p->topic);
-    ptn_buf_unref(p->event);
     p->next = p->shard->idle;
     p->shard->idle = p;
 }
@@ -163,11 +160,10 @@ void topic_resync(ptn_ctx *c, struct topics *s, const struct topic *t) {
             resync(c, s, worker);
 }
 
-ptn_buf *event_pack(ptn_ctx *c, const struct topic *t, uint64_t offset, ptn_bytes data,
-                    const uint8_t *id) {
+ptn_buf *event_pack(const struct topic *t, uint64_t offset, ptn_bytes data) {
     ptn_pack w;
-    ptn_pack_init(&w, 96 + t->name_bytes + data.n);
-    ptn_pack_array(&w, t->durable != NULL ? 6 : 4);
+    ptn_pack_init(&w, 64 + t->name_bytes + data.n);
+    ptn_pack_array(&w, 4);
     ptn_pack_str(&w, topic_name(t));
     ptn_pack_str(&w, topic_epoch(t));
     ptn_pack_uint(&w, offset);
@@ -175,20 +171,13 @@ ptn_buf *event_pack(ptn_ctx *c, const struct topic *t, uint64_t offset, ptn_byte
         ptn_pack_raw(&w, data);
     else
         ptn_pack_nil(&w);
-    if (t->durable != NULL) {
-        if (id != NULL)
-            ptn_pack_bin(&w, (ptn_bytes){id, EVENT_ID_BYTES});
-        else
-            ptn_pack_nil(&w);
-        ptn_pack_int(&w, ptn_wall_ms(c));
-    }
     return ptn_pack_finish(&w);
 }
 
 /* Assigns the offset, remembers, fans out.  p NULL: nobody waits. */
 static int publish_in_memory(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes data,
                              struct publication *p) {
-    ptn_buf *event = event_pack(c, t, t->offset + 1, data, NULL);
+    ptn_buf *event = event_pack(t, t->offset + 1, data);
     if (event == NULL)
         return -PTN_ENOMEM;
     t->offset++;

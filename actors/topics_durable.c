@@ -3,11 +3,13 @@
  * topics_durable.c - topics whose events are stored before anybody hears of them.
  *
  * Open.  The store tells epoch, last offset and the newest ids; what came meanwhile waits in order.
- * Append.  This actor numbers, the store accepts the next number only, its lane answers in order:
- * so answers come in the order of the offsets, and each event then goes to the hubs.  Many appends
- * are under way at once and share a commit. Failure.  Nothing after a refused append is accepted
- * either.  When all answers are in, the topic is opened anew and goes on from what the store has;
- * subscribers that may have missed an event start over from their position.
+ * Append.  This actor numbers; events of one turn go to the store in one message, which stores all
+ * of them or none.  The store accepts the next number only, its lane answers in order: so answers
+ * come in the order of the offsets, and each event then goes to the hubs.  Many appends are under
+ * way at once and share a commit.
+ * Failure.  Nothing after a refused append is accepted either.  When all answers are in, the topic
+ * is opened anew and goes on from what the store has; subscribers that may have missed an event
+ * start over from their position.
  */
 #include "actors/topics_internal.h"
 
@@ -18,6 +20,8 @@
 #define OPEN_RETRY_NS (100 * PTN_MS)
 #define OPEN_TRIES_MAX 50u
 #define IDS_RESTORED 1000u
+#define APPEND_EVENTS_MAX 256u
+#define APPEND_BYTES_MAX (32u << 10) /* a larger event goes alone */
 
 enum durable_state { CLOSED, OPENING, OPEN, BROKEN };
 
@@ -26,13 +30,29 @@ struct waiting { /* a call that came before the topic was open */
     struct call call;
 };
 
+struct append { /* events of one topic that are stored together */
+    struct append *next, **pprev;
+    struct topic *topic; /* pinned */
+    struct publication *first, **end;
+    uint64_t offset; /* of the first */
+    uint32_t n;
+    bool written;
+    ptn_pack gathered; /* until it is sent */
+    size_t count_at;
+    ptn_buf *sent;
+};
+
 struct durable {
     const struct topic_rule *rule;
     enum durable_state state;
-    bool was_open;                 /* somebody may have heard its events */
-    uint64_t base;                 /* newest offset that retention has removed */
-    uint64_t assigned;             /* newest offset given to an append */
-    struct publication *in_flight; /* being stored */
+    bool was_open;            /* somebody may have heard its events */
+    uint64_t base;            /* newest offset that retention has removed */
+    uint64_t assigned;        /* newest offset given to an append */
+    struct append *in_flight; /* being stored, and the next one of them: */
+    struct append *open;      /* takes the events of this turn */
+    bool gathering;           /* on the list of the shard, pinned */
+    struct durable *gathering_next;
+    struct topic *topic;
     uint32_t tries;
     struct waiting *first, *last;
     ptn_timer timer;
@@ -52,8 +72,10 @@ void durable_free(struct topics *s, struct topic *t) {
         ptn_buf_unref(w->call.buf);
         free(w);
     }
-    for (struct publication *p = d->in_flight; p != NULL; p = p->next)
-        p->event = ptn_buf_unref(p->event); /* after a crash likewise */
+    for (struct append *a = d->in_flight; a != NULL; a = a->next) { /* after a crash likewise */
+        ptn_pack_abort(&a->gathered);
+        ptn_buf_unref(a->sent);
+    }
     (void)s;
     free(d);
     t->durable = NULL;
@@ -189,6 +211,7 @@ bool durable_ready(ptn_ctx *c, struct topics *s, struct topic *t, const struct c
         }
         d->rule = rule;
         d->shard = s;
+        d->topic = t;
     }
     if (d->state == OPEN)
         return true;
@@ -209,30 +232,137 @@ bool durable_covers(const struct topic *t, ptn_str epoch, uint64_t offset) {
 
 /* ---- appending ---------------------------------------------------------------------------- */
 
-static void appended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
-    struct publication *p = arg;
-    struct topic *t = p->topic;
-    struct topics *s = p->shard;
+/* The topic is open, so this is the newest of its appends.  NULL: no memory. */
+static struct append *append_open(ptn_ctx *c, struct topics *s, struct topic *t, bool written) {
     struct durable *d = t->durable;
-    (void)state;
-    *p->pprev = p->next;
-    if (p->next != NULL)
-        p->next->pprev = p->pprev;
-    if (err == 0 && reply->type == PTN_MSG_OK && p->offset == t->offset + 1) {
+    struct append *a = s->idle_appends;
+    if (a != NULL)
+        s->idle_appends = a->next;
+    else if ((a = ptn_alloc(c, sizeof *a)) == NULL)
+        return NULL;
+    *a = (struct append){.next = d->in_flight,
+                         .pprev = &d->in_flight,
+                         .topic = t,
+                         .end = &a->first,
+                         .offset = d->assigned + 1,
+                         .written = written};
+    if (a->next != NULL)
+        a->next->pprev = &a->next;
+    d->in_flight = d->open = a;
+    topic_pin(s, t);
+    ptn_pack *w = &a->gathered;
+    ptn_pack_init(w, 1024);
+    ptn_pack_array(w, 5);
+    ptn_pack_str(w, topic_name(t));
+    ptn_pack_str(w, topic_epoch(t));
+    ptn_pack_uint(w, a->offset);
+    ptn_pack_int(w, ptn_wall_ms(c));
+    a->count_at = ptn_pack_array_open(w);
+    return a;
+}
+
+/* They are stored: subscribers hear them, and then their publishers. */
+static void append_publish(ptn_ctx *c, struct topics *s, struct append *a) {
+    struct topic *t = a->topic;
+    bool heard = (t->hubs | s->watching) != 0;
+    ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(a->sent));
+    uint32_t n;
+    ptn_bytes data = {0};
+    bool ok = ptn_unpack_array(&u, &n);
+    for (unsigned i = 0; i < 4; i++)
+        ok = ok && ptn_unpack_any(&u, NULL);
+    ok = ok && ptn_unpack_array(&u, &n);
+    for (struct publication *p = a->first, *next; p != NULL; p = next) {
+        next = p->next;
         t->offset = p->offset;
-        fan_out_event(c, s, t, p->event, p->answered ? NULL : p);
-        p->event = ptn_buf_unref(p->event);
-        topic_unpin(s, t);
-        p->topic = NULL;
+        if (heard) {
+            ok = ok && ptn_unpack_any(&u, &data) && ptn_unpack_any(&u, NULL);
+            PTN_ASSERT(ok); /* durable_publish() packed it */
+            ptn_buf *event = event_pack(t, p->offset, data);
+            if (event != NULL)
+                fan_out_event(c, s, t, event, p->answered ? NULL : p);
+            else
+                topic_resync(c, s, t); /* they read it from the store */
+            ptn_buf_unref(event);
+        }
         publication_settle(c, p);
+    }
+}
+
+static void append_end(ptn_ctx *c, struct append *a, int err, const ptn_msg *reply) {
+    struct topic *t = a->topic;
+    struct durable *d = t->durable;
+    struct topics *s = d->shard;
+    *a->pprev = a->next;
+    if (a->next != NULL)
+        a->next->pprev = a->pprev;
+    if (err == 0 && reply->type == PTN_MSG_OK && a->offset == t->offset + 1) {
+        append_publish(c, s, a);
     } else {
         d->state = BROKEN;
-        topic_pin(s, t); /* until it is looked at below */
-        publication_fail(c, p, err, reply);
-        topic_unpin(s, t);
+        for (struct publication *p = a->first, *next; p != NULL; p = next) {
+            next = p->next;
+            publication_fail(c, p, err, reply);
+        }
     }
+    ptn_buf_unref(a->sent);
+    a->next = s->idle_appends;
+    s->idle_appends = a;
     if (d->state == BROKEN && d->in_flight == NULL)
         open_begin(c, t);
+    topic_unpin(s, t);
+}
+
+static void appended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    (void)state;
+    append_end(c, arg, err, reply);
+}
+
+static void append_send(ptn_ctx *c, struct append *a) {
+    struct durable *d = a->topic->durable;
+    d->open = NULL;
+    ptn_pack_array_close(&a->gathered, a->count_at, 2 * a->n);
+    a->sent = ptn_pack_finish(&a->gathered);
+    int err = -PTN_ENOMEM;
+    if (a->sent != NULL) {
+        err = ptn_ask_lasting(c, d->shard->config.directory->store,
+                              a->written ? PTN_MSG_STORE_EVENTS_APPEND_WRITTEN
+                                         : PTN_MSG_STORE_EVENTS_APPEND,
+                              ptn_buf_ref(a->sent), PTN_NEVER, appended, a, NULL);
+        if (err < 0)
+            ptn_buf_unref(a->sent);
+    }
+    if (err < 0) {
+        append_end(c, a, err, NULL);
+        return;
+    }
+    for (struct publication *p = a->written ? a->first : NULL; p != NULL; p = p->next)
+        if (p->level == DURABILITY_MEMORY && !p->answered)
+            publication_answer(c, p); /* it asked for no more than that */
+}
+
+static void gathered(ptn_ctx *c, void *state, void *arg) {
+    struct topics *s = arg;
+    (void)state;
+    while (s->gathering != NULL) {
+        struct durable *d = s->gathering;
+        s->gathering = d->gathering_next;
+        d->gathering = false;
+        if (d->open != NULL)
+            append_send(c, d->open);
+        topic_unpin(s, d->topic);
+    }
+}
+
+static void gather(ptn_ctx *c, struct topics *s, struct durable *d) {
+    if (d->gathering)
+        return;
+    if (s->gathering == NULL)
+        ptn_at_turn_end(c, gathered, s);
+    d->gathering = true;
+    d->gathering_next = s->gathering;
+    s->gathering = d;
+    topic_pin(s, d->topic);
 }
 
 void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes data,
@@ -241,29 +371,32 @@ void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes da
     if (p->level == DURABILITY_DEFAULT)
         p->level = DURABILITY_SYNCED;
     p->id[EVENT_ID_LEVEL] = (uint8_t)p->level;
-    p->event = event_pack(c, t, d->assigned + 1, data, p->has_id ? p->id : NULL);
-    int err = -PTN_ENOMEM;
-    if (p->event != NULL) {
-        ptn_buf *b = ptn_buf_ref(p->event);
-        uint32_t type = p->level == DURABILITY_SYNCED ? PTN_MSG_STORE_EVENT_APPEND
-                                                      : PTN_MSG_STORE_EVENT_APPEND_WRITTEN;
-        err = ptn_ask_lasting(c, s->config.directory->store, type, b, PTN_NEVER, appended, p, NULL);
-        if (err < 0)
-            ptn_buf_unref(b);
+    bool written = p->level != DURABILITY_SYNCED;
+    struct append *a = d->open;
+    if (a != NULL && (a->written != written || a->n == APPEND_EVENTS_MAX ||
+                      ptn_pack_len(&a->gathered) + data.n > APPEND_BYTES_MAX)) {
+        append_send(c, a);
+        a = NULL;
     }
-    if (err < 0) {
-        publication_fail(c, p, err, NULL);
+    if (a == NULL && d->state == OPEN)
+        a = append_open(c, s, t, written);
+    if (a == NULL) {
+        publication_fail(c, p, d->state == OPEN ? -PTN_ENOMEM : -PTN_EOVERLOAD, NULL);
         return;
     }
-    p->topic = t;
-    topic_pin(s, t);
-    p->next = d->in_flight;
-    p->pprev = &d->in_flight;
-    if (p->next != NULL)
-        p->next->pprev = &p->next;
-    d->in_flight = p;
+    gather(c, s, d);
+    if (data.n > 0)
+        ptn_pack_raw(&a->gathered, data);
+    else
+        ptn_pack_nil(&a->gathered);
+    if (p->has_id)
+        ptn_pack_bin(&a->gathered, (ptn_bytes){p->id, EVENT_ID_BYTES});
+    else
+        ptn_pack_nil(&a->gathered);
     p->offset = ++d->assigned;
     memcpy(p->epoch, t->epoch, EPOCH_BYTES);
-    if (p->level == DURABILITY_MEMORY && !p->answered)
-        publication_answer(c, p); /* it asked for no more than that */
+    p->next = NULL;
+    *a->end = p;
+    a->end = &p->next;
+    a->n++;
 }

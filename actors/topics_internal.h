@@ -111,21 +111,21 @@ enum durability { DURABILITY_MEMORY, DURABILITY_WRITTEN, DURABILITY_SYNCED, DURA
 
 struct publication { /* an answer that waits: for the store, then for the hubs to count */
     struct topics *shard;
-    struct publication *next, **pprev; /* pprev: while it is being stored */
+    struct publication *next;
     ptn_reply_to reply;
     uint64_t offset, subscribers;
     uint32_t waiting;
     bool has_id, answered;
     enum durability level; /* wanted, then reached */
-    struct topic *topic;   /* durable ones: pinned */
-    ptn_buf *event;
     uint8_t id[EVENT_ID_BYTES];
     char epoch[EPOCH_BYTES];
 };
 
 struct topics {
     struct topics_config config;
-    struct publication *idle; /* finished ones, for reuse; arena memory */
+    struct publication *idle;    /* finished ones, for reuse; arena memory */
+    struct append *idle_appends; /* likewise */
+    struct durable *gathering;   /* topics with events of this turn */
     struct topic *by_name;
     struct topic *first[LISTS], *last[LISTS]; /* most recently used first */
     uint64_t watching;                        /* workers whose hub wants every event */
@@ -149,9 +149,8 @@ void publication_settle(ptn_ctx *c, struct publication *p);
 void publication_recycle(struct publication *p);
 /* Answers with a problem (as ptn_problem_pass()) and recycles. */
 void publication_fail(ptn_ctx *c, struct publication *p, int err, const ptn_msg *reply);
-/* [topic, epoch, offset, data, id?, createdMs?]; the last two for durable topics only. */
-ptn_buf *event_pack(ptn_ctx *c, const struct topic *t, uint64_t offset, ptn_bytes data,
-                    const uint8_t *id);
+/* EVENT */
+ptn_buf *event_pack(const struct topic *t, uint64_t offset, ptn_bytes data);
 /* Runs a call whose topic is open, or lives in memory. */
 void call_run(ptn_ctx *c, struct topics *s, const struct call *m);
 /* All hubs that listen to the topic start over. */
@@ -167,7 +166,8 @@ bool durable_ready(ptn_ctx *c, struct topics *s, struct topic *t, const struct c
 void durable_trimmed(struct topic *t, uint64_t base);
 /* An open topic: does the store have everything after this position? */
 bool durable_covers(const struct topic *t, ptn_str epoch, uint64_t offset);
-/* Appends; p is consumed and answered when its level is reached. */
+/* Appends, together with what else comes in this turn; p is consumed and answered when its level is
+ * reached. */
 void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes data,
                      struct publication *p);
 void durable_free(struct topics *s, struct topic *t);

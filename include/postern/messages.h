@@ -40,8 +40,7 @@
     XX(CONV_MARK)         /* offline queue, conversation -> conversation's shard, cast: [conversation,     \
                            * user, read, seq, messageId?, atMs]: the user has got or read all up to seq */ \
     XX(TOPIC_PUBLISH)     /* any actor -> owner: [topic, data] cast, for events of the broker itself */    \
-    XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data, id?, createdMs]; the last two of    \
-                           * durable topics only.  As an ask -> EVENT_COUNT */                             \
+    XX(EVENT)             /* owner -> hub: [topic, epoch, offset, data].  As an ask -> EVENT_COUNT */      \
     XX(EVENT_COUNT)       /* [subscribers] */                                                              \
     XX(HUB_SUBSCRIBE)     /* sink -> hub of its worker: hub.h packs it */                                  \
     XX(HUB_UNSUBSCRIBE)                                                                                    \
@@ -98,8 +97,10 @@
     XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
     XX(STORE_TOPIC_OPEN)  /* [topic, epoch, ids]: makes it when it is not there -> STORE_TOPIC */          \
     XX(STORE_TOPIC)       /* [epoch, base, lastOffset, [[id bin, offset], ..]]: the newest with an id, ascending */ \
-    XX(STORE_EVENT_APPEND)/* EVENT of a durable topic -> OK; another offset than the next: PROBLEM conflict */ \
-    XX(STORE_EVENT_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                  \
+    XX(STORE_EVENTS_APPEND) /* [topic, epoch, offset, createdMs, [data, id? bin, data, ..]]: events of a   \
+                           * durable topic from that offset on, all or none -> OK; another offset than     \
+                           * the next: PROBLEM overloaded */                                               \
+    XX(STORE_EVENTS_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                 \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
     XX(STORE_FEED_OPEN)   /* [user, device, conversations, messages, bytes, ttlMs, nowMs] -> STORE_FEED:   \
                            * new devices get cursors, and what is over a limit (0: none) is passed */      \

@@ -37,8 +37,11 @@ void ptn_pack_str(ptn_pack *w, ptn_str s);
 void ptn_pack_cstr(ptn_pack *w, const char *z);   /* NULL writes nil */
 void ptn_pack_str_or_nil(ptn_pack *w, ptn_str s); /* n == 0 writes nil */
 void ptn_pack_bin(ptn_pack *w, ptn_bytes b);
-void ptn_pack_array(ptn_pack *w, uint32_t n);      /* header; n values follow */
-void ptn_pack_map(ptn_pack *w, uint32_t n);        /* header; n key-value pairs follow */
+void ptn_pack_array(ptn_pack *w, uint32_t n); /* header; n values follow */
+void ptn_pack_map(ptn_pack *w, uint32_t n);   /* header; n key-value pairs follow */
+/* An array whose length shows at its end: close() takes what open() returned. */
+size_t ptn_pack_array_open(ptn_pack *w);
+void ptn_pack_array_close(ptn_pack *w, size_t at, uint32_t n);
 void ptn_pack_raw(ptn_pack *w, ptn_bytes encoded); /* an already encoded value */
 void ptn_pack_key(ptn_pack *w, const char *z);     /* same as cstr; reads well in maps */
 size_t ptn_pack_len(const ptn_pack *w);

@@ -142,6 +142,9 @@ void *ptn_alloc(ptn_ctx *c, size_t n); /* zeroed, actor arena, freed at its end;
 void *ptn_scratch(ptn_ctx *c, size_t n); /* freed at the end of the turn; NULL: no memory */
 /* fn(arg) runs at the actor's end, crash included, newest first. */
 int ptn_defer(ptn_ctx *c, void (*fn)(void *arg), void *arg);
+/* Runs cb once at the end of the current turn, before output is flushed: batching.  Not after the
+ * actor's end. */
+void ptn_at_turn_end(ptn_ctx *c, void (*cb)(ptn_ctx *c, void *state, void *arg), void *arg);
 
 /* ---- messages ----------------------------------------------------------------------------- */
 

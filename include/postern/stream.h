@@ -115,7 +115,4 @@ int ptn_watch_open(ptn_ctx *c, int fd, void (*cb)(ptn_ctx *c, void *state, void 
                    ptn_watch **ret_w);
 void ptn_watch_close(ptn_ctx *c, ptn_watch *w); /* also at the actor's end; fd stays open */
 
-/* Runs cb once at the end of the current turn, before output is flushed: batching for adapters. */
-void ptn_at_turn_end(ptn_ctx *c, void (*cb)(ptn_ctx *c, void *state, void *arg), void *arg);
-
 #endif

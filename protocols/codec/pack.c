@@ -10,6 +10,7 @@
 #include "protocols/codec/pack_inline.h"
 
 #define PACK_HINT_BYTES_DEFAULT 256u
+#define HEAD32_BYTES 5u
 
 /* The shortest form is what peers and our own tests compare byte by byte. */
 _Static_assert(PTN_BUF_BYTES_MAX <= UINT32_MAX, "every length fits a 32-bit msgpack header");
@@ -136,6 +137,23 @@ void ptn_pack_bin(ptn_pack *w, ptn_bytes b) {
 void ptn_pack_array(ptn_pack *w, uint32_t n) {
     if (ptn__pack_room(w, PTN__HEAD_BYTES_MAX))
         w->p = ptn__put_array_head(w->p, n);
+}
+
+/* The longest form: what follows cannot move. */
+size_t ptn_pack_array_open(ptn_pack *w) {
+    static const uint8_t head[HEAD32_BYTES] = {0xdd};
+    size_t at = ptn_pack_len(w);
+    ptn_pack_raw(w, (ptn_bytes){head, sizeof head});
+    return at;
+}
+
+void ptn_pack_array_close(ptn_pack *w, size_t at, uint32_t n) {
+    if (w->err != 0)
+        return;
+    uint8_t *head = w->p - (ptn_pack_len(w) - at);
+    PTN_DEBUG_ASSERT(head[0] == 0xdd);
+    for (size_t i = 1; i < HEAD32_BYTES; i++, n <<= 8)
+        head[i] = (uint8_t)(n >> 24);
 }
 
 void ptn_pack_map(ptn_pack *w, uint32_t n) {

@@ -161,6 +161,29 @@ Test(pack, grows_and_keeps_contents) {
     (void)ptn_buf_unref(b);
 }
 
+Test(pack, an_array_is_counted_at_its_end) {
+    const uint32_t counts[] = {0, 1, 300, 70000};
+    for (size_t k = 0; k < PTN_ARRAY_LEN(counts); k++) {
+        ptn_pack w;
+        uint32_t n;
+        ptn_pack_init(&w, 1);
+        ptn_pack_bool(&w, true); /* what stands before it stays */
+        size_t at = ptn_pack_array_open(&w);
+        for (uint32_t i = 0; i < counts[k]; i++)
+            ptn_pack_uint(&w, i);
+        ptn_pack_array_close(&w, at, counts[k]);
+        ptn_buf *b = ptn_pack_finish(&w);
+        ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(b));
+        bool v = false;
+        cr_assert(ptn_unpack_bool(&u, &v) && v);
+        cr_assert(ptn_unpack_array(&u, &n) && n == counts[k]);
+        for (uint64_t i = 0, at_i; i < n; i++)
+            cr_assert(ptn_unpack_uint(&u, &at_i) && at_i == i);
+        cr_assert_eq(ptn_unpack_peek(&u), PTN_KIND_END);
+        (void)ptn_buf_unref(b);
+    }
+}
+
 Test(pack, too_big_is_sticky_and_releases) {
     ptn_pack w;
     ptn_pack_init(&w, 16);
