@@ -31,17 +31,8 @@ static void reserve(uint8_t **p, size_t *cap, size_t need) {
     *cap = bytes;
 }
 
-void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
-                   const char *subprotocol) {
-    char request[4096];
-    *w = (struct bench_ws){.fd = bench_connect(address, source)};
-    int n = snprintf(request, sizeof request,
-                     "GET /ws HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-                     "Authorization: Bearer %s\r\n%s%s%s\r\n",
-                     address, token, subprotocol != NULL ? "Sec-WebSocket-Protocol: " : "",
-                     subprotocol != NULL ? subprotocol : "", subprotocol != NULL ? "\r\n" : "");
-    if (send(w->fd, request, (size_t)n, MSG_NOSIGNAL) != n)
+void bench_ws_upgrade(struct bench_ws *w, const char *request, size_t n) {
+    if (send(w->fd, request, n, MSG_NOSIGNAL) != (ssize_t)n)
         bench_die("send: %s", strerror(errno));
     const uint8_t *end = NULL;
     while (end == NULL) {
@@ -53,6 +44,19 @@ void bench_ws_open(struct bench_ws *w, const char *address, const char *source, 
     if (w->in_len < 12 || memcmp(w->in, "HTTP/1.1 101", 12) != 0)
         bench_die("no upgrade: %.*s", (int)(w->in_len < 300 ? w->in_len : 300), w->in);
     w->in_pos = (size_t)(end - w->in) + 4;
+}
+
+void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
+                   const char *subprotocol) {
+    char request[4096];
+    *w = (struct bench_ws){.fd = bench_connect(address, source)};
+    int n = snprintf(request, sizeof request,
+                     "GET /ws HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+                     "Authorization: Bearer %s\r\n%s%s%s\r\n",
+                     address, token, subprotocol != NULL ? "Sec-WebSocket-Protocol: " : "",
+                     subprotocol != NULL ? subprotocol : "", subprotocol != NULL ? "\r\n" : "");
+    bench_ws_upgrade(w, request, (size_t)n);
 }
 
 void bench_ws_close(struct bench_ws *w) {

@@ -21,6 +21,8 @@ struct bench_ws {
  * arrived. */
 void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
                    const char *subprotocol);
+/* The same on a socket that is connected, with a request of the caller's own. */
+void bench_ws_upgrade(struct bench_ws *w, const char *request, size_t n);
 void bench_ws_close(struct bench_ws *w);
 /* Queues one masked message (opcode 1 text, 2 binary); bench_ws_flush() writes. */
 void bench_ws_queue(struct bench_ws *w, unsigned opcode, const void *p, size_t n);
