@@ -64,10 +64,10 @@ int seat_init(ptn_ctx *c, void *state, void *arg);
 
 int report(ptn_ctx *c, const struct bench *b, uint64_t value);
 
-/* bare.c: n round trips of two threads on two cores, and the time of the fastest BARE_BLOCK of
- * them. False: one core. */
+/* bare.c: n round trips of two threads on two cores, the time of the fastest BARE_BLOCK of
+ * them, and of all. False: one core. */
 #define BARE_BLOCK 50u
-bool bare_run(bool sleeps, uint64_t n, uint64_t *ret_ns);
+bool bare_run(bool sleeps, uint64_t n, uint64_t *ret_least_ns, uint64_t *ret_all_ns);
 
 static inline uint64_t clock_ns(clockid_t clock) {
     struct timespec t;
