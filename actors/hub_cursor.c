@@ -312,14 +312,17 @@ void hub_cursor_go_on(ptn_ctx *c, struct hub_cursor *k) {
 void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, bool backlog, const ptn_subscribed *r) {
     struct hub_sub *sub = k->sub;
     struct hub_sink *s = sub->sink;
+    ptn_subscribed told = *r;
+    if (told.offset < k->pos)
+        told.offset = k->pos; /* the store gave what the owner has not announced here yet */
     k->taken = true;
     k->blocked = false;
-    k->until = backlog ? r->offset : 0;
+    k->until = backlog ? told.offset : 0;
     s->n_fed--;
     s->n_subs++;
     if (!backlog)
         return;
-    s->ops->subscribed(c, s->self, r);
+    s->ops->subscribed(c, s->self, &told);
     hub_flow_go_on(c, sub);
 }
 
