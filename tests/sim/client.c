@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 const char sim_address[] = "127.0.0.1:8771";
-char sim_tokens[USERS][512];
+char sim_tokens[PEOPLE][512];
 
 #define BACK_NS_MEAN (300 * PTN_MS)
 #define SETTLE_NS_MEAN (50 * PTN_MS)
@@ -78,7 +78,7 @@ int client_message(struct client *c, bool again) {
     *s = (struct sent){.conversation = (uint8_t)k,
                        .client = (uint8_t)c->index,
                        .attempts = 1,
-                       .session = c->http ? 0 : c->session};
+                       .session = c->kind->http ? 0 : c->session};
     uint8_t random[10];
     for (size_t i = 0; i < sizeof random; i++)
         random[i] = (uint8_t)client_below(c, 256);
@@ -142,6 +142,8 @@ void client_send(struct client *c, const void *p, size_t n) {
 
 /* What was asked and not answered stays open: the next connection asks again. */
 static void went_down(struct client *c) {
+    if (c->kind->lost != NULL)
+        c->kind->lost(c);
     c->peer = NULL;
     c->state = CLIENT_DOWN;
     c->vanished = c->streaming = false;
@@ -178,10 +180,8 @@ static void on_open(void *owner) {
     if (c->session >= SESSIONS_MAX) { /* enough for this run */
         c->gone = true;
         client_hang_up(c, true);
-    } else if (c->http) {
-        http_opened(c);
     } else {
-        ws_opened(c);
+        c->kind->opened(c);
     }
 }
 
@@ -194,7 +194,7 @@ static void on_bytes(void *owner, const uint8_t *p, size_t n) {
     }
     memcpy(c->in + c->in_len, p, n);
     c->in_len += n;
-    if (c->http)
+    if (c->kind->http)
         http_input(c);
     else
         ws_input(c);
@@ -229,7 +229,7 @@ static void leave(struct client *c) {
         client_hang_up(c, false);
         break;
     default:
-        if (c->http)
+        if (c->kind->http)
             ptn_sim_peer_shut(c->peer);
         else
             ws_hang_up(c);
@@ -252,28 +252,44 @@ static void act(void *arg) {
         bool may_leave = !c->settling && client_chance(c, world->plan.leave_ppm);
         if (may_leave)
             leave(c);
-        else if (c->http)
-            http_act(c);
         else
-            ws_act(c);
+            c->kind->act(c);
     }
     if (c->state != CLIENT_DOWN)
         later(c, (ptn_time)world->plan.pause_mean_ms * PTN_MS);
 }
 
-void client_start(struct client *c, ptn_env *env, unsigned index) {
+void client_init(struct client *c, ptn_env *env, unsigned index, const struct client_kind *kind) {
     memset(c, 0, sizeof *c);
+    c->kind = kind;
     c->env = env;
     c->index = index;
-    ptn_sim_rng_seed(&c->rng, world->seed * 64 + world->life * 16 + index);
-    /* The same in every life: */
-    c->user = index % USERS;
-    c->http = index % 4 == 3;
-    c->msgpack = (world->seed >> index & 1) != 0;
-    c->pattern = index % 4 == 2;
     c->stream = SUBJECTS;
     c->json = ptn_json_parser_new();
     PTN_ASSERT(c->json != NULL);
+    ptn_sim_rng_seed(&c->rng, world->seed * 64 + world->life * 16 + index);
+}
+
+void client_start(struct client *c, ptn_env *env, unsigned index) {
+    client_init(c, env, index, index % 4 == 3 ? &http_kind : &ws_kind);
+    /* The same in every life: */
+    c->user = index % USERS;
+    c->msgpack = (world->seed >> index & 1) != 0;
+    c->pattern = index % 4 == 2;
+    later(c, BACK_NS_MEAN);
+}
+
+/* ---- guests ---------------------------------------------------------------------------------- */
+
+unsigned guests_planned(void) {
+    return world->plan.logins;
+}
+
+void guest_start(struct client *c, ptn_env *env, unsigned guest) {
+    unsigned index = CLIENTS_MAX + ZMQ_CLIENTS_MAX + guest;
+    client_init(c, env, index, &login_kind);
+    ptn_sim_rng_seed(&c->rng, (world->seed * LIVES_MAX + world->life) * 64 + index);
+    c->user = LOGIN_USER + guest;
     later(c, BACK_NS_MEAN);
 }
 
@@ -303,32 +319,14 @@ uint32_t client_n_unacknowledged(const struct client *c) {
     return n;
 }
 
-static const char *behind(const struct client *c, unsigned subject) {
-    const struct subscription *s = &c->subs[subject];
-    if (subject < CONVERSATIONS)
-        return s->at < world->last_seq[subject] ? "events of a conversation" : NULL;
-    const struct position *p = &world->published[subject - CONVERSATIONS];
-    return strcmp(p->epoch, s->epoch) == 0 && s->at < p->offset ? "events of a topic" : NULL;
-}
-
 const char *client_waits_for(const struct client *c) {
-    const char *why = NULL;
     if (c->gone)
         return NULL;
     if (c->state != CLIENT_LIVE)
         return "a connection";
     if (c->last_words > 0 || unacknowledged(c) >= 0)
-        return "its messages to be sent";
+        return "its last words to be said";
     if (c->n_calls > 0)
         return "answers";
-    for (unsigned i = 0; i < SUBJECTS && !c->http && why == NULL; i++) {
-        bool wanted = i < CONVERSATIONS ? is_member(i, c->user) : !c->pattern;
-        if (wanted && c->subs[i].state != SUB_ON)
-            why = "a subscription";
-        else if (wanted)
-            why = behind(c, i);
-    }
-    if (why == NULL && !c->http && c->pattern && c->pattern_state != SUB_ON)
-        why = "its pattern";
-    return why;
+    return c->kind->waits_for != NULL ? c->kind->waits_for(c) : NULL;
 }

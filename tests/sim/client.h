@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * client.h - the clients of a simulated broker: people with a WebSocket, scripts with HTTP.
+ * client.h - the clients of a simulated broker: people with a WebSocket, scripts with HTTP, and
+ * guests, each of whom tries one thing.
  *
  * A client knows the protocol and nothing of the broker's inside.  It remembers across connections
  * (and lives of the broker) what a real one would: its unacknowledged messages and its positions.
@@ -42,11 +43,25 @@ enum client_state {
     CLIENT_LIVE
 };
 
+struct client;
+struct client_kind { /* what makes a client of one kind; NULL: nothing */
+    bool http;
+    void (*opened)(struct client *c); /* the connection is there */
+    void (*act)(struct client *c);    /* now and then, while it is live */
+    void (*lost)(struct client *c);   /* the connection is over; c->calls have no answers */
+    /* HTTP: `call` has this answer, and is over. */
+    void (*answered)(struct client *c, const struct call *call, unsigned long status,
+                     ptn_bytes envelope);
+    void (*frame)(struct client *c, ptn_bytes frame); /* WebSocket */
+    const char *(*waits_for)(const struct client *c);
+};
+
 struct client {
+    const struct client_kind *kind;
     ptn_env *env;
     ptn_sim_rng rng;
     unsigned index, user;
-    bool http, msgpack, pattern;
+    bool msgpack, pattern;
     bool streaming;  /* HTTP: the head of a stream of events has come */
     unsigned stream; /* what it listens to; SUBJECTS: nothing */
     bool settling;   /* no faults any more: come back, finish, be quiet */
@@ -72,6 +87,9 @@ struct client {
 };
 
 void client_start(struct client *c, ptn_env *env, unsigned index);
+/* One of guests_planned(), with a token, or what it needs to get one. */
+void guest_start(struct client *c, ptn_env *env, unsigned guest);
+unsigned guests_planned(void);
 void client_settle(struct client *c); /* faults are over */
 void client_quit(struct client *c);   /* does nothing by itself any more; answers a close */
 void client_done(struct client *c);
@@ -79,10 +97,15 @@ void client_done(struct client *c);
 const char *client_waits_for(const struct client *c);
 uint32_t client_n_unacknowledged(const struct client *c);
 
-/* ---- between client.c, client_ws.c, client_http.c -------------------------------------------- */
+/* ---- between the files of clients ------------------------------------------------------------ */
 
 extern const char sim_address[];
-extern char sim_tokens[USERS][512];
+extern char sim_tokens[PEOPLE][512];
+
+extern const struct client_kind http_kind, ws_kind, login_kind;
+extern const char login_hash[]; /* of the password of those who log in */
+
+void client_init(struct client *c, ptn_env *env, unsigned index, const struct client_kind *kind);
 
 uint32_t client_below(struct client *c, uint32_t n);
 bool client_chance(struct client *c, uint32_t ppm);
@@ -104,13 +127,15 @@ void client_encode(struct client *c, ptn_pack *w);
 void client_saw_published(struct client *c, unsigned topic, const char *epoch, uint64_t offset,
                           ptn_bytes data);
 
-void ws_opened(struct client *c);
 void ws_input(struct client *c);
-void ws_act(struct client *c);
 void ws_hang_up(struct client *c); /* says goodbye first */
-void http_opened(struct client *c);
 void http_input(struct client *c);
-void http_act(struct client *c);
+/* Consumes w; NULL: no body.  token NULL: none. */
+void http_send(struct client *c, const char *method, const char *path, const char *token,
+               ptn_pack *w);
+/* An answer that is no success, to a request that was good: it has to be one of those that say
+ * "again, later". */
+void http_refused(struct client *c, unsigned long status, ptn_bytes envelope);
 void sse_begin(struct client *c); /* instead of requests */
 bool sse_take(struct client *c);  /* one block of the input; false: not all of it is there */
 

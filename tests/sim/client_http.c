@@ -15,7 +15,7 @@ enum { ASK_HEALTH, ASK_LIST, ASK_PUBLISH, ASK_STREAM, ASK_READ };
 
 #define PIPELINE_MAX 6u
 
-void http_opened(struct client *c) {
+static void opened(struct client *c) {
     c->state = CLIENT_LIVE;
     c->msgpack = false;
     if (!c->settling && client_below(c, 3) == 0) {
@@ -24,15 +24,15 @@ void http_opened(struct client *c) {
     }
 }
 
-/* Consumes w; NULL: no body. */
-static void send_request(struct client *c, const char *method, const char *path, ptn_pack *w) {
+void http_send(struct client *c, const char *method, const char *path, const char *token,
+               ptn_pack *w) {
     char head[1024];
     ptn_out_clear(&c->out);
     if (w != NULL)
         client_encode(c, w);
-    int n =
-        snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: sim\r\nAuthorization: Bearer %s\r\n",
-                 method, path, sim_tokens[c->user]);
+    int n = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: sim\r\n%s%s%s", method, path,
+                     token != NULL ? "Authorization: Bearer " : "", token != NULL ? token : "",
+                     token != NULL ? "\r\n" : "");
     client_send(c, head, (size_t)n);
     n = 0;
     if (w != NULL)
@@ -61,7 +61,7 @@ static void send_message(struct client *c, bool again) {
                        conversation_id(world->sent[index].conversation));
         client_pack_message(c, &w, (uint32_t)index);
     }
-    send_request(c, "POST", path, &w);
+    http_send(c, "POST", path, sim_tokens[c->user], &w);
 }
 
 static void send_publish(struct client *c) {
@@ -77,7 +77,7 @@ static void send_publish(struct client *c) {
     ptn_pack_uint(&w, c->session);
     ptn_pack_key(&w, "n");
     ptn_pack_uint(&w, call->id);
-    send_request(c, "POST", path, &w);
+    http_send(c, "POST", path, sim_tokens[c->user], &w);
 }
 
 static void send_get(struct client *c, bool health) {
@@ -86,7 +86,7 @@ static void send_get(struct client *c, bool health) {
     if (!health)
         (void)snprintf(path, sizeof path, "/api/v1/conversations/%s/messages?limit=%u",
                        conversation_id(0), 1 + client_below(c, 60));
-    send_request(c, "GET", path, NULL);
+    http_send(c, "GET", path, sim_tokens[c->user], NULL);
 }
 
 /* One of the messages that this client's user may read. */
@@ -102,10 +102,10 @@ static void send_read(struct client *c) {
     ptn_pack w;
     ptn_pack_init(&w, 16);
     ptn_pack_map(&w, 0);
-    send_request(c, "POST", path, &w);
+    http_send(c, "POST", path, sim_tokens[c->user], &w);
 }
 
-void http_act(struct client *c) {
+static void act(struct client *c) {
     uint32_t n = 1 + client_below(c, 3);
     if (c->stream != SUBJECTS) { /* listens, and at some time has heard enough */
         if (client_below(c, 60) == 0)
@@ -215,10 +215,35 @@ static void on_data(struct client *c, const struct call *call, ptn_bytes data) {
     }
 }
 
+void http_refused(struct client *c, unsigned long status, ptn_bytes envelope) {
+    ptn_str code = {"", 0}, message = {"", 0};
+    (void)ptn_map_get_str(envelope, "code", &code);
+    (void)ptn_map_get_str(envelope, "message", &message);
+    ORACLE(status == 408 || status >= 500, "wire: a good request is answered %lu %.*s: %.*s",
+           status, (int)code.n, code.p, (int)message.n, message.p);
+    ORACLE((status != 500 || may_fail()) && (status != 507 || disk_may_be_full()),
+           "wire: %lu %.*s: %.*s", status, (int)code.n, code.p, (int)message.n, message.p);
+    world->tally.refusals++;
+    (void)snprintf(c->refusal, sizeof c->refusal, "HTTP %lu", status);
+}
+
+static void answered(struct client *c, const struct call *call, unsigned long status,
+                     ptn_bytes envelope) {
+    ptn_bytes data;
+    if (status >= 200 && status < 300) {
+        ORACLE(ptn_map_get(envelope, "data", &data), "wire: success without data");
+        on_data(c, call, data);
+    } else {
+        http_refused(c, status, envelope);
+    }
+}
+
+const struct client_kind http_kind = {
+    .http = true, .opened = opened, .act = act, .answered = answered};
+
 static void on_response(struct client *c, unsigned long status, ptn_str body) {
     ptn_pack w;
     ptn_codec_error why = {0};
-    ptn_bytes data;
     ORACLE(c->n_calls > 0 || status == 408 || status == 503,
            "one answer: client %u gets HTTP %lu and has asked nothing", c->index, status);
     if (c->n_calls == 0)
@@ -229,17 +254,7 @@ static void on_response(struct client *c, unsigned long status, ptn_str body) {
     ORACLE(ptn_json_to_msgpack(c->json, body, NULL, &w, &why) == 0, "wire: bad JSON: %s", why.what);
     ptn_buf *b = ptn_pack_finish(&w);
     PTN_ASSERT(b != NULL);
-    if (status >= 200 && status < 300) {
-        ORACLE(ptn_map_get(ptn_buf_bytes(b), "data", &data), "wire: success without data");
-        on_data(c, &call, data);
-    } else {
-        ORACLE(status == 408 || status >= 500, "wire: a good request is answered %lu: %.*s", status,
-               (int)(body.n < 200 ? body.n : 200), body.p);
-        ORACLE((status != 500 || may_fail()) && (status != 507 || disk_may_be_full()),
-               "wire: %lu: %.*s", status, (int)(body.n < 200 ? body.n : 200), body.p);
-        world->tally.refusals++;
-        (void)snprintf(c->refusal, sizeof c->refusal, "HTTP %lu", status);
-    }
+    c->kind->answered(c, &call, status, ptn_buf_bytes(b));
     ptn_buf_unref(b);
 }
 

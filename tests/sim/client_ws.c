@@ -65,7 +65,7 @@ static void send_auth(struct client *c) {
     send_packed(c, &w);
 }
 
-void ws_opened(struct client *c) {
+static void opened(struct client *c) {
     char request[1400];
     unsigned how = client_below(c, 3); /* a header, the query, or a frame */
     int n = snprintf(request, sizeof request,
@@ -239,7 +239,7 @@ static void act_busy(struct client *c) {
     }
 }
 
-void ws_act(struct client *c) {
+static void act(struct client *c) {
     if (subscribe_missing(c))
         return;
     if (c->settling) {
@@ -494,13 +494,40 @@ static void on_frame(struct client *c, ptn_bytes frame) {
     }
 }
 
+/* ---- what it waits for ----------------------------------------------------------------------- */
+
+static const char *behind(const struct client *c, unsigned subject) {
+    const struct subscription *s = &c->subs[subject];
+    if (subject < CONVERSATIONS)
+        return s->at < world->last_seq[subject] ? "events of a conversation" : NULL;
+    const struct position *p = &world->published[subject - CONVERSATIONS];
+    return strcmp(p->epoch, s->epoch) == 0 && s->at < p->offset ? "events of a topic" : NULL;
+}
+
+static const char *waits_for(const struct client *c) {
+    const char *why = NULL;
+    for (unsigned i = 0; i < SUBJECTS && why == NULL; i++) {
+        bool wanted = i < CONVERSATIONS ? is_member(i, c->user) : !c->pattern;
+        if (wanted && c->subs[i].state != SUB_ON)
+            why = "a subscription";
+        else if (wanted)
+            why = behind(c, i);
+    }
+    if (why == NULL && c->pattern && c->pattern_state != SUB_ON)
+        why = "its pattern";
+    return why;
+}
+
+const struct client_kind ws_kind = {
+    .opened = opened, .act = act, .frame = on_frame, .waits_for = waits_for};
+
 /* ---- in: bytes ------------------------------------------------------------------------------- */
 
 static void on_payload(struct client *c, unsigned opcode, ptn_bytes p) {
     if (opcode == OP_BINARY) {
         ptn_codec_error why;
         ORACLE(c->msgpack && ptn_msgpack_validate(p, NULL, &why) == 0, "wire: bad msgpack");
-        on_frame(c, p);
+        c->kind->frame(c, p);
         return;
     }
     ptn_pack w;
@@ -511,7 +538,7 @@ static void on_payload(struct client *c, unsigned opcode, ptn_bytes p) {
            "wire: bad JSON: %s", why.what);
     ptn_buf *b = ptn_pack_finish(&w);
     PTN_ASSERT(b != NULL);
-    on_frame(c, ptn_buf_bytes(b));
+    c->kind->frame(c, ptn_buf_bytes(b));
     ptn_buf_unref(b);
 }
 

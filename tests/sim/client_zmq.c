@@ -628,7 +628,9 @@ void zmq_clients_prepare(ptn_env *env) {
 }
 
 static void start_one(struct zclient *z, unsigned i) {
+    static const struct client_kind kind; /* it shares what clients remember, not how they talk */
     struct client *c = &z->base;
+    c->kind = &kind;
     c->env = Z.env;
     c->index = CLIENTS_MAX + i;
     ptn_sim_rng_seed(&c->rng, world->seed * 64 + world->life * 16 + 8 + i);

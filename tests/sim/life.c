@@ -3,8 +3,7 @@
  * life.c - assembles a broker for the simulation, as broker/wiring.c does for production, and
  * watches over it.
  *
- * Left out is password hashing, which nobody asks for because the clients carry tokens; libzmq,
- * which owns threads, is replaced by its twin.
+ * libzmq, which owns threads, is replaced by its twin.
  */
 #include "life.h"
 
@@ -63,7 +62,8 @@ static struct broker {
     sync_config sync[2];
     edge_config edge[2];
     struct control_config control;
-    struct client clients[CLIENTS_MAX];
+    struct client clients[CLIENTS_MAX + GUESTS_MAX];
+    unsigned n_clients;
     ptn_sim_timer timer;
     ptn_time settle_until, stop_until;
     bool settling, stopping, trace;
@@ -101,8 +101,11 @@ static const struct topic_rule durable_rules[] = {{.pattern = {"t.3", 3}}};
 static void spawn_worker_actors(unsigned i) {
     const struct plan *p = &world->plan;
     B.router[i] = (struct router_config){.directory = &B.d, .worker = i};
-    B.auth[i] =
-        (auth_config){.directory = &B.d, .worker = i, .key = B.key, .key_bytes = sizeof B.key};
+    B.auth[i] = (auth_config){.directory = &B.d,
+                              .worker = i,
+                              .key = B.key,
+                              .key_bytes = sizeof B.key,
+                              .access_ttl_ms = (int64_t)p->access_ttl_s * 1000};
     B.health[i] = (struct health_config){.directory = &B.d,
                                          .worker = i,
                                          .version = "sim",
@@ -185,7 +188,7 @@ static void add_user(store_db *db, unsigned u) {
     ptn_pack_array(&w, 6);
     ptn_pack_cstr(&w, user_id(u));
     ptn_pack_cstr(&w, user_name(u));
-    ptn_pack_cstr(&w, "");
+    ptn_pack_cstr(&w, u < USERS ? "" : login_hash);
     ptn_pack_uint(&w, PTN_ROLE_USER);
     ptn_pack_nil(&w);
     ptn_pack_int(&w, INT64_C(1750000000000));
@@ -218,7 +221,7 @@ void life_prepare(void) {
     ORACLE(store_db_open(DATABASE, &(store_db_opts){.vfs = DISK_VFS}, &db, &why) == 0,
            "prepare: %s", why);
     int err = store_db_begin(db);
-    for (unsigned u = 0; u < USERS; u++)
+    for (unsigned u = 0; u < (guests_planned() > 0 ? PEOPLE : USERS); u++)
         add_user(db, u);
     for (unsigned k = 0; k < CONVERSATIONS; k++)
         add_conversation(db, k);
@@ -303,7 +306,7 @@ static void look_again(void) {
 
 /* Who is not done yet, and with what. */
 static const char *waiting(unsigned *ret_client) {
-    for (unsigned i = 0; i < world->plan.clients; i++) {
+    for (unsigned i = 0; i < B.n_clients; i++) {
         const char *why = client_waits_for(&B.clients[i]);
         *ret_client = i;
         if (why != NULL)
@@ -315,7 +318,7 @@ static const char *waiting(unsigned *ret_client) {
 static void stop(void) {
     B.stopping = true;
     B.stop_until = ptn_sim_now(B.env) + STOP_NS_MAX;
-    for (unsigned i = 0; i < world->plan.clients; i++)
+    for (unsigned i = 0; i < B.n_clients; i++)
         client_quit(&B.clients[i]);
     zmq_clients_quit();
     ptn_sim_signal(B.env, SIGTERM);
@@ -349,7 +352,7 @@ static void look(void *arg) {
         B.settling = true;
         swarm_settle();
         B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
-        for (unsigned i = 0; i < world->plan.clients; i++)
+        for (unsigned i = 0; i < B.n_clients; i++)
             client_settle(&B.clients[i]);
         zmq_clients_settle();
     }
@@ -429,7 +432,7 @@ static void build(void) {
 static void take_apart(void) {
     uint64_t live, pooled;
     ptn_sim_stats st;
-    for (unsigned i = 0; i < world->plan.clients; i++)
+    for (unsigned i = 0; i < B.n_clients; i++)
         client_done(&B.clients[i]);
     zmq_clients_done();
     ptn_sim_stats_read(B.env, &st);
@@ -457,7 +460,9 @@ void life_run(bool trace) {
     make_tokens();
     build();
     for (unsigned i = 0; i < world->plan.clients; i++)
-        client_start(&B.clients[i], B.env, i);
+        client_start(&B.clients[B.n_clients++], B.env, i);
+    for (unsigned i = 0; i < guests_planned(); i++)
+        guest_start(&B.clients[B.n_clients++], B.env, i);
     zmq_clients_start();
     ptn_sim_timer_start(B.env, &B.timer, world->plan.busy_ns >> world->life, look, NULL);
     memory_fail(B.env, world->seed * 2 + world->life, world->plan.memory_ppm,

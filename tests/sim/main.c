@@ -280,7 +280,8 @@ static void print_tally(void) {
                                 total->not_recovered, total->asks,
                                 total->downs,         total->zmq_answers,
                                 total->zmq_events,    total->zmq_holes,
-                                total->streamed,      total->reads};
+                                total->streamed,      total->reads,
+                                total->logins,        total->tokens_refused};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -306,7 +307,9 @@ static void print_tally(void) {
                                         " events, ",
                                         " missed; ",
                                         " events streamed, ",
-                                        " messages marked as read\n"};
+                                        " messages marked as read; ",
+                                        " pairs of tokens, ",
+                                        " tokens refused\n"};
     for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
         printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }

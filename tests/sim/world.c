@@ -82,6 +82,15 @@ static void plan_zmq(uint64_t seed) {
     p->vandal_ppm = pick(r, 2, 1000, 50000);
 }
 
+/* Those who try one thing, each kind in a part of the runs. */
+static void plan_guests(uint64_t seed) {
+    ptn_sim_rng rng, *r = &rng;
+    struct plan *p = &world->plan;
+    ptn_sim_rng_seed(r, seed ^ UINT64_C(0x60e57));
+    p->logins = pick(r, 3, 1, LOGINS_MAX);
+    p->access_ttl_s = 1 + (uint32_t)ptn_sim_rng_below(r, 5);
+}
+
 void world_plan(uint64_t seed) {
     ptn_sim_rng rng, *r = &rng;
     struct plan *p = &world->plan;
@@ -112,6 +121,7 @@ void world_plan(uint64_t seed) {
     ptn_sim_faults_draw(r, &p->faults);
     plan_storage(seed);
     plan_zmq(seed);
+    plan_guests(seed);
 }
 
 bool actors_may_fail(void) {
@@ -134,14 +144,14 @@ bool disk_may_be_full(void) {
 /* ---- who is who ------------------------------------------------------------------------------ */
 
 const char *user_id(unsigned user) {
-    static const char *const ids[USERS] = {
+    static const char *const ids[PEOPLE] = {
         "01J00000000000000000000001", "01J00000000000000000000002", "01J00000000000000000000003",
-        "01J00000000000000000000004"};
+        "01J00000000000000000000004", "01J00000000000000000000005", "01J00000000000000000000006"};
     return ids[user];
 }
 
 const char *user_name(unsigned user) {
-    static const char *const names[USERS] = {"ada", "ben", "cleo", "dan"};
+    static const char *const names[PEOPLE] = {"ada", "ben", "cleo", "dan", "eve", "fay"};
     return names[user];
 }
 

@@ -12,6 +12,10 @@
 #include "disk.h"
 
 #define USERS 4u
+#define LOGINS_MAX 2u
+#define LOGIN_USER USERS /* the first of those who log in; the others carry tokens */
+#define PEOPLE (LOGIN_USER + LOGINS_MAX)
+#define GUESTS_MAX LOGINS_MAX /* clients that try one thing, numbered behind all others */
 #define CONVERSATIONS 3u
 #define TOPICS 4u
 #define SUBJECTS (CONVERSATIONS + TOPICS) /* what a client may listen to */
@@ -47,10 +51,24 @@ struct place { /* one topic event, as the first who saw it saw it */
     uint32_t session, n;
 };
 
+struct login {      /* what one who logs in knows */
+    bool in;        /* it has tokens */
+    bool doubt;     /* something that ends the session was sent */
+    bool doubted;   /* ... before the logout that is under way */
+    uint32_t tries; /* refreshes with the present token */
+    uint32_t wrong; /* passwords tried */
+    int64_t asked_wall_ms;
+    ptn_time asked_at;
+    char access[512], refresh[160];
+    char spent[160]; /* the refresh token before; empty: none */
+    char over[512];  /* an access token of a session whose end was acknowledged */
+};
+
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
         seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
-        disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes, streamed, reads;
+        disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes, streamed, reads, logins,
+        tokens_refused;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -73,6 +91,7 @@ struct plan { /* drawn from the seed */
     bool durable;         /* the last topic is kept by the store */
     uint32_t zmq_clients; /* 0: no gateway either */
     uint32_t zmq_hwm, zmq_requests_max, zmq_lazy_ppm, vandal_ppm;
+    uint32_t logins, access_ttl_s;
     ptn_sim_faults faults;
     struct disk_faults disk;
     uint32_t cache_bytes, checkpoint_pages; /* of the store; 0: as in production */
@@ -93,6 +112,7 @@ struct world {
                   [SESSIONS_MAX]; /* last n of each publishing session */
     struct position remembered[CLIENTS_MAX][SUBJECTS];
     struct position published[TOPICS]; /* the last acknowledged event */
+    struct login logins[LOGINS_MAX];
     struct tally tally;
 };
 
