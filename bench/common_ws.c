@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define EXTENSIONS "Sec-WebSocket-Extensions"
 #define READ_BYTES 65536
 
 static void wait_for(int fd, short events) {
@@ -43,20 +44,30 @@ void bench_ws_upgrade(struct bench_ws *w, const char *request, size_t n) {
     }
     if (w->in_len < 12 || memcmp(w->in, "HTTP/1.1 101", 12) != 0)
         bench_die("no upgrade: %.*s", (int)(w->in_len < 300 ? w->in_len : 300), w->in);
+    if (memmem(request, n, EXTENSIONS, sizeof EXTENSIONS - 1) != NULL &&
+        memmem(w->in, (size_t)(end - w->in), EXTENSIONS, sizeof EXTENSIONS - 1) == NULL)
+        bench_die("the server does not take the extension");
     w->in_pos = (size_t)(end - w->in) + 4;
 }
 
-void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
-                   const char *subprotocol) {
+void bench_ws_open_offering(struct bench_ws *w, const char *address, const char *source,
+                            const char *token, const char *subprotocol, const char *extensions) {
     char request[4096];
     *w = (struct bench_ws){.fd = bench_connect(address, source)};
     int n = snprintf(request, sizeof request,
                      "GET /ws HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-                     "Authorization: Bearer %s\r\n%s%s%s\r\n",
+                     "Authorization: Bearer %s\r\n%s%s%s%s%s%s\r\n",
                      address, token, subprotocol != NULL ? "Sec-WebSocket-Protocol: " : "",
-                     subprotocol != NULL ? subprotocol : "", subprotocol != NULL ? "\r\n" : "");
+                     subprotocol != NULL ? subprotocol : "", subprotocol != NULL ? "\r\n" : "",
+                     extensions != NULL ? EXTENSIONS ": " : "",
+                     extensions != NULL ? extensions : "", extensions != NULL ? "\r\n" : "");
     bench_ws_upgrade(w, request, (size_t)n);
+}
+
+void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
+                   const char *subprotocol) {
+    bench_ws_open_offering(w, address, source, token, subprotocol, NULL);
 }
 
 void bench_ws_close(struct bench_ws *w) {

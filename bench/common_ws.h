@@ -21,8 +21,13 @@ struct bench_ws {
  * arrived. */
 void bench_ws_open(struct bench_ws *w, const char *address, const char *source, const char *token,
                    const char *subprotocol);
-/* The same on a socket that is connected, with a request of the caller's own. */
+/* The same on a socket that is connected, with a request of the caller's own; an extension that it
+ * offers must be taken. */
 void bench_ws_upgrade(struct bench_ws *w, const char *request, size_t n);
+/* The same with an offer of extensions, which must be taken.  Compressed messages come as they are.
+ */
+void bench_ws_open_offering(struct bench_ws *w, const char *address, const char *source,
+                            const char *token, const char *subprotocol, const char *extensions);
 void bench_ws_close(struct bench_ws *w);
 /* Queues one masked message (opcode 1 text, 2 binary); bench_ws_flush() writes. */
 void bench_ws_queue(struct bench_ws *w, unsigned opcode, const void *p, size_t n);

@@ -30,7 +30,7 @@
 struct options {
     unsigned subscribers, message_bytes, rounds, window;
     double seconds;
-    bool json, msgpack;
+    bool json, msgpack, prose, deflate;
     const char *program;
 };
 
@@ -47,7 +47,8 @@ struct side { /* one server under test: its sockets and its process */
     struct reader *readers;
     unsigned n;
     int epoll;
-    uint64_t frame_bytes; /* of the last frame, header included */
+    uint64_t wire_bytes, frames; /* deliveries, headers included */
+    uint32_t seed;               /* of the prose */
     void (*publish)(struct side *s, unsigned w);
     struct bench_ws publisher;
     int control;
@@ -87,10 +88,13 @@ static uint64_t count_frames(struct side *s, unsigned at, const uint8_t *p, size
         r->head_len = 0;
         r->left = length;
         r->control = (r->head[0] & 15) > 2;
-        if (!r->control)
-            s->frame_bytes = length + need;
-        else if ((r->head[0] & 15) != 9 || send(s->fds[at], pong, sizeof pong, MSG_NOSIGNAL) < 0)
+        if (!r->control) {
+            s->wire_bytes += length + need;
+            s->frames++;
+        } else if ((r->head[0] & 15) != 9 ||
+                   send(s->fds[at], pong, sizeof pong, MSG_NOSIGNAL) < 0) {
             bench_die("the server closes subscriber %u", at);
+        }
     }
     return frames;
 }
@@ -225,13 +229,40 @@ static void side_stop(struct side *s) {
 
 /* ---- postern ------------------------------------------------------------------------------ */
 
+/* Words as common as in speech: the k-th of them one k-th as often as the first. */
+static void prose(char *out, size_t n, uint32_t *seed) {
+    static const char *const words[] = {
+        "the",   "of",          "and",     "to",   "in",      "is",     "that",  "sensor",
+        "it",    "was",         "for",     "on",   "value",   "are",    "with",  "as",
+        "room",  "be",          "at",      "one",  "have",    "this",   "from",  "light",
+        "by",    "temperature", "not",     "but",  "what",    "all",    "were",  "when",
+        "door",  "there",       "can",     "an",   "kitchen", "which",  "their", "said",
+        "if",    "do",          "will",    "each", "about",   "how",    "up",    "outside",
+        "them",  "then",        "morning", "many", "some",    "so",     "these", "would",
+        "other", "humidity",    "into",    "has",  "more",    "garden", "two",   "like"};
+    for (size_t at = 0; at < n;) {
+        *seed = *seed * 1664525u + 1013904223u;
+        const uint32_t spread = (*seed >> 8) % (PTN_ARRAY_LEN(words) * 64);
+        const char *word = words[spread / (1 + spread % 64) % PTN_ARRAY_LEN(words)];
+        for (; *word != '\0' && at < n; word++)
+            out[at++] = *word;
+        if (at < n)
+            out[at++] = ' ';
+    }
+}
+
 static void postern_publish(struct side *s, unsigned w) {
     static char frame[65536];
-    int n = snprintf(frame, sizeof frame,
-                     "{\"type\":\"publish\",\"topic\":\"bench.fanout\",\"data\":\"%0*d\"}",
-                     (int)s->o->message_bytes, 0);
-    for (unsigned i = 0; i < w; i++)
-        bench_ws_queue(&s->publisher, 1, frame, (size_t)n);
+    static const char head[] = "{\"type\":\"publish\",\"topic\":\"bench.fanout\",\"data\":\"";
+    const size_t n = s->o->message_bytes;
+    memcpy(frame, head, sizeof head - 1);
+    memcpy(frame + sizeof head - 1 + n, "\"}", 2);
+    memset(frame + sizeof head - 1, '0', n);
+    for (unsigned i = 0; i < w; i++) {
+        if (s->o->prose)
+            prose(frame + sizeof head - 1, n, &s->seed);
+        bench_ws_queue(&s->publisher, 1, frame, sizeof head - 1 + n + 2);
+    }
     if (!bench_ws_flush(&s->publisher))
         bench_die("the broker does not read %u publishes in one write", w);
     /* The acks come on the publisher's connection; read them all, so that the window is honest. */
@@ -255,8 +286,9 @@ static void postern_start(struct side *s, struct bench_broker *b, struct options
     char source[32];
     for (unsigned i = 0; i < o->subscribers; i++) {
         struct bench_ws w;
-        bench_ws_open(&w, b->http, source_of(i, source, sizeof source), b->token,
-                      o->msgpack ? "postern.v1.msgpack" : "postern.v1.json");
+        bench_ws_open_offering(&w, b->http, source_of(i, source, sizeof source), b->token,
+                               o->msgpack ? "postern.v1.msgpack" : "postern.v1.json",
+                               o->deflate ? "permessage-deflate" : NULL);
         if (o->msgpack)
             bench_ws_send(&w, 2, subscribe_msgpack, sizeof subscribe_msgpack - 1);
         else
@@ -289,8 +321,8 @@ static double measure(struct side *s, unsigned w, double seconds) {
 
 static void usage(FILE *f) {
     fputs("usage: postern-fanout [--subscribers N] [--bytes N] [--seconds S] [--rounds N] "
-          "[--msgpack] "
-          "[--json] [--program PATH]\n",
+          "[--msgpack] [--prose] [--deflate] [--json] [--program PATH]\n"
+          "--prose: words instead of zeros; --deflate: subscribers offer permessage-deflate\n",
           f);
 }
 
@@ -301,6 +333,8 @@ static void parse(int argc, char **argv, struct options *o) {
                                           {"rounds", required_argument, NULL, 'r'},
                                           {"msgpack", no_argument, NULL, 'm'},
                                           {"json", no_argument, NULL, 'j'},
+                                          {"prose", no_argument, NULL, 't'},
+                                          {"deflate", no_argument, NULL, 'd'},
                                           {"window", required_argument, NULL, 'w'},
                                           {"program", required_argument, NULL, 'p'},
                                           {"help", no_argument, NULL, 'h'},
@@ -328,6 +362,12 @@ static void parse(int argc, char **argv, struct options *o) {
         case 'j':
             o->json = true;
             break;
+        case 't':
+            o->prose = true;
+            break;
+        case 'd':
+            o->deflate = true;
+            break;
         case 'p':
             o->program = optarg;
             break;
@@ -348,23 +388,24 @@ int main(int argc, char **argv) {
     struct options o = {.subscribers = 1000, .message_bytes = 128, .rounds = 5, .seconds = 1};
     parse(argc, argv, &o);
     struct bench_broker b;
-    static const char *const set[] = {"workers=1", "limits.ws_requests=1024"};
-    bench_broker_start(&b, o.program, set, PTN_ARRAY_LEN(set));
+    /* Above the answer to a subscription, which this client reads. */
+    static const char *const set[] = {"workers=1", "limits.ws_requests=1024", "ws.deflate=160"};
+    bench_broker_start(&b, o.program, set, o.deflate ? 3 : 2);
     bool pinned = bench_pin(b.pid, 0) && bench_pin(0, 1);
     struct side postern, bare;
     postern_start(&postern, &b, &o);
     uint64_t rss = bench_rss_bytes(b.pid);
     measure(&postern, 1, 0.1);
-    bare_start(&bare, &o, (size_t)postern.frame_bytes);
+    const unsigned long long frame_bytes = postern.wire_bytes / postern.frames;
+    bare_start(&bare, &o, (size_t)frame_bytes);
     bench_pin(bare.pid, 0);
     char machine[320];
     bench_machine(machine, sizeof machine);
     if (!o.json)
         printf("%s%s\n%u subscribers, %u-byte messages (%llu on the wire), CPU of the server per "
                "delivery, medians of %u\n%10s %12s %12s %8s\n",
-               machine, pinned ? ", pinned" : "", o.subscribers, o.message_bytes,
-               (unsigned long long)postern.frame_bytes, o.rounds, "in flight", "postern us",
-               "bare us", "ratio");
+               machine, pinned ? ", pinned" : "", o.subscribers, o.message_bytes, frame_bytes,
+               o.rounds, "in flight", "postern us", "bare us", "ratio");
     for (size_t i = 0; i < PTN_ARRAY_LEN(windows); i++) {
         if (o.window != 0 && o.window != windows[i])
             continue;

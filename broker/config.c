@@ -302,6 +302,7 @@ void config_edge_limits(const struct postern_config *c, edge_limits *ret_limits)
         .message_bytes_max = (uint32_t)c->limits.message_bytes,
         .depth_max = c->limits.depth,
         .pipeline_max = c->limits.pipeline,
+        .ws_deflate_bytes_min = (uint32_t)c->ws.deflate_bytes,
         .ws_requests_max = c->limits.ws_requests,
         .out_bytes_max = (uint32_t)c->limits.out_queue_bytes,
         .first_byte_ns = c->limits.keep_alive_ns,

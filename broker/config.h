@@ -69,6 +69,9 @@ struct config_list {
     XX(S, ws_pong, ws_pong_ns, DURATION, "10s", 100 * PTN_MS, 600 * PTN_SEC, "Time for the pong before the connection is closed.") \
     XX(S, stall, stall_ns, DURATION, "30s", 100 * PTN_MS, 3600 * PTN_SEC, "Time without progress of waiting output before the connection is closed.")
 
+#define CONFIG_WS_MAP(XX, S)                                                                               \
+    XX(S, deflate, deflate_bytes, SIZE, "0", 0, 32 << 20, "Smallest message that is compressed for clients that offer permessage-deflate; 256 is a good value for slow links.  0: none, and no offer is taken.")
+
 #define CONFIG_AUTH_MAP(XX, S)                                                                             \
     XX(S, access_ttl, access_ttl_ns, DURATION, "15m", PTN_SEC, 86400 * PTN_SEC, "Life of an access token.") \
     XX(S, refresh_ttl, refresh_ttl_ns, DURATION, "30d", PTN_SEC, UINT64_C(31622400) * PTN_SEC, "Life of a refresh token, counted anew at each refresh.")
@@ -101,6 +104,7 @@ struct config_list {
     SS(listen, CONFIG_LISTEN_MAP, "Addresses.  An empty list switches a listener off.")                    \
     SS(log, CONFIG_LOG_MAP, "Log lines go to standard error.")                                             \
     SS(limits, CONFIG_LIMITS_MAP, "Bounds; what goes over them is refused with advice.")                   \
+    SS(ws, CONFIG_WS_MAP, "WebSocket.")                                                                    \
     SS(topics, CONFIG_TOPICS_MAP, "Topics; conversations are always stored.")                              \
     SS(conversations, CONFIG_CONVERSATIONS_MAP, "How long conversations are kept; offline clients miss what is removed.") \
     SS(sync, CONFIG_SYNC_MAP, "Clients that were offline.")                                                \

@@ -20,6 +20,7 @@
 struct http_conn;
 struct ws_conn;
 struct ws_backlog;
+struct ws_deflate;
 
 typedef struct edge_limits {         /* 0: the default in the comment */
     uint32_t connections_max;        /* per worker, all protocols: 10,000 */
@@ -30,6 +31,8 @@ typedef struct edge_limits {         /* 0: the default in the comment */
     uint32_t message_bytes_max;      /* one ws message: 1 MiB */
     uint32_t depth_max;              /* of JSON and msgpack: 32 */
     uint32_t pipeline_max;           /* requests in flight on one http connection: 32 */
+    uint32_t ws_deflate_bytes_min;   /* smallest message that is compressed; 0: none, and no offer
+                                        of permessage-deflate is taken */
     uint32_t ws_requests_max;        /* unanswered frames of one ws session: 64 */
     uint32_t out_bytes_max;          /* out-queue of one connection: 1 MiB */
     ptn_time first_byte_ns;          /* from accept or from the last response: 60 s (keep-alive) */
@@ -67,6 +70,7 @@ typedef struct edge { /* state of the edge actor */
     bool ws_deferred;            /* ws has registered what frees its connections after a crash */
     ptn_addr self;               /* set with it */
     struct ws_backlog *ws_ready; /* connections that may read on */
+    struct ws_deflate *deflate;  /* NULL: no connection has asked for it yet */
     bool ws_read_on_sent;        /* and the edge's message to itself that says so is on its way */
 } edge;
 

@@ -21,12 +21,19 @@ typedef struct ptn_hub ptn_hub;
 enum ptn_form {
     PTN_FORM_WS_JSON,
     PTN_FORM_WS_MSGPACK,
-    PTN_FORM_WS_JSON_MESSAGE, /* the same two for an event that comes as a `message` */
+    PTN_FORM_WS_JSON_DEFLATED, /* the same two compressed, for clients that have agreed to it */
+    PTN_FORM_WS_MSGPACK_DEFLATED,
+    PTN_FORM_WS_JSON_MESSAGE, /* the same four for an event that comes as a `message` */
     PTN_FORM_WS_MSGPACK_MESSAGE,
+    PTN_FORM_WS_JSON_MESSAGE_DEFLATED,
+    PTN_FORM_WS_MSGPACK_MESSAGE_DEFLATED,
     PTN_FORM_SSE,
     PTN_FORM_ZMQ,
     PTN_FORM_COUNT
 };
+/* What a form is from another one. */
+#define PTN_FORM_WS_DEFLATED (PTN_FORM_WS_JSON_DEFLATED - PTN_FORM_WS_JSON)
+#define PTN_FORM_WS_MESSAGE (PTN_FORM_WS_JSON_MESSAGE - PTN_FORM_WS_JSON)
 
 typedef struct ptn_event {
     ptn_str topic;

@@ -28,6 +28,11 @@
     XX(DROPPED_HUB_OVERLOAD, "postern_messages_dropped_total", "reason=\"hub_overload\"", "")               \
     XX(DROPPED_ZMQ_PEER, "postern_messages_dropped_total", "reason=\"zmq_peer_full\"", "")                  \
     XX(DROPPED_STORE, "postern_messages_dropped_total", "reason=\"store_failed\"", "")                   \
+    XX(DEFLATE_PLAIN, "postern_ws_deflate_bytes_total", "what=\"plain\"", "Messages compressed for WebSocket clients, once however many get them: bytes before and after") \
+    XX(DEFLATE_PACKED, "postern_ws_deflate_bytes_total", "what=\"packed\"", "")                             \
+    XX(INFLATE_PACKED, "postern_ws_inflate_bytes_total", "what=\"packed\"", "Compressed messages of WebSocket clients: bytes before and after") \
+    XX(INFLATE_PLAIN, "postern_ws_inflate_bytes_total", "what=\"plain\"", "")                               \
+    XX(INFLATE_FAILED, "postern_ws_inflate_failures_total", "", "Compressed messages that were damaged or too large") \
     XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
     XX(DEAD_LETTERS, "postern_offline_queue_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
     XX(DEAD_LETTERS_PURGED, "postern_offline_queue_dead_letters_purged_total", "", "Dead letters forgotten because there were too many") \

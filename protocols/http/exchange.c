@@ -425,6 +425,7 @@ bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
     ws_upgrade u = {.key = http_header(r, HTTP_H_WS_KEY),
                     .version = http_header(r, HTTP_H_WS_VERSION),
                     .protocols = http_header(r, HTTP_H_WS_PROTOCOL),
+                    .extensions = http_header(r, HTTP_H_WS_EXTENSIONS),
                     .principal = x->token_sent ? &x->principal : NULL};
     const char *message = "";
     ptn_str query = http_span_str(r, r->query);

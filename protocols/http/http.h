@@ -39,7 +39,8 @@
     XX(LAST_EVENT_ID, "last-event-id", SINGLE)                                                     \
     XX(WS_KEY, "sec-websocket-key", SINGLE)                                                        \
     XX(WS_VERSION, "sec-websocket-version", SINGLE)                                                \
-    XX(WS_PROTOCOL, "sec-websocket-protocol", LIST)
+    XX(WS_PROTOCOL, "sec-websocket-protocol", LIST)                                                \
+    XX(WS_EXTENSIONS, "sec-websocket-extensions", LIST)
 
 enum http_header {
 #define XX(id, name, kind) HTTP_H_##id,

@@ -214,6 +214,8 @@ static const ptn_stream_ops stream_ops = {
 /* The edge actor is gone; after an orderly end its list is empty. */
 static void edge_gone(void *arg) {
     edge *e = arg;
+    ws_deflate_free(e->deflate);
+    e->deflate = NULL;
     while (e->ws_conns != NULL) {
         struct ws_conn *w = e->ws_conns;
         conn_unlink(w);
@@ -242,13 +244,14 @@ static void orphans_reap(ptn_ctx *c) {
 }
 
 static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, const edge_limits *l,
-                      enum ws_subprotocol sub) {
+                      enum ws_subprotocol sub, bool deflate) {
     const bool msgpack = sub == WS_SUB_MSGPACK;
     const ptn_time now = ptn_now(c);
     w->edge = e;
     w->stream = s;
     w->opcode = msgpack ? WS_OP_BINARY : WS_OP_TEXT;
-    w->form = msgpack ? PTN_FORM_WS_MSGPACK : PTN_FORM_WS_JSON;
+    w->form = (uint8_t)((msgpack ? PTN_FORM_WS_MSGPACK : PTN_FORM_WS_JSON) +
+                        (deflate ? PTN_FORM_WS_DEFLATED : 0));
     w->auth_due = now + l->ws_auth_ns;
     w->ping_due = now + l->ws_ping_ns;
     w->expire_due = w->pong_due = w->close_due = PTN_NEVER;
@@ -256,7 +259,7 @@ static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, con
     w->pong_ns = l->ws_pong_ns;
     w->depth_max = l->depth_max;
     w->out_bytes_max = (uint32_t)l->out_bytes_max;
-    ws_parser_init(&w->parser, w->opcode, l->message_bytes_max);
+    ws_parser_init(&w->parser, w->opcode, l->message_bytes_max, deflate ? e->deflate : NULL);
     w->session = (frames_session){
         .ops = &session_ops,
         .self = w,
@@ -280,6 +283,17 @@ static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, con
     ptn_count(PTN_C_CONNECTIONS_ACCEPTED_WS, 1);
 }
 
+/* What the client hears of its offers.  The streams of the worker are made for the first one. */
+static enum ws_deflate_answer deflate_answer(edge *e, const ws_upgrade *u) {
+    enum ws_deflate_answer answer = WS_DEFLATE_OFF;
+    (void)ws__extensions(u->extensions, &answer); /* ws_upgrade_check() */
+    if (answer == WS_DEFLATE_OFF || e->config->limits.ws_deflate_bytes_min == 0)
+        return WS_DEFLATE_OFF;
+    if (e->deflate == NULL)
+        e->deflate = ws_deflate_new();
+    return e->deflate != NULL ? answer : WS_DEFLATE_OFF;
+}
+
 int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_bytes early) {
     const enum ws_subprotocol sub = ws__negotiate(u->protocols);
     orphans_reap(c);
@@ -292,10 +306,11 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
         return -PTN_ENOMEM;
     edge_limits limits = e->config->limits;
     edge_limits_defaults(&limits);
-    conn_init(c, w, e, s, &limits, sub);
+    const enum ws_deflate_answer deflate = deflate_answer(e, u);
+    conn_init(c, w, e, s, &limits, sub, deflate != WS_DEFLATE_OFF);
     ptn_stream_limits(s, limits.out_bytes_max, limits.stall_ns);
     ptn_stream_open(s, &stream_ops, w);
-    if (ws__write_101(s, u->key, sub) != 0)
+    if (ws__write_101(s, u->key, sub, deflate) != 0)
         w->state = WS_DONE; /* the stream is closing: on_close frees */
     timer_arm(c, w);
     if (edge_sheds(e))

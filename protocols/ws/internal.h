@@ -57,6 +57,16 @@ struct ws_backlog {
     uint8_t bytes[];
 };
 
+/* ---- extension.c ---- */
+
+enum ws_deflate_answer {
+    WS_DEFLATE_OFF,     /* not offered, or no offer that we can take */
+    WS_DEFLATE_ON,      /* taken */
+    WS_DEFLATE_ON_BITS, /* taken, and the answer names our window because the offer named one */
+};
+/* What we answer to the client's list of extensions.  False: it is malformed. */
+bool ws__extensions(ptn_str list, enum ws_deflate_answer *ret_answer);
+
 /* ---- upgrade.c ---- */
 
 enum ws_subprotocol { WS_SUB_NONE, WS_SUB_JSON, WS_SUB_MSGPACK, WS_SUB_UNKNOWN };
@@ -66,7 +76,8 @@ enum ws_subprotocol ws__negotiate(ptn_str list);
 #define WS_ACCEPT_LEN 28
 void ws__accept_key(ptn_str key, char out[WS_ACCEPT_LEN + 1]);
 /* Writes the 101 response to the stream. */
-int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub);
+int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub,
+                  enum ws_deflate_answer deflate);
 
 /* ---- send.c ---- */
 
@@ -75,9 +86,9 @@ void ws__send(struct ws_conn *w, ptn_bytes frame);
 void ws__send_control(struct ws_conn *w, enum ws_opcode opcode, ptn_bytes payload);
 /* A close frame with {"code":.., "retryAfterMs":..?}; retry_after_ms 0: left out. */
 void ws__send_close(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
-/* The shared wire form of an event, or of the message that it is, one reference; NULL: no memory.
- */
-ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e, bool message);
+/* Makes e->forms[form], and what it is made of, shared by all connections that need it.  False: no
+ * memory. */
+bool ws__event_encode(struct ws_conn *w, ptn_event *e, unsigned form);
 
 /* ---- read.c ---- */
 

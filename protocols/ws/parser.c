@@ -19,8 +19,8 @@
 #define LENGTH_64 127u
 #define MESSAGE_CAP_MIN 512u
 
-void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max) {
-    *p = (ws_parser){.accept = accept, .bytes_max = bytes_max, .head_bytes = 2};
+void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max, ws_deflate *deflate) {
+    *p = (ws_parser){.deflate = deflate, .accept = accept, .bytes_max = bytes_max, .head_bytes = 2};
 }
 
 void ws_parser_done(ws_parser *p) {
@@ -81,8 +81,12 @@ static unsigned head_begin(ws_parser *p) {
     const unsigned b0 = p->head[0], length = p->head[1] & HEAD_LENGTH;
     p->fin = (b0 & HEAD_FIN) != 0;
     p->opcode = (uint8_t)(b0 & HEAD_OPCODE);
-    if (b0 & HEAD_RSV)
-        return fail(p, WS_CLOSE_PROTOCOL, "a reserved bit is set, and no extension was agreed on");
+    const bool packed = (b0 & HEAD_RSV) == WS_HEAD_RSV1 && p->deflate != NULL;
+    if ((b0 & HEAD_RSV) != 0 && !packed)
+        return fail(p, WS_CLOSE_PROTOCOL, "a reserved bit is set that no extension has a use for");
+    if (packed && p->opcode != WS_OP_TEXT && p->opcode != WS_OP_BINARY)
+        return fail(p, WS_CLOSE_PROTOCOL,
+                    "only the first frame of a message says it is compressed");
     if (!(p->head[1] & HEAD_MASKED))
         return fail(p, WS_CLOSE_PROTOCOL, "frames from clients must be masked");
     switch (p->opcode) {
@@ -98,6 +102,7 @@ static unsigned head_begin(ws_parser *p) {
             return fail(p, WS_CLOSE_UNSUPPORTED,
                         p->accept == WS_OP_TEXT ? "this subprotocol takes text frames"
                                                 : "this subprotocol takes binary frames");
+        p->packed = packed;
         break;
     case WS_OP_CLOSE:
     case WS_OP_PING:
@@ -187,11 +192,49 @@ static uint8_t *message_room(ws_parser *p, size_t n, bool ends) {
 }
 
 static bool message_text_is_valid(ws_parser *p, const uint8_t *chunk, size_t n, bool ends) {
-    if (p->message_op != WS_OP_TEXT)
+    if (p->message_op != WS_OP_TEXT || p->packed)
         return true;
     if (ends && p->n_message == n)
         return ptn_utf8_valid(chunk, n);
     return ptn_utf8_feed(&p->utf8, chunk, n) && (!ends || p->utf8 == 0);
+}
+
+/* Puts what a compressed message stands for in its place.  0 or a close code. */
+static unsigned message_unpack(ws_parser *p, ptn_buf **message) {
+    ptn_buf *plain;
+    const int err = ws_deflate_unpack(p->deflate, ptn_buf_bytes(*message), p->bytes_max, &plain);
+    if (err == -PTN_ETOOBIG)
+        return fail(p, WS_CLOSE_TOO_BIG, "the message exceeds the configured limit when inflated");
+    if (err != 0)
+        return err == -PTN_EPROTO
+                   ? fail(p, WS_CLOSE_BAD_TEXT, "the compressed message is no whole DEFLATE data")
+                   : fail(p, WS_CLOSE_INTERNAL, "out of memory");
+    ptn_buf_unref(*message);
+    *message = plain;
+    const ptn_bytes text = ptn_buf_bytes(plain);
+    if (p->message_op == WS_OP_TEXT && !ptn_utf8_valid(text.p, text.n))
+        return fail(p, WS_CLOSE_BAD_TEXT, "text must be UTF-8");
+    return 0;
+}
+
+/* The message has all its bytes: its delivery. */
+static unsigned message_end(ws_parser *p, const ws_parser_ops *ops, void *arg) {
+    ptn_buf *message = p->message;
+    if (message != NULL)
+        ptn_buf_seal(message, p->n_message);
+    p->message = NULL;
+    const unsigned code = p->packed ? message_unpack(p, &message) : 0;
+    if (code == 0) {
+        const enum ws_opcode opcode = (enum ws_opcode)p->message_op;
+        const ptn_bytes payload =
+            message != NULL ? ptn_buf_bytes(message) : (ptn_bytes){(const uint8_t *)"", 0};
+        p->message_op = 0;
+        p->n_message = 0;
+        if (!ops->on_message(arg, opcode, payload))
+            p->dead = true;
+    }
+    ptn_buf_unref(message);
+    return code;
 }
 
 /* n payload bytes of a data frame; with the last ones of a message, its delivery. */
@@ -214,20 +257,7 @@ static unsigned data_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_
     p->in_payload = p->left > 0;
     if (!ends)
         return 0;
-    ptn_buf *message = p->message;
-    const enum ws_opcode opcode = (enum ws_opcode)p->message_op;
-    ptn_bytes payload = {(const uint8_t *)"", 0};
-    if (message != NULL) {
-        ptn_buf_seal(message, p->n_message);
-        payload = ptn_buf_bytes(message);
-    }
-    p->message = NULL;
-    p->message_op = 0;
-    p->n_message = 0;
-    if (!ops->on_message(arg, opcode, payload))
-        p->dead = true;
-    ptn_buf_unref(message);
-    return 0;
+    return message_end(p, ops, arg);
 }
 
 /* Section 5.5.1: nothing, or a code and a UTF-8 reason. */

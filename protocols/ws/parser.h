@@ -6,11 +6,13 @@
  * Pure: no socket, no clock, no actor.  Bytes may come in any split and give the same calls.
  * Payloads are unmasked into a pooled buffer that exists only while a message is incomplete or
  * being handled, and grows with the bytes that have come, not with the length that a header claims.
+ * A compressed message is gathered as it comes and inflated at its end, because all connections
+ * share one inflating stream.
  */
 #ifndef POSTERN_PROTOCOLS_WS_PARSER_H
 #define POSTERN_PROTOCOLS_WS_PARSER_H
 
-#include <postern/buf.h>
+#include "protocols/ws/deflate.h"
 
 enum ws_opcode {
     WS_OP_CONTINUATION = 0,
@@ -47,6 +49,7 @@ typedef struct ws_parser_ops {
 
 typedef struct ws_parser { /* zero, then ws_parser_init */
     ptn_buf *message;      /* incomplete message; NULL: none, or nothing of it has come */
+    ws_deflate *deflate;   /* the worker's, when permessage-deflate is agreed on; NULL: it is not */
     uint64_t left;         /* payload bytes of the frame still due */
     uint32_t n_message;    /* bytes in message */
     uint32_t bytes_max;    /* of a message */
@@ -56,6 +59,7 @@ typedef struct ws_parser { /* zero, then ws_parser_init */
     uint8_t accept;     /* WS_OP_TEXT or WS_OP_BINARY: the other is refused with 1003; 0: both */
     uint8_t opcode;     /* of the frame */
     uint8_t message_op; /* of the message; 0: none is open */
+    bool packed;        /* the message is compressed */
     bool fin, in_payload, dead;
     bool paused; /* set by a callback that wants no more for now: feed returns behind this one */
     uint8_t n_head, head_bytes; /* of head: there, due */
@@ -65,8 +69,9 @@ typedef struct ws_parser { /* zero, then ws_parser_init */
     const char *why;  /* static text after a failure */
 } ws_parser;
 
-/* accept: see above.  bytes_max: of one message, all fragments together. */
-void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max);
+/* accept, deflate: see above.  bytes_max: of one message, all fragments together, and of what a
+ * compressed one stands for. */
+void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max, ws_deflate *deflate);
 void ws_parser_done(ws_parser *p);
 /* 0, or the close code that the peer deserves; after that, and after a close, everything is
  * ignored.  *ret_used: bytes taken, all of them unless a callback has paused the machine; the rest
@@ -76,6 +81,9 @@ unsigned ws_parser_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_pa
 
 /* Codes that may appear in a close frame. */
 bool ws_close_code_is_valid(unsigned code);
+/* The first reserved bit: this message is compressed (RFC 7692 section 6). */
+#define WS_HEAD_RSV1 0x40u
+
 /* Writes the head of an unmasked frame with FIN; returns its length, 2 to 10. */
 size_t ws_head_write(uint8_t out[WS_HEAD_BYTES_MAX], enum ws_opcode opcode, size_t payload_bytes);
 

@@ -29,11 +29,30 @@ static void scratch_trim(ptn_out *text) {
         ptn_out_done(text);
 }
 
+/* The compressed form of a payload, if the client takes one and it is worth it. */
+static bool pack(struct ws_conn *w, ptn_bytes payload, ptn_bytes *ret_packed) {
+    return w->parser.deflate != NULL && payload.n >= w->edge->config->limits.ws_deflate_bytes_min &&
+           ws_deflate_pack(w->parser.deflate, payload, ret_packed) == 0;
+}
+
+static void out_packed(struct ws_conn *w, ptn_bytes packed) {
+    uint8_t head[WS_HEAD_BYTES_MAX];
+    const size_t n_head = ws_head_write(head, (enum ws_opcode)w->opcode, packed.n);
+    head[0] |= WS_HEAD_RSV1;
+    out(w, head, n_head);
+    out(w, packed.p, packed.n);
+}
+
 void ws__send(struct ws_conn *w, ptn_bytes frame) {
     if (w->state != WS_OPEN)
         return;
     uint8_t head[WS_HEAD_BYTES_MAX];
+    ptn_bytes packed;
     if (w->opcode == WS_OP_BINARY) {
+        if (pack(w, frame, &packed)) {
+            out_packed(w, packed);
+            return;
+        }
         out(w, head, ws_head_write(head, WS_OP_BINARY, frame.n));
         out(w, frame.p, frame.n);
         return;
@@ -45,10 +64,14 @@ void ws__send(struct ws_conn *w, ptn_bytes frame) {
         return;
     }
     const size_t n = text->len - WS_HEAD_BYTES_MAX;
-    const size_t n_head = ws_head_write(head, WS_OP_TEXT, n);
-    uint8_t *at = text->p + WS_HEAD_BYTES_MAX - n_head; /* head and text in one piece */
-    memcpy(at, head, n_head);
-    out(w, at, n_head + n);
+    if (pack(w, (ptn_bytes){text->p + WS_HEAD_BYTES_MAX, n}, &packed)) {
+        out_packed(w, packed);
+    } else {
+        const size_t n_head = ws_head_write(head, WS_OP_TEXT, n);
+        uint8_t *at = text->p + WS_HEAD_BYTES_MAX - n_head; /* head and text in one piece */
+        memcpy(at, head, n_head);
+        out(w, at, n_head + n);
+    }
     scratch_trim(text);
 }
 
@@ -87,18 +110,19 @@ static ptn_frame *frame_make(enum ws_opcode opcode, ptn_bytes payload) {
     return f;
 }
 
-ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e, bool message) {
-    ptn_pack pack;
+/* The event, or the message that it is, in the plain form; NULL: no memory. */
+static ptn_frame *encode_plain(struct ws_conn *w, const ptn_event *e, bool message) {
+    ptn_pack event;
     ptn_frame *f = NULL;
-    ptn_pack_init(&pack, e->data.n + 512);
+    ptn_pack_init(&event, e->data.n + 512);
     if (message)
-        frames_message_pack(&pack, e);
+        frames_message_pack(&event, e);
     else
-        frames_event_pack(&pack, e);
-    ptn_buf *b = ptn_pack_finish(&pack);
+        frames_event_pack(&event, e);
+    ptn_buf *b = ptn_pack_finish(&event);
     if (b == NULL)
         return NULL;
-    if (w->form == PTN_FORM_WS_MSGPACK) {
+    if (w->opcode == WS_OP_BINARY) {
         f = frame_make(WS_OP_BINARY, ptn_buf_bytes(b));
     } else {
         ptn_out *text = &w->edge->text;
@@ -109,4 +133,29 @@ ptn_frame *ws__event_frame(struct ws_conn *w, const ptn_event *e, bool message) 
     }
     ptn_buf_unref(b);
     return f;
+}
+
+/* The same compressed, or the plain one again when that is not shorter. */
+static ptn_frame *encode_packed(struct ws_conn *w, ptn_frame *plain) {
+    const size_t n_head = plain->data[1] < 126 ? 2 : plain->data[1] == 126 ? 4 : 10;
+    ptn_bytes packed;
+    ptn_frame *f = NULL;
+    if (pack(w, (ptn_bytes){plain->data + n_head, plain->len - n_head}, &packed))
+        f = frame_make((enum ws_opcode)w->opcode, packed);
+    if (f == NULL)
+        return ptn_frame_ref(plain);
+    f->data[0] |= WS_HEAD_RSV1;
+    return f;
+}
+
+bool ws__event_encode(struct ws_conn *w, ptn_event *e, unsigned form) {
+    const bool message = form >= PTN_FORM_WS_JSON_MESSAGE;
+    const unsigned plain = form - (w->parser.deflate != NULL ? PTN_FORM_WS_DEFLATED : 0u);
+    if (e->forms[plain] == NULL)
+        e->forms[plain] = encode_plain(w, e, message);
+    if (e->forms[plain] == NULL)
+        return false;
+    if (form != plain)
+        e->forms[form] = encode_packed(w, e->forms[plain]);
+    return true;
 }

@@ -28,13 +28,11 @@ static enum ptn_sink_load load_of(struct ws_conn *w) {
 
 /* The hottest function of the broker: once per event and subscriber.  The first subscriber of a
  * form encodes the event for all of them. */
-static inline enum ptn_sink_load deliver(struct ws_conn *w, ptn_event *e, unsigned form,
-                                         bool message) {
+static inline enum ptn_sink_load deliver(struct ws_conn *w, ptn_event *e, unsigned form) {
     if (PTN_UNLIKELY(w->state != WS_OPEN))
         return PTN_SINK_FREE;
     if (PTN_UNLIKELY(e->forms[form] == NULL)) {
-        e->forms[form] = ws__event_frame(w, e, message);
-        if (e->forms[form] == NULL) {
+        if (!ws__event_encode(w, e, form)) {
             ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
             return PTN_SINK_FREE;
         }
@@ -51,17 +49,13 @@ static inline enum ptn_sink_load deliver(struct ws_conn *w, ptn_event *e, unsign
 static enum ptn_sink_load sink_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     struct ws_conn *w = self;
     (void)c;
-    return deliver(w, e, w->form, false);
+    return deliver(w, e, w->form);
 }
-
-_Static_assert(PTN_FORM_WS_MSGPACK_MESSAGE - PTN_FORM_WS_MSGPACK ==
-                   PTN_FORM_WS_JSON_MESSAGE - PTN_FORM_WS_JSON,
-               "one distance from a form to that of its messages");
 
 static enum ptn_sink_load sink_message(ptn_ctx *c, void *self, ptn_event *e) {
     struct ws_conn *w = self;
     (void)c;
-    return deliver(w, e, w->form + PTN_FORM_WS_JSON_MESSAGE - PTN_FORM_WS_JSON, true);
+    return deliver(w, e, w->form + PTN_FORM_WS_MESSAGE);
 }
 
 static void sink_gap(ptn_ctx *c, void *self, const ptn_gap *g) {

@@ -2,8 +2,7 @@
  *
  * upgrade.c - the opening handshake (RFC 6455 section 4.2): checks, subprotocol, the 101 response.
  *
- * The http machine has checked the method and the Upgrade and Connection headers.  No extension is
- * offered back, so none is in use.
+ * The http machine has checked the method and the Upgrade and Connection headers.
  */
 #include "protocols/ws/internal.h"
 
@@ -13,6 +12,10 @@
 
 #define WS_GUID "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #define WS_KEY_LEN 24u /* base64 of 16 bytes */
+/* client_no_context_takeover: what one inflating stream for all connections asks of the client. */
+#define EXTENSION                                                                                  \
+    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "                   \
+    "client_no_context_takeover"
 
 static const char *const sub_names[] = {
     [WS_SUB_JSON] = "postern.v1.json",
@@ -77,6 +80,11 @@ int ws_upgrade_check(const ws_upgrade *u, const char **reterr_message) {
                           "postern.v1.msgpack, or none";
         return 400;
     }
+    enum ws_deflate_answer answer;
+    if (!ws__extensions(u->extensions, &answer)) {
+        *reterr_message = "Sec-WebSocket-Extensions must be a list of extensions (RFC 6455 9.1)";
+        return 400;
+    }
     return 0;
 }
 
@@ -89,8 +97,15 @@ void ws__accept_key(ptn_str key, char out[WS_ACCEPT_LEN + 1]) {
     (void)EVP_EncodeBlock((uint8_t *)out, digest, sizeof digest);
 }
 
-int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub) {
-    char accept[WS_ACCEPT_LEN + 1], head[256];
+int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub,
+                  enum ws_deflate_answer deflate) {
+    static const char *const extensions[] = {
+        [WS_DEFLATE_OFF] = "",
+        [WS_DEFLATE_ON] = EXTENSION "\r\n",
+        [WS_DEFLATE_ON_BITS] = EXTENSION "; server_max_window_bits=12\r\n",
+    };
+    _Static_assert(WS_DEFLATE_WINDOW_BITS == 12, "as above");
+    char accept[WS_ACCEPT_LEN + 1], head[400];
     ws__accept_key(key, accept);
     const bool named = sub == WS_SUB_JSON || sub == WS_SUB_MSGPACK;
     const int n = snprintf(head, sizeof head,
@@ -98,9 +113,9 @@ int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub) {
                            "Upgrade: websocket\r\n"
                            "Connection: Upgrade\r\n"
                            "Sec-WebSocket-Accept: %s\r\n"
-                           "%s%s%s\r\n",
+                           "%s%s%s%s\r\n",
                            accept, named ? "Sec-WebSocket-Protocol: " : "",
-                           named ? sub_names[sub] : "", named ? "\r\n" : "");
+                           named ? sub_names[sub] : "", named ? "\r\n" : "", extensions[deflate]);
     PTN_ASSERT(n > 0 && (size_t)n < sizeof head);
     return ptn_stream_write(s, head, (size_t)n);
 }

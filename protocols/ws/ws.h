@@ -12,13 +12,14 @@ typedef struct ws_upgrade {
     ptn_str key;         /* Sec-WebSocket-Key */
     ptn_str version;     /* Sec-WebSocket-Version */
     ptn_str protocols;   /* Sec-WebSocket-Protocol, all values joined by ", "; n == 0: none */
+    ptn_str extensions;  /* Sec-WebSocket-Extensions, likewise */
     ptn_str query_token; /* ?token=; n == 0: none.  Checked after the upgrade (close 4501) */
     ptn_str device;      /* ?device=; n == 0: none */
     const ptn_principal *principal; /* from a bearer token that auth has accepted; NULL: none */
 } ws_upgrade;
 
-/* Checks the request without answering: 0, or an HTTP status (400, 426 with a message, 400 for an
- * unknown subprotocol list). */
+/* Checks the request without answering: 0, or an HTTP status with a message: 426 for another
+ * version, 400 for a bad key, an unknown subprotocol list or a malformed list of extensions. */
 int ws_upgrade_check(const ws_upgrade *u, const char **reterr_message);
 /* Writes the 101 response and takes the stream over; early are bytes that came after the request.
  * -PTN_ENOMEM: the stream still belongs to the caller.  The connection counts in

@@ -3,7 +3,8 @@
  * ws_fuzz.c - the WebSocket byte machine: any bytes, and random splits give the same calls as one
  * piece.
  *
- * Byte 0 chooses the accepted type, byte 1 seeds the splits, the rest is the stream.
+ * Byte 0 chooses the accepted type and whether permessage-deflate is agreed on, byte 1 seeds the
+ * splits, the rest is the stream.
  */
 #include "protocols/ws/parser.h"
 
@@ -46,10 +47,11 @@ static bool take_control(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
 static const ws_parser_ops ops = {.on_message = take_message, .on_control = take_control};
 
 /* seed 0: one piece; otherwise pieces of 1 to 16 bytes, each in memory of its own. */
-static struct digest run(const uint8_t *data, size_t size, uint8_t accept, uint32_t seed) {
+static struct digest run(const uint8_t *data, size_t size, uint8_t accept, ws_deflate *deflate,
+                         uint32_t seed) {
     struct digest d = {.hash = UINT64_C(14695981039346656037)};
     ws_parser p;
-    ws_parser_init(&p, accept, MESSAGE_BYTES_MAX);
+    ws_parser_init(&p, accept, MESSAGE_BYTES_MAX, deflate);
     for (size_t at = 0; at < size;) {
         size_t n = size - at;
         if (seed != 0) {
@@ -80,8 +82,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 2)
         return 0;
     const uint8_t accept = accepts[data[0] % 3];
-    const struct digest whole = run(data + 2, size - 2, accept, 0);
-    const struct digest split = run(data + 2, size - 2, accept, data[1] + 1u);
+    static ws_deflate *shared; /* as by the connections of a worker: nothing may stay in it */
+    if (shared == NULL)
+        shared = ws_deflate_new();
+    ws_deflate *deflate = data[0] / 3 % 2 == 1 ? shared : NULL;
+    const struct digest whole = run(data + 2, size - 2, accept, deflate, 0);
+    const struct digest split = run(data + 2, size - 2, accept, deflate, data[1] + 1u);
     PTN_ASSERT(whole.hash == split.hash && whole.n_calls == split.n_calls);
     PTN_ASSERT(whole.code == split.code);
     return 0;

@@ -116,6 +116,8 @@ static bool take_control(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
 
 static const ws_parser_ops ops = {.on_message = take_message, .on_control = take_control};
 
+static ws_deflate *deflate; /* NULL: not agreed on */
+
 /* Feeds bytes cut at the given places (n_cuts of them, ascending); heap copies, so that a sanitizer
  * sees overreads. */
 static void run(struct wire in, const size_t *cuts, size_t n_cuts, uint8_t accept,
@@ -123,7 +125,7 @@ static void run(struct wire in, const size_t *cuts, size_t n_cuts, uint8_t accep
     ws_parser p;
     size_t at = 0;
     unsigned code = 0;
-    ws_parser_init(&p, accept, BYTES_MAX);
+    ws_parser_init(&p, accept, BYTES_MAX, deflate);
     for (size_t i = 0; i <= n_cuts; i++) {
         size_t to = i < n_cuts ? cuts[i] : in.n;
         if (to == at)
@@ -361,6 +363,108 @@ Test(ws_parser, table_one_byte_at_a_time) {
     }
 }
 
+/* ---- compressed (RFC 7692) ------------------------------------------------------------------- */
+
+#define PACKED (TEXT | 0x40u)
+#define PACKED_MORE 0x41u
+#define HELLO "\xf2\x48\xcd\xc9\xc9\x07\x00"
+
+static const struct table_case packed_cases[] = {
+    {"one frame", "T\"Hello\" ", 0, {{PACKED, S(HELLO), PLAIN}}},
+    {"three frames",
+     "T\"Hello\" ",
+     0,
+     {{PACKED_MORE, S("\xf2\x48\xcd"), PLAIN},
+      {CONT_MORE, S(""), PLAIN},
+      {CONT, S("\xc9\xc9\x07\x00"), PLAIN}}},
+    {"all in the last frame",
+     "T\"Hello\" ",
+     0,
+     {{PACKED_MORE, S(""), PLAIN}, {CONT, S(HELLO), PLAIN}}},
+    {"a ping inside",
+     "P\"p\" T\"Hello\" ",
+     0,
+     {{PACKED_MORE, S("\xf2\x48\xcd"), PLAIN},
+      {PING, S("p"), PLAIN},
+      {CONT, S("\xc9\xc9\x07\x00"), PLAIN}}},
+    {"without compression",
+     "T\"Hello\" ",
+     0,
+     {{PACKED, S("\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"), PLAIN}}},
+    {"a final block", "T\"Hello\" ", 0, {{PACKED, S("\xf3\x48\xcd\xc9\xc9\x07\x00\x00"), PLAIN}}},
+    {"two blocks",
+     "T\"Hello\" ",
+     0,
+     {{PACKED, S("\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00"), PLAIN}}},
+    {"empty", "T\"\" ", 0, {{PACKED, S("\x00"), PLAIN}}},
+    {"binary", "B\"Hello\" ", 0, {{PACKED + 1, S(HELLO), PLAIN}}},
+    {"each message for itself",
+     "T\"Hello\" T\"plain\" T\"Hello\" ",
+     0,
+     {{PACKED, S(HELLO), PLAIN}, {TEXT, S("plain"), PLAIN}, {PACKED, S(HELLO), PLAIN}}},
+    {"a reference to the message before",
+     "T\"Hello\" !1007",
+     0,
+     {{PACKED, S(HELLO), PLAIN}, {PACKED, S("\xf2\x00\x11\x00\x00"), PLAIN}}},
+    {"no bytes at all", "!1007", 0, {{PACKED, S(""), PLAIN}}},
+    {"a block type that is none", "!1007", 0, {{PACKED, S("\x07"), PLAIN}}},
+    {"the end is missing", "!1007", 0, {{PACKED, S("\xf2\x48\xcd"), PLAIN}}},
+    {"not UTF-8", "!1007", 0, {{PACKED, S("\x00\x01\x00\xfe\xff\xff\x00"), PLAIN}}},
+    {"a continuation that says so",
+     "!1002",
+     0,
+     {{PACKED_MORE, S("\xf2"), PLAIN}, {CONT | 0x40, S("\x48"), PLAIN}}},
+    {"a continuation of a plain message that says so",
+     "!1002",
+     0,
+     {{TEXT_MORE, S("a"), PLAIN}, {CONT | 0x40, S("b"), PLAIN}}},
+    {"a ping that says so", "!1002", 0, {{PING | 0x40, S(""), PLAIN}}},
+    {"a close that says so", "!1002", 0, {{CLOSE | 0x40, S(""), PLAIN}}},
+    {"the second reserved bit too", "!1002", 0, {{PACKED | 0x20, S(HELLO), PLAIN}}},
+    {"the third one alone", "!1002", 0, {{TEXT | 0x10, S("a"), PLAIN}}},
+    {"the other type", "!1003", WS_OP_BINARY, {{PACKED, S(HELLO), PLAIN}}},
+    {"compressed over the limit", "!1009", 0, {{PACKED, NULL, BYTES_MAX + 1, HEAD_ONLY}}},
+};
+
+Test(ws_parser, packed_table_at_every_split) {
+    deflate = ws_deflate_new();
+    cr_assert_not_null(deflate);
+    for (size_t i = 0; i < PTN_ARRAY_LEN(packed_cases); i++) {
+        const struct table_case *one = &packed_cases[i];
+        struct wire w = wire_of(one);
+        for (size_t cut = 0; cut < w.n; cut++) {
+            struct trace t = {0};
+            run(w, &cut, cut > 0, one->accept, &t);
+            cr_assert_str_eq(t.text, one->expected, "%s, cut at %zu: %s", one->name, cut, t.text);
+        }
+        free(w.p);
+    }
+    ws_deflate_free(deflate);
+    deflate = NULL;
+}
+
+Test(ws_parser, a_bomb_is_refused_at_the_limit) {
+    static uint8_t zeros[100000];
+    ptn_bytes packed;
+    deflate = ws_deflate_new();
+    cr_assert_not_null(deflate);
+    for (size_t n = BYTES_MAX - 1; n <= sizeof zeros; n = n > BYTES_MAX ? n * 10 : n + 1) {
+        cr_assert_eq(ws_deflate_pack(deflate, (ptn_bytes){zeros, n}, &packed), 0);
+        cr_assert_lt(packed.n, BYTES_MAX);
+        const struct table_case bomb = {
+            .pieces = {{PACKED + 1, (const char *)packed.p, packed.n, PLAIN}}};
+        struct wire w = wire_of(&bomb);
+        struct trace t = {0};
+        run(w, NULL, 0, 0, &t);
+        char whole[16];
+        snprintf(whole, sizeof whole, "B%zu ", n);
+        cr_assert_str_eq(t.text, n > BYTES_MAX ? "!1009" : whole, "%zu: %s", n, t.text);
+        free(w.p);
+    }
+    ws_deflate_free(deflate);
+    deflate = NULL;
+}
+
 Test(ws_parser, longest_close) {
     char payload[125];
     memset(payload, 'r', sizeof payload);
@@ -379,7 +483,7 @@ Test(ws_parser, an_unmasked_frame_is_refused_on_its_second_byte) {
     ws_parser p;
     size_t used;
     struct trace t = {0};
-    ws_parser_init(&p, 0, BYTES_MAX);
+    ws_parser_init(&p, 0, BYTES_MAX, NULL);
     cr_assert_eq(ws_parser_feed(&p, (const uint8_t *)"\x81", 1, &ops, &t, &used), 0);
     cr_assert_eq(ws_parser_feed(&p, (const uint8_t *)"\x05", 1, &ops, &t, &used), 1002);
     ws_parser_done(&p);
@@ -391,7 +495,7 @@ Test(ws_parser, memory_follows_the_bytes_that_came) {
     size_t used;
     struct trace t = {0};
     size_t cap;
-    ws_parser_init(&p, 0, PTN_BUF_BYTES_MAX);
+    ws_parser_init(&p, 0, PTN_BUF_BYTES_MAX, NULL);
     cr_assert_eq(ws_parser_feed(&p, head, sizeof head, &ops, &t, &used), 0);
     cr_assert_not_null(p.message);
     (void)ptn_buf_data(p.message, &cap);
@@ -417,7 +521,7 @@ Test(ws_parser, a_callback_may_stop_it) {
     int calls = 0;
     put_frame(&w, &f);
     put_frame(&w, &f);
-    ws_parser_init(&p, 0, BYTES_MAX);
+    ws_parser_init(&p, 0, BYTES_MAX, NULL);
     cr_assert_eq(ws_parser_feed(&p, w.p, w.n, &stopping, &calls, &used), 0);
     cr_assert_eq(ws_parser_feed(&p, w.p, w.n, &stopping, &calls, &used), 0);
     cr_assert_eq(calls, 1);
@@ -449,7 +553,7 @@ Test(ws_parser, a_callback_may_pause_it) {
     size_t used;
     for (size_t i = 0; i < PTN_ARRAY_LEN(frames); i++)
         put_frame(&w, &frames[i]);
-    ws_parser_init(&s.p, 0, BYTES_MAX);
+    ws_parser_init(&s.p, 0, BYTES_MAX, NULL);
     cr_assert_eq(ws_parser_feed(&s.p, w.p, w.n, &pausing, &s, &used), 0);
     cr_assert_eq(used, 9, "behind the first message");
     cr_assert_str_eq(s.t.text, "T\"one\" ");

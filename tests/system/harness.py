@@ -32,6 +32,7 @@ import tempfile
 import threading
 import time
 import unittest
+import zlib
 
 import msgpack
 import websockets
@@ -582,10 +583,11 @@ class Ws:
     CLOSED = object()
 
     def __init__(self, broker, token=None, how="header", encoding="json", path="/ws",
-                 subprotocols="", welcome=True, address=None):
+                 subprotocols="", welcome=True, address=None, compression=None):
         """how: `header`, `query`, `frame` or None.  subprotocols: "" asks for the one of
-        `encoding`.
+        `encoding`.  compression: "deflate" offers it.
         """
+        self.compression = compression
         self.encoding = encoding
         self.frames = queue.Queue()
         self.pending = []
@@ -607,7 +609,8 @@ class Ws:
 
     async def _connect(self, uri, headers, subprotocols):
         socket = await websockets.connect(uri, extra_headers=headers, subprotocols=subprotocols,
-                                          compression=None, open_timeout=PATIENCE,
+                                          compression=self.compression,
+                                          open_timeout=PATIENCE,
                                           ping_interval=None, max_size=None, max_queue=None,
                                           close_timeout=2)
         asyncio.get_running_loop().create_task(self._read(socket))
@@ -802,8 +805,10 @@ class RawWs:
     TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
     def __init__(self, broker, token=None, subprotocol="postern.v1.json", receive_buffer=None,
-                 patience=PATIENCE, path="/ws", headers=()):
+                 patience=PATIENCE, path="/ws", headers=(), extensions=None):
+        """extensions: what is offered; a compressed frame is inflated and `packed` says so."""
         self.raw = RawHttp(broker.http, patience, receive_buffer)
+        self.packed = False
         key = base64.b64encode(random.randbytes(16)).decode()
         lines = [f"GET {path} HTTP/1.1", f"Host: {broker.http[0]}:{broker.http[1]}",
                  "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}",
@@ -812,6 +817,8 @@ class RawWs:
             lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
         if token:
             lines.append(f"Authorization: Bearer {token}")
+        if extensions:
+            lines.append(f"Sec-WebSocket-Extensions: {extensions}")
         lines += headers
         self.raw.send(("\r\n".join(lines) + "\r\n\r\n").encode())
         status, self.headers = self.raw.head()
@@ -821,6 +828,7 @@ class RawWs:
         accept = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
         if self.headers.get("Sec-WebSocket-Accept") != base64.b64encode(accept).decode():
             raise AssertionError("Sec-WebSocket-Accept is wrong")
+        self.extensions = self.headers.get("Sec-WebSocket-Extensions")
 
     def __enter__(self):
         return self
@@ -864,7 +872,7 @@ class RawWs:
         unmasked.
         """
         first, second = self.raw._exactly(2)
-        if first & 0x70:
+        if first & (0x30 if self.extensions else 0x70):
             raise AssertionError("the broker set a reserved bit")
         if second & 0x80:
             raise AssertionError("the broker masked a frame")
@@ -873,7 +881,11 @@ class RawWs:
             size = struct.unpack("!H", self.raw._exactly(2))[0]
         elif size == 127:
             size = struct.unpack("!Q", self.raw._exactly(8))[0]
-        return first & 0x0F, self.raw._exactly(size)
+        payload = self.raw._exactly(size)
+        self.packed = bool(first & 0x40)
+        if self.packed:
+            payload = zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")
+        return first & 0x0F, payload
 
     def json(self, kind=None):
         """The next text frame (of this type), control frames and others passed over."""
