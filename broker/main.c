@@ -8,7 +8,10 @@
 #include "broker/version.h"
 #include "broker/wiring.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <string.h>
+#include <unistd.h>
 
 static const char help_text[] =
     "postern - message broker and API router for edge hosts\n"
@@ -27,6 +30,7 @@ static const char help_text[] =
     "  backup FILE                copies the database, also of a running broker\n"
     "  restore FILE               puts a backup in its place; the broker must not run\n"
     "  check                      reads the whole database and says what is damaged\n"
+    "  bench SCENARIO             measures a broker, or another server; `postern bench --help`\n"
     "  version\n"
     "\n"
     "Every key of the configuration is a flag too (--listen.http=127.0.0.1:0, or --set KEY=VALUE) "
@@ -98,6 +102,21 @@ static int cmd_default_config(int argc, char **argv) {
     return code;
 }
 
+/* The load generator is a program of its own, beside this one: nothing of it is in the broker. */
+static int cmd_bench(int argc, char **argv) {
+    char path[4096];
+    (void)argc;
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof "postern-bench");
+    path[n < 0 ? 0 : n] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash == NULL)
+        return cli_fail(CLI_FAILED, "bench: cannot tell where this program is");
+    memcpy(slash + 1, "postern-bench", sizeof "postern-bench");
+    (void)execv(path, argv - 1); /* argv[-1] is our own subcommand, its new name */
+    return cli_fail(CLI_FAILED, "bench: cannot run %s: %s; it belongs beside postern", path,
+                    strerror(errno));
+}
+
 static int cmd_version(int argc, char **argv) {
     struct cli c = {.command = "version"};
     int code = cli_parse(&c, argc, argv);
@@ -127,6 +146,7 @@ static const struct {
                 {"backup", cmd_backup},
                 {"restore", cmd_restore},
                 {"check", cmd_check},
+                {"bench", cmd_bench},
                 {"version", cmd_version},
                 {"help", cmd_help},
                 {"--help", cmd_help},
@@ -139,7 +159,7 @@ int main(int argc, char **argv) {
     if (argc < 2)
         return cli_fail(CLI_USAGE,
                         "say what to do: run, check-config, default-config, token, user, backup, "
-                        "restore, check or version; see `postern --help`");
+                        "restore, check, bench or version; see `postern --help`");
     for (size_t i = 0; i < PTN_ARRAY_LEN(commands); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {
             int code = commands[i].run(argc - 2, argv + 2);

@@ -5,8 +5,13 @@
 #include "bench/load/driver.h"
 
 extern const struct bench_driver bench_postern_ws_json, bench_postern_ws_msgpack,
-    bench_postern_rest, bench_http;
+    bench_postern_rest, bench_postern_zmq, bench_http;
 
 const struct bench_driver *const bench_drivers[] = {
-    &bench_postern_ws_json, &bench_postern_ws_msgpack, &bench_postern_rest, &bench_http, NULL,
+    &bench_postern_ws_json,
+    &bench_postern_ws_msgpack,
+    &bench_postern_zmq,
+    &bench_postern_rest,
+    &bench_http,
+    NULL,
 };

@@ -131,6 +131,8 @@ void report_table(FILE *f, const struct report *r, const struct options *o) {
         fputc('\n', f);
     }
     if (r->generator_limits)
-        fputs("  limit: load generator; the server may be able to do more\n", f);
+        fputs(
+            "  limit: load generator (client_cpu, lag_p99_us): the server may be able to do more\n",
+            f);
     (void)fflush(f);
 }

@@ -57,7 +57,7 @@ struct flow {
 /* ---- publishing ---------------------------------------------------------------------------- */
 
 static void topic_name(const struct flow *f, unsigned topic, char *out, size_t bytes) {
-    (void)snprintf(out, bytes, "%s.%u", f->run.o->topic, topic);
+    (void)snprintf(out, bytes, "%s.%05u", f->run.o->topic, topic); /* no name begins another */
 }
 
 static void publish(struct flow *f, unsigned p, uint64_t due_ns) {
@@ -332,13 +332,25 @@ static void close_all(struct flow *f) {
     free(f->alive);
 }
 
-/* Those of the stalled that the server has closed; what is in their receive buffers hides nothing.
- */
+/* Those of the stalled that the server has closed: it shows once they read what came before. */
 static unsigned stalled_cut(struct flow *f) {
     unsigned n = 0;
-    for (unsigned i = 0; i < f->run.o->stalled; i++) {
-        struct pollfd p = {.fd = f->stalled[i].io.fd, .events = POLLRDHUP};
-        n += f->stalled[i].zmq == NULL && poll(&p, 1, 0) == 1;
+    uint64_t begin = bench_now_ns(), heard = begin;
+    while (n < f->run.o->stalled && bench_now_ns() - heard < 500000000u &&
+           bench_now_ns() - begin < SILENCE_NS) {
+        (void)poll(NULL, 0, 1);
+        for (unsigned i = 0; i < f->run.o->stalled; i++) {
+            struct bench_link *l = &f->stalled[i];
+            ptn_bytes m;
+            while (l->zmq == NULL && !l->closed && bench_link_read(l)) {
+                heard = bench_now_ns();
+                while (l->driver->next(l, &m) != BENCH_NOTHING)
+                    ;
+            }
+        }
+        n = 0;
+        for (unsigned i = 0; i < f->run.o->stalled; i++)
+            n += f->stalled[i].closed;
     }
     return n;
 }
@@ -368,8 +380,6 @@ static void round_end(struct flow *f) {
         report_put(p, "last_p99_us", (double)histogram_at(&f->last, 0.99) / 1000);
         report_put(p, "last_max_us", (double)f->last.max / 1000);
     }
-    if (f->run.o->stalled > 0)
-        report_put(p, "stalled_cut", stalled_cut(f));
     if (f->lossy) {
         report_put(p, "cut", (double)f->cut);
         report_put(p, "refused", (double)f->refused);
@@ -406,6 +416,8 @@ void run_fanout(const struct options *o) {
             closed(&f, o->seconds);
         round_end(&f);
     }
+    if (o->stalled > 0)
+        report_put(&f.run.report, "stalled_cut", stalled_cut(&f));
     close_all(&f);
     run_close(&f.run);
 }

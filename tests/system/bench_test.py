@@ -1,0 +1,153 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""postern bench: every scenario over every target, small; what it prints must be true.
+
+The generator checks each delivery itself, so that a run ends well is half of the test.  The other half is
+the sums: what was published times who heard it, shares of a core, percentiles in order.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+import harness
+
+PROGRAM = f"{harness.BIN_DIR}/postern"
+QUICK = ("--rounds", "1", "--warmup", "0.02")
+MESSAGES = ("postern-ws-json", "postern-ws-msgpack", "postern-zmq", "postern-rest")
+PERCENTILES = ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")
+
+
+class Bench(unittest.TestCase):
+    def run_bench(self, *args, status=0):
+        r = subprocess.run([PROGRAM, "bench", *args], capture_output=True, text=True,
+                           env=harness.clean_environment(), timeout=harness.PATIENCE * 4)
+        self.assertEqual(r.returncode, status, (args, r.stderr))
+        return r
+
+    def reading(self, *args, seconds="0.1"):
+        """One reading as a dict; what holds for all of them is checked."""
+        r = self.run_bench(*args, *QUICK, "--seconds", seconds, "--json")
+        self.assertEqual(r.stderr, "")
+        self.assertEqual(r.stdout.count("\n"), 1)
+        v = json.loads(r.stdout)
+        self.assertEqual(v["scenario"], args[0])
+        self.assertEqual(v["rounds"], 1)
+        self.assertGreater(v["client_cpu"], 0)
+        self.assertGreater(v["server_rss_bytes"], 1 << 20)
+        for name, (low, high) in v["range"].items():
+            self.assertEqual((low, high), (v[name], v[name]), name)
+        return v
+
+    def check_latency(self, v):
+        values = [v[p] for p in PERCENTILES]
+        self.assertGreater(values[0], 0)
+        self.assertEqual(values, sorted(values))
+
+    def check_flow(self, v, hearers):
+        """hearers: subscribers of one message."""
+        self.assertGreater(v["published"], 0)
+        self.assertEqual(v["deliveries"], v["published"] * hearers)
+        self.assertEqual((v["lost"], v["doubled"]), (0, 0))
+        self.assertGreater(v["cpu_us_per_op"], 0)
+        self.assertLessEqual(v["last_p50_us"], v["last_max_us"])
+        self.assertGreaterEqual(v["last_p99_us"] * 1.01, v["p50_us"])
+        self.check_latency(v)
+
+    def test_fanout_over_every_wire(self):
+        for target in MESSAGES:
+            with self.subTest(target=target):
+                v = self.reading("fanout", "--target", target, "--subscribers", "7", "--window", "3")
+                self.assertEqual((v["target"], v["window"]), (target, 3))
+                self.check_flow(v, 7)
+                self.assertEqual(v["published"] % 3, 0)
+
+    def test_pubsub_over_every_wire(self):
+        for target in MESSAGES:
+            with self.subTest(target=target):
+                v = self.reading("pubsub", "--target", target, "--subscribers", "6", "--publishers", "3",
+                                 "--topics", "2", "--window", "4")
+                self.check_flow(v, 3)
+
+    def test_open_loop_sends_what_was_asked_for(self):
+        for target in MESSAGES:
+            with self.subTest(target=target):
+                v = self.reading("fanout", "--target", target, "--subscribers", "5", "--rate", "300")
+                self.assertEqual(v["published"], 30)
+                self.assertGreater(v["lag_p99_us"], 0)
+                self.check_flow(v, 5)
+
+    def test_stalled_subscribers_are_cut_and_the_others_miss_nothing(self):
+        v = self.reading("fanout", "--subscribers", "2", "--stalled", "2", "--bytes", "50000",
+                         "--window", "8", seconds="1.5")
+        self.check_flow(v, 2)
+        self.assertEqual(v["stalled_cut"], 2)
+
+    def test_overload_finds_its_rate(self):
+        v = self.reading("fanout", "--subscribers", "3", "--overload", "1.5")
+        self.assertGreater(v["rate_wanted"], 10)
+        self.assertEqual(v["deliveries"] + v["lost"], v["published"] * 3)
+
+    def test_answers(self):
+        for scenario, targets in (("request", MESSAGES), ("http", ("postern-rest",)), ("durable", MESSAGES)):
+            for target in targets:
+                with self.subTest(scenario=scenario, target=target):
+                    v = self.reading(scenario, "--target", target, "--connections", "3", "--window", "2")
+                    self.assertGreater(v["answers"], 0)
+                    self.assertEqual(v["connections"], 3)
+                    self.assertGreater(v["cpu_us_per_op"], 0)
+                    self.check_latency(v)
+
+    def test_open_loop_of_requests(self):
+        v = self.reading("http", "--connections", "4", "--rate", "200")
+        self.assertEqual(v["answers"], 20)
+        self.check_latency(v)
+
+    def test_a_server_that_runs_already(self):
+        broker = harness.Broker()
+        self.addCleanup(broker.remove)
+        broker.start()
+        self.addCleanup(broker.stop)
+        address = "{}:{}".format(*broker.http)
+        pid = str(broker.process.pid)
+        v = self.reading("request", "--address", address, "--token", broker.token(), "--server-pid", pid)
+        self.assertGreater(v["answers"], 0)
+        v = self.reading("http", "--target", "http", "--address", address, "--path", "/health",
+                         "--connections", "2", "--server-pid", pid)
+        self.assertGreater(v["answers"], 0)
+
+    def test_table_and_plot(self):
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "plot.svg")
+            r = self.run_bench("request", *QUICK, "--seconds", "0.1", "--rounds", "2", "--svg", path)
+            self.assertIn("request, postern-ws-json, connections 1, window 1, 128 bytes; medians of 2", r.stdout)
+            self.assertRegex(r.stdout, r"cpu_us_per_op +[0-9.]+ +\([0-9.]+ to [0-9.]+\)")
+            root = xml.etree.ElementTree.parse(path).getroot()
+            line = root.find("{http://www.w3.org/2000/svg}polyline")
+            points = [tuple(map(float, p.split(","))) for p in line.get("points").split()]
+            self.assertEqual(len(points), 101)
+            self.assertEqual(points, sorted(points, key=lambda p: (p[0], -p[1])), "never falls")
+
+    def test_refusals_are_one_line(self):
+        for args in ([], ["fly"], ["http", "--stalled", "3"], ["fanout", "--target", "http", "--address", "x"],
+                     ["request", "--window", "none"]):
+            with self.subTest(args=args):
+                r = self.run_bench(*args, status=2)
+                self.assertRegex(r.stderr, r"\Abench: [^\n]+\n\Z")
+                self.assertEqual(r.stdout, "")
+
+    def test_help_names_what_there_is(self):
+        r = self.run_bench("--help")
+        for word in ("fanout", "pubsub", "request", "http", "durable", "--overload", *MESSAGES):
+            self.assertIn(word, r.stdout)
+
+    def test_a_server_that_is_not_there(self):
+        r = self.run_bench("http", "--target", "http", "--address", "127.0.0.1:1", status=1)
+        self.assertRegex(r.stderr, r"\Abench: [^\n]+\n\Z")
+
+
+if __name__ == "__main__":
+    harness.main()
