@@ -19,6 +19,7 @@ static void subscribe(struct bench_link *l, const char *topic) {
     ptn_bytes answer;
     (void)topic;
     bench_ws_queue(&l->io, 1, "subscribe", 9);
+    (void)bench_link_flush(l);
     if (bench_link_wait(l, &answer) != BENCH_ANSWER)
         bench_die("raw: a delivery before the subscription");
 }

@@ -5,7 +5,8 @@
 #include "bench/load/driver.h"
 
 extern const struct bench_driver bench_postern_ws_json, bench_postern_ws_msgpack,
-    bench_postern_rest, bench_postern_zmq, bench_http;
+    bench_postern_rest, bench_postern_zmq, bench_http, bench_nats, bench_nats_ws, bench_mosquitto,
+    bench_mosquitto_ws, bench_redis, bench_nchan, bench_zmq, bench_raw;
 
 const struct bench_driver *const bench_drivers[] = {
     &bench_postern_ws_json,
@@ -13,5 +14,13 @@ const struct bench_driver *const bench_drivers[] = {
     &bench_postern_zmq,
     &bench_postern_rest,
     &bench_http,
+    &bench_nats,
+    &bench_nats_ws,
+    &bench_mosquitto,
+    &bench_mosquitto_ws,
+    &bench_redis,
+    &bench_nchan,
+    &bench_zmq,
+    &bench_raw,
     NULL,
 };

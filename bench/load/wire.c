@@ -72,6 +72,7 @@ void wire_queue(struct bench_link *l, const void *p, size_t n) {
 void wire_ask(struct bench_link *l, const void *p, size_t n) {
     ptn_bytes answer = {NULL, 0};
     wire_queue(l, p, n);
+    (void)bench_link_flush(l);
     enum bench_got got = bench_link_wait(l, &answer);
     if (got != BENCH_ANSWER)
         bench_die("%s: instead of an answer: %.*s", l->driver->name,
