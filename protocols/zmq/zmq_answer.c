@@ -13,6 +13,7 @@
 #include <zmq.h>
 
 #define TEXT_KEEP_BYTES (64u << 10)
+#define SPARE_BYTES (16u << 10) /* more than any apology takes as JSON */
 #define EINTR_TRIES 4
 
 static int send_part(void *socket, ptn_bytes part, int flags) {
@@ -25,18 +26,68 @@ static int send_part(void *socket, ptn_bytes part, int flags) {
     return rc < 0 ? -zmq_errno() : 0;
 }
 
+/* {type: "error", id?, code: "overloaded", ..}: what is said without memory, in the caller's. */
+static ptn_bytes apology(uint8_t out[ZMQ_GW_APOLOGY_BYTES], ptn_bytes id) {
+    static const char begin[] = "\xa4"
+                                "type"
+                                "\xa5"
+                                "error";
+    static const char key[] = "\xa2"
+                              "id";
+    static const char end[] = "\xa4"
+                              "code"
+                              "\xaa"
+                              "overloaded"
+                              "\xa7"
+                              "message"
+                              "\xb8"
+                              "out of memory; try again"
+                              "\xa9"
+                              "retryable"
+                              "\xc3\xa7"
+                              "details"
+                              "\x80";
+    _Static_assert(1 + sizeof begin + sizeof key + ZMQ_GW_ID_BYTES_MAX + sizeof end <=
+                       ZMQ_GW_APOLOGY_BYTES,
+                   "an apology fits");
+    uint8_t *p = out;
+    *p++ = id.n > 0 ? 0x86 : 0x85;
+    memcpy(p, begin, sizeof begin - 1);
+    p += sizeof begin - 1;
+    if (id.n > 0) {
+        memcpy(p, key, sizeof key - 1);
+        memcpy(p + sizeof key - 1, id.p, id.n);
+        p += sizeof key - 1 + id.n;
+    }
+    memcpy(p, end, sizeof end - 1);
+    return (ptn_bytes){out, (size_t)(p - out) + sizeof end - 1};
+}
+
+bool zmq_gw_answer_init(zmq_gw_state *st) {
+    return ptn_out_reserve(&st->spare, SPARE_BYTES) != NULL;
+}
+
+/* n == 0: no memory. */
+static ptn_bytes json_of(ptn_out *text, ptn_bytes frame) {
+    ptn_out_clear(text);
+    if (ptn_msgpack_to_json(frame, text) != 0 || text->err != 0)
+        return (ptn_bytes){NULL, 0};
+    return (ptn_bytes){text->p, text->len};
+}
+
 void zmq_gw_answer(zmq_gw_state *st, const ptn_bytes *envelope, size_t n_envelope, bool msgpack,
-                   ptn_bytes frame) {
-    static const char no_memory[] =
-        "{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"out of memory: retry later\","
-        "\"retryable\":true}";
-    ptn_bytes body = frame;
-    if (!msgpack) {
-        ptn_out_clear(&st->text);
-        if (ptn_msgpack_to_json(frame, &st->text) == 0 && st->text.err == 0)
-            body = (ptn_bytes){st->text.p, st->text.len};
-        else
-            body = (ptn_bytes){(const uint8_t *)no_memory, sizeof(no_memory) - 1};
+                   ptn_bytes frame, ptn_bytes id) {
+    uint8_t small[ZMQ_GW_APOLOGY_BYTES];
+    ptn_bytes has;
+    ptn_buf *named = NULL;
+    if (id.n > 0 && !ptn_map_get(frame, "id", &has)) {
+        named = zmq_gw_frame_with_id(frame, id);
+        frame = ptn_buf_bytes(named);
+    }
+    ptn_bytes body = msgpack || frame.n == 0 ? frame : json_of(&st->text, frame);
+    if (body.n == 0) {
+        body = apology(small, id);
+        body = msgpack ? body : json_of(&st->spare, body);
     }
     int err = 0;
     for (size_t i = 0; i < n_envelope && err == 0; i++)
@@ -45,6 +96,7 @@ void zmq_gw_answer(zmq_gw_state *st, const ptn_bytes *envelope, size_t n_envelop
         err = send_part(st->gw->router, body, 0);
     if (err == -EAGAIN)
         ptn_count(PTN_C_DROPPED_ZMQ_PEER, 1);
+    (void)ptn_buf_unref(named);
     /* One huge answer must not pin its size for ever; an error is sticky, so it goes as well. */
     if (st->text.cap > TEXT_KEEP_BYTES || st->text.err != 0) {
         ptn_out_done(&st->text);

@@ -20,7 +20,8 @@ static void refusal_send(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes fram
     (void)c, (void)ticket;
     zmq_gw_state *st = self;
     ptn_observe_request(PTN_PROTO_ZMQ, zmq_gw_frame_status(frame), 0);
-    zmq_gw_answer(st, st->refusal.envelope, st->refusal.n_envelope, st->refusal.msgpack, frame);
+    zmq_gw_answer(st, st->refusal.envelope, st->refusal.n_envelope, st->refusal.msgpack, frame,
+                  st->refusal.id);
 }
 
 static const frames_ops refusal_ops = {.send = refusal_send};
@@ -30,9 +31,11 @@ static void refuse(ptn_ctx *c, zmq_gw_state *st, const ptn_bytes *envelope, size
     st->refusal.envelope = envelope;
     st->refusal.n_envelope = n_envelope;
     st->refusal.msgpack = msgpack;
+    st->refusal.id = id;
     frames_send_error(c, &st->refusal.session, 0, id, code, message);
     st->refusal.envelope = NULL;
     st->refusal.n_envelope = 0;
+    st->refusal.id = (ptn_bytes){NULL, 0};
 }
 
 /* ---- the envelope of a call ---------------------------------------------------------------- */
@@ -69,6 +72,10 @@ static size_t envelope_load(const ptn_buf *b, ptn_bytes parts[ZMQ_GW_ENVELOPE_MA
 
 /* ---- calls --------------------------------------------------------------------------------- */
 
+static ptn_bytes call_id(const zmq_gw_call *call) {
+    return (ptn_bytes){call->id, call->n_id};
+}
+
 static void turn_end(ptn_ctx *c, void *state, void *arg) {
     (void)arg;
     zmq_gw_state *st = state;
@@ -95,14 +102,10 @@ static void call_send(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes frame) 
     call->answered = true;
     ptn_bytes parts[ZMQ_GW_ENVELOPE_MAX];
     size_t n = envelope_load(call->envelope, parts);
-    /* Still waiting for its token: this is the verifier's refusal, which knows nothing of the
-     * frame's id. */
-    ptn_buf *with_id = NULL;
-    if (call->frame != NULL)
-        with_id = zmq_gw_frame_with_id(frame, ptn_buf_bytes(call->frame));
     ptn_observe_request(PTN_PROTO_ZMQ, zmq_gw_frame_status(frame), ptn_now(c) - call->started);
-    zmq_gw_answer(st, parts, n, call->msgpack, with_id != NULL ? ptn_buf_bytes(with_id) : frame);
-    (void)ptn_buf_unref(with_id);
+    /* A refusal of the token knows nothing of the frame's id, nor does what is said for lack of
+     * memory. */
+    zmq_gw_answer(st, parts, n, call->msgpack, frame, call_id(call));
     call->next = st->answered;
     st->answered = call;
     ask_turn_end(c, st);
@@ -213,6 +216,9 @@ void zmq_gw_calls_message(ptn_ctx *c, zmq_gw_state *st, const ptn_bytes *parts, 
         refuse(c, st, parts, shape.n_envelope, r.msgpack, r.id, code, message);
     } else {
         call->msgpack = r.msgpack;
+        call->n_id = (uint8_t)(r.id.n <= sizeof(call->id) ? r.id.n : 0);
+        if (call->n_id > 0)
+            memcpy(call->id, r.id.p, call->n_id);
         session_prepare(c, st, &call->session, &call_ops, call);
         if (r.token.n == 0) {
             frames_handle(c, &call->session, 1, ptn_buf_bytes(r.frame));
@@ -243,18 +249,13 @@ int zmq_gw_calls_init(ptn_ctx *c, zmq_gw_state *st) {
 static void abandon(zmq_gw_state *st, const zmq_gw_call *call) {
     if (call->envelope == NULL || call->answered)
         return;
-    const struct frames_call *f = call->session.calls;
     ptn_bytes parts[ZMQ_GW_ENVELOPE_MAX];
     size_t n = envelope_load(call->envelope, parts);
     ptn_pack w;
     ptn_pack_init(&w, 256);
-    ptn_pack_map(&w, f != NULL && f->n_id > 0 ? 5 : 4);
+    ptn_pack_map(&w, 4);
     ptn_pack_key(&w, "type");
     ptn_pack_cstr(&w, "error");
-    if (f != NULL && f->n_id > 0) {
-        ptn_pack_key(&w, "id");
-        ptn_pack_raw(&w, frames__call_id(f));
-    }
     ptn_pack_key(&w, "code");
     ptn_pack_cstr(&w, ptn_code_info_of(PTN_CODE_INTERNAL)->code);
     ptn_pack_key(&w, "message");
@@ -262,12 +263,8 @@ static void abandon(zmq_gw_state *st, const zmq_gw_call *call) {
         &w, "the gateway stopped while the request was in flight; it may have been carried out");
     ptn_pack_key(&w, "retryable");
     ptn_pack_bool(&w, false);
-    ptn_buf *b = ptn_pack_finish(&w), *with_id = NULL;
-    if (b != NULL && call->frame != NULL) /* waits for its token: nobody has read its id */
-        with_id = zmq_gw_frame_with_id(ptn_buf_bytes(b), ptn_buf_bytes(call->frame));
-    if (b != NULL)
-        zmq_gw_answer(st, parts, n, call->msgpack, ptn_buf_bytes(with_id != NULL ? with_id : b));
-    (void)ptn_buf_unref(with_id);
+    ptn_buf *b = ptn_pack_finish(&w);
+    zmq_gw_answer(st, parts, n, call->msgpack, ptn_buf_bytes(b), call_id(call));
     (void)ptn_buf_unref(b);
 }
 
@@ -296,4 +293,5 @@ void zmq_gw_calls_done(void *state) {
     ptn_json_parser_free(st->json);
     st->json = NULL;
     ptn_out_done(&st->text);
+    ptn_out_done(&st->spare);
 }

@@ -12,16 +12,28 @@
 #include <postern/metrics.h>
 #include <zmq.h>
 
+#define KICK_RETRY_NS (5 * PTN_MS)
+
 bool zmq_gw_readable(void *socket) {
     int events = 0;
     size_t len = sizeof(events);
     return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &len) == 0 && (events & ZMQ_POLLIN) != 0;
 }
 
+static void kick_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)state, (void)t;
+    zmq_gw_kick(c, arg);
+}
+
 void zmq_gw_kick(ptn_ctx *c, zmq_gw *gw) {
-    /* The mailbox holds replies, which have room of their own, and at most one kick. */
-    if (!gw->kicked)
-        gw->kicked = ptn_cast(c, gw->self, ZMQ_GW_MSG_KICK, NULL) == 0;
+    if (gw->kicked)
+        return;
+    int err = ptn_cast(c, gw->self, ZMQ_GW_MSG_KICK, NULL);
+    gw->kicked = err == 0;
+    /* Nobody else would look: the descriptor has said its word.  The timer is of whoever kicks, us
+     * or the hub; when that ends, the next incarnation kicks. */
+    if ((err == -PTN_EOVERLOAD || err == -PTN_ENOMEM) && !ptn_timer_is_armed(&gw->kick_timer))
+        ptn_timer_start(c, &gw->kick_timer, KICK_RETRY_NS, kick_again, gw);
 }
 
 /* One whole message.  False: nothing to read.  libzmq hands out parts only when it has the last
@@ -140,7 +152,7 @@ static int gw_init(ptn_ctx *c, void *state, void *arg) {
     if (err < 0)
         return err;
     st->json = ptn_json_parser_new();
-    if (st->json == NULL)
+    if (st->json == NULL || !zmq_gw_answer_init(st))
         return -PTN_ENOMEM;
     err = zmq_gw_calls_init(c, st);
     if (err == 0)

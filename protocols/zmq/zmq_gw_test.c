@@ -3,6 +3,7 @@
  * zmq_gw_test.c - real libzmq clients against the gateway on a running runtime.
  */
 #include "protocols/zmq/test_rig.h"
+#include "protocols/zmq/zmq_int.h"
 
 static double seconds(void) {
     struct timespec t;
@@ -515,4 +516,45 @@ Test(zmq_gw, a_peer_may_come_back_under_its_name_at_once, .timeout = 120) {
         (void)zmq_close(after);
     }
     fixture_stop(&f);
+}
+
+Test(zmq_gw, what_cannot_be_encoded_is_an_error_with_its_id, .timeout = 60) {
+    static const uint8_t number[] = "\x2a",
+                         text[] = "\xa4"
+                                  "a\"b\n",
+                         pong[] = "\x81\xa4type\xa4pong";
+    static const struct {
+        ptn_bytes frame, id;
+        const char *says;
+    } cases[] = {
+        {{NULL, 0}, {number, 1}, "{\"type\":\"error\",\"id\":42,\"code\":\"overloaded\","},
+        {{NULL, 0}, {text, 5}, "{\"type\":\"error\",\"id\":\"a\\\"b\\n\",\"code\":\"overloaded\","},
+        {{NULL, 0}, {NULL, 0}, "{\"type\":\"error\",\"code\":\"overloaded\","},
+        {{pong, 11}, {number, 1}, "{\"id\":42,\"type\":\"pong\"}"},
+        {{pong, 11}, {NULL, 0}, "{\"type\":\"pong\"}"},
+    };
+    void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER),
+         *dealer = zmq_socket(context, ZMQ_DEALER);
+    uint8_t name[64];
+    cr_assert_eq(zmq_bind(router, "inproc://answers"), 0);
+    cr_assert_eq(zmq_connect(dealer, "inproc://answers"), 0);
+    cr_assert_eq(zmq_send(dealer, "", 0, 0), 0);
+    const ptn_bytes peer = {name, (size_t)zmq_recv(router, name, sizeof name, 0)};
+    zmq_gw gw = {.router = router};
+    zmq_gw_state st = {.gw = &gw};
+    cr_assert(zmq_gw_answer_init(&st));
+    for (size_t i = 0; i < PTN_ARRAY_LEN(cases); i++) {
+        zmq_gw_answer(&st, &peer, 1, /* msgpack= */ false, cases[i].frame, cases[i].id);
+        int n = zmq_recv(dealer, reply, sizeof(reply) - 1, 0);
+        cr_assert_gt(n, 0);
+        reply[n] = '\0';
+        cr_expect_eq(strncmp(reply, cases[i].says, strlen(cases[i].says)), 0, "%s", reply);
+        zmq_gw_answer(&st, &peer, 1, /* msgpack= */ true, cases[i].frame, cases[i].id);
+        n = zmq_recv(dealer, reply, sizeof(reply), 0);
+        cr_expect_eq(ptn_msgpack_validate((ptn_bytes){(uint8_t *)reply, (size_t)n}, NULL, NULL), 0);
+    }
+    ptn_out_done(&st.text);
+    ptn_out_done(&st.spare);
+    (void)zmq_close(router), (void)zmq_close(dealer);
+    (void)zmq_ctx_term(context);
 }

@@ -18,6 +18,8 @@
 #define ZMQ_GW_ADDRESS_BYTES 256u
 /* Casts to the gateway itself: "your sockets may have input". */
 #define ZMQ_GW_MSG_KICK ((uint32_t)PTN_MSG_TYPE_END + 1u)
+#define ZMQ_GW_ID_BYTES_MAX 133u /* encoded: a text of 128 bytes */
+#define ZMQ_GW_APOLOGY_BYTES 256u
 #define ZMQ_GW_TURN_MSGS 256u /* taken from one socket before others get their turn */
 
 /* Who may hear what is decided by the kind of socket: the file mode guards ipc, nothing guards a
@@ -58,9 +60,10 @@ struct zmq_gw {
     zmq_gw_listener request_listeners[ZMQ_GW_ADDRESSES_MAX];
     zmq_gw_listener event_listeners[ZMQ_GW_ADDRESSES_MAX];
     /* From here on: the worker's. */
-    ptn_addr self;     /* of the actor */
-    bool kicked;       /* a kick is in the mailbox */
-    bool events_dirty; /* the end of this turn looks at the event sockets */
+    ptn_addr self;        /* of the actor */
+    bool kicked;          /* a kick is in the mailbox */
+    ptn_timer kick_timer; /* one was refused */
+    bool events_dirty;    /* the end of this turn looks at the event sockets */
     ptn_sink_id sink;
     enum zmq_gw_interest interest; /* of the hub in us */
     uint64_t seed;
@@ -76,6 +79,8 @@ typedef struct zmq_gw_call {
     ptn_time started;
     uint32_t quota;
     bool msgpack, answered;
+    uint8_t n_id;
+    uint8_t id[ZMQ_GW_ID_BYTES_MAX]; /* of the request, encoded */
 } zmq_gw_call;
 
 /* In-flight requests are counted per hash of the peer's identity; peers that collide share a count.
@@ -86,13 +91,15 @@ typedef struct zmq_gw_refusal { /* answers what never became a call */
     frames_session session;
     const ptn_bytes *envelope;
     size_t n_envelope;
+    ptn_bytes id;
     bool msgpack;
 } zmq_gw_refusal;
 
 typedef struct zmq_gw_state {
     zmq_gw *gw;
     ptn_json_parser *json;
-    ptn_out text; /* scratch for JSON answers */
+    ptn_out text;  /* scratch for JSON answers */
+    ptn_out spare; /* for the one that says that there is no memory */
     zmq_gw_refusal refusal;
     zmq_gw_call *calls, *free, *answered;
     uint32_t n_in_flight;
@@ -110,9 +117,13 @@ void zmq_gw_kick(ptn_ctx *c, zmq_gw *gw);
 /* True when a socket has input; also takes note of everything that libzmq's threads reported. */
 bool zmq_gw_readable(void *socket);
 
-/* zmq_answer.c: sends [envelope..][body], encoding the msgpack map as the peer wants it. */
+/* zmq_answer.c: sends [envelope..][body], encoding the msgpack map as the peer wants it.  id: of
+ * the request, put in when the frame has none; n == 0: none.  frame.n == 0, or no memory to encode
+ * it: the peer is told `overloaded`, with that id. */
 void zmq_gw_answer(zmq_gw_state *st, const ptn_bytes *envelope, size_t n_envelope, bool msgpack,
-                   ptn_bytes frame);
+                   ptn_bytes frame, ptn_bytes id);
+/* False: no memory. */
+bool zmq_gw_answer_init(zmq_gw_state *st);
 
 /* zmq_calls.c: the pool of requests in flight. */
 int zmq_gw_calls_init(ptn_ctx *c, zmq_gw_state *st);

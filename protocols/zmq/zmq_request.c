@@ -215,12 +215,10 @@ void zmq_gw_request_done(zmq_gw_request *r) {
     r->id = (ptn_bytes){NULL, 0};
 }
 
-ptn_buf *zmq_gw_frame_with_id(ptn_bytes frame, ptn_bytes request) {
+ptn_buf *zmq_gw_frame_with_id(ptn_bytes frame, ptn_bytes id) {
     ptn_unpack u = ptn_unpack_of(frame);
     uint32_t n = 0;
-    ptn_bytes id;
-    if (ptn_map_get(frame, "id", &id) || !ptn_map_get(request, "id", &id) || !id_is_valid(id) ||
-        !ptn_unpack_map(&u, &n))
+    if (!ptn_unpack_map(&u, &n))
         return NULL;
     ptn_pack w;
     ptn_pack_init(&w, frame.n + id.n + 8);

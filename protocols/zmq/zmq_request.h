@@ -50,9 +50,9 @@ int zmq_gw_request_decode(ptn_json_parser *json, ptn_bytes body, const ptn_codec
                           zmq_gw_request *ret_request);
 void zmq_gw_request_done(zmq_gw_request *r);
 
-/* frame with the `id` of the request put in.  NULL: it has one already, the request has none, or no
- * memory. */
-ptn_buf *zmq_gw_frame_with_id(ptn_bytes frame, ptn_bytes request);
+/* frame, a map without `id`, with that id (one encoded value) put in.  NULL: no map, or no memory.
+ */
+ptn_buf *zmq_gw_frame_with_id(ptn_bytes frame, ptn_bytes id);
 
 /* What an outgoing frame reports: the status of a `response`, that of an `error`'s code, otherwise
  * 200. */
