@@ -300,6 +300,8 @@ static void append_end(ptn_ctx *c, struct append *a, int err, const ptn_msg *rep
         append_publish(c, s, a);
     } else {
         d->state = BROKEN;
+        if (err == 0 && reply->type == PTN_MSG_OK)
+            err = -PTN_EDEADLINE; /* stored, behind one that nobody knows of: it may still count */
         for (struct publication *p = a->first, *next; p != NULL; p = next) {
             next = p->next;
             publication_fail(c, p, err, reply);

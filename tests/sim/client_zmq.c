@@ -544,6 +544,8 @@ static unsigned own_topic(const struct zclient *z) {
 
 static void act_settling(struct zclient *z) {
     struct client *c = &z->base;
+    if (c->n_calls > 0)
+        return; /* its queue may be as short as one answer, and what does not fit is dropped */
     if (c->last_words > 0) {
         c->last_words--;
         ask_message(z, false);
