@@ -747,8 +747,8 @@ static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_HUB_ACK:
         r = hub_feed_ack(c, h, m);
         break;
-    case PTN_MSG_HUB_REWIND:
-        r = hub_feed_rewind(c, h, m);
+    case PTN_MSG_HUB_CURSOR:
+        r = hub_feed_moved(c, h, m);
         break;
     case PTN_MSG_HUB_JOINED:
         r = hub_feed_joined(c, h, m);

@@ -141,21 +141,26 @@ static bool is_own(const struct hub_sink *s, ptn_event *e) {
     return ptn_str_eq(e->sender, (ptn_str){s->user, s->user_bytes});
 }
 
-/* Everything up to `to` was in vain: a dead letter.  False: the queue has not heard of it. */
-static bool pass(ptn_ctx *c, struct hub_cursor *k, uint64_t to) {
+/* The device gets nothing more of what comes before `to`, and is told so. */
+static void skip(ptn_ctx *c, struct hub_cursor *k, uint64_t to, const char *reason) {
     struct hub_sink *s = k->sub->sink;
     const struct hub_topic *t = k->sub->list->topic;
-    const ptn_gap gap = {{t->name, t->name_bytes}, k->acked + 1, to, "max_deliveries"};
-    if (hub_feed_tell(c, k->hub, s, PTN_MSG_QUEUE_DEAD, conversation_of(k), to, k->acked + 1, 0) <
-        0)
-        return false;
+    const ptn_gap gap = {{t->name, t->name_bytes}, k->acked + 1, to, reason};
     k->acked = to;
     k->deliveries = 0;
     k->last = k->last > to ? k->last : to;
     k->pos = k->pos > to ? k->pos : to;
-    set_dirty(c, k);
     if (s->ops->gap != NULL)
         s->ops->gap(c, s->self, &gap);
+}
+
+/* Everything up to `to` was in vain: a dead letter.  False: the queue has not heard of it. */
+static bool pass(ptn_ctx *c, struct hub_cursor *k, uint64_t to) {
+    if (hub_feed_tell(c, k->hub, k->sub->sink, PTN_MSG_QUEUE_DEAD, conversation_of(k), to,
+                      k->acked + 1, 0) < 0)
+        return false;
+    skip(c, k, to, "max_deliveries");
+    set_dirty(c, k);
     return true;
 }
 
@@ -254,22 +259,14 @@ static void redeliver(ptn_ctx *c, struct hub_cursor *k) {
 
 static void due_tick(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_hub *h = arg;
-    int64_t waiting = 0;
     (void)state;
     for (struct hub_cursor *k = h->feeds.cursors, *next; k != NULL; k = next) {
-        const struct hub_topic *topic = k->sub->list->topic;
         struct hub_sink *s = k->sub->sink;
         next = k->next;
-        if (hub_sink_of(h, hub_sink_id(s)) != s || !is_waiting(k))
-            continue;
-        if (ptn_now(c) >= k->due)
+        if (hub_sink_of(h, hub_sink_id(s)) == s && is_waiting(k) && ptn_now(c) >= k->due)
             redeliver(c, k);
-        if (topic->offset > k->acked)
-            waiting += (int64_t)(topic->offset - k->acked);
     }
-    ptn_gauge_add(PTN_G_OFFLINE_QUEUE, waiting - h->feeds.reported);
-    h->feeds.reported = waiting;
-    if (h->feeds.cursors != NULL || waiting > 0)
+    if (h->feeds.cursors != NULL)
         ptn_timer_start(c, t, DUE_NS, due_tick, h);
 }
 
@@ -349,4 +346,21 @@ void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
     k->deliveries = 0;
     k->blocked = k->dirty = false;
     hub_flow_from(c, k->hub, k->sub, seq);
+}
+
+void hub_cursor_passed(ptn_ctx *c, struct hub_cursor *k, uint64_t seq, const char *reason) {
+    struct hub_sink *s = k->sub->sink;
+    if (k->taken || seq <= k->acked || seq > k->sub->list->topic->offset)
+        return;
+    bool behind = k->pos <= seq;
+    skip(c, k, seq, reason);
+    if (hub_sink_of(k->hub, hub_sink_id(s)) != s)
+        return;
+    if (behind) {
+        k->blocked = false;
+        hub_flow_from(c, k->hub, k->sub, seq);
+    } else {
+        k->deliveries = 1;
+        hub_cursor_go_on(c, k);
+    }
 }

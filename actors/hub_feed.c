@@ -158,8 +158,6 @@ void hub_feed_done(ptn_hub *h) {
     }
     all->line_first = all->line_last = NULL;
     all->n_attaching = 0;
-    ptn_gauge_add(PTN_G_OFFLINE_QUEUE, -all->reported);
-    all->reported = 0;
 }
 
 void hub_feed_reset_all(ptn_ctx *c, ptn_hub *h) {
@@ -476,20 +474,28 @@ int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     return 0;
 }
 
-int hub_feed_rewind(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
+int hub_feed_moved(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
     uint64_t seq;
-    ptn_str topic, user, device;
-    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &topic) ||
-        !ptn_unpack_str(&u, &user) || !ptn_unpack_str(&u, &device) || !ptn_unpack_uint(&u, &seq))
+    ptn_str topic, user, device, why;
+    char reason[16] = "";
+    if (!ptn_unpack_array(&u, &n) || n != 5 || !ptn_unpack_str(&u, &topic) ||
+        !ptn_unpack_str(&u, &user) || !ptn_unpack_str(&u, &device) || !ptn_unpack_uint(&u, &seq) ||
+        !ptn_unpack_str_or_nil(&u, &why) || why.n >= sizeof reason)
         return -PTN_EPROTO;
+    if (why.n > 0)
+        memcpy(reason, why.p, why.n);
     struct hub_topic *t = hub_index_topic(&h->index, topic, false);
     struct hub_reader *r = t != NULL ? reader_of(h, user, false) : NULL;
     for (struct hub_feed *f = r != NULL ? r->feeds : NULL; f != NULL; f = f->user_next) {
         struct hub_sub *sub = hub_find_sub(f->sink, &t->list);
-        if (sub != NULL && sub->cursor != NULL && hub_sink_of(h, hub_sink_id(f->sink)) == f->sink &&
-            ptn_str_eq(device, (ptn_str){f->device, f->device_bytes}))
+        if (sub == NULL || sub->cursor == NULL || hub_sink_of(h, hub_sink_id(f->sink)) != f->sink ||
+            !ptn_str_eq(device, (ptn_str){f->device, f->device_bytes}))
+            continue;
+        if (why.n > 0)
+            hub_cursor_passed(c, sub->cursor, seq, reason);
+        else
             hub_cursor_rewind(c, sub->cursor, seq);
     }
     return 0;

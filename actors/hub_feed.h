@@ -28,14 +28,13 @@ struct hub_feeds { /* of one hub */
     uint32_t n_attaching;
     struct hub_cursor *cursors; /* with something that the device or the queue has to hear of */
     ptn_timer ack_timer, due_timer, retry_timer;
-    int64_t reported; /* what the gauge has of us */
 };
 
 /* ---- messages ----------------------------------------------------------------------------- */
 
 int hub_feed_open(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
 int hub_feed_ack(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
-int hub_feed_rewind(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
+int hub_feed_moved(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
 int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m);
 
 /* ---- what hub.c calls --------------------------------------------------------------------- */
@@ -89,6 +88,8 @@ void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, bool backlog, const ptn_s
 void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k);
 /* Again from after seq. */
 void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq);
+/* The store has passed everything up to seq. */
+void hub_cursor_passed(ptn_ctx *c, struct hub_cursor *k, uint64_t seq, const char *reason);
 /* The subscription ends: the queue hears what it has not.  Accepts NULL. */
 void hub_cursor_leave(ptn_ctx *c, struct hub_cursor *k);
 void hub_cursor_free(struct hub_cursor *k);

@@ -23,7 +23,6 @@
 
 #define FLUSH_NS (50 * PTN_MS)
 #define BATCH_MAX 500u
-#define CONVERSATIONS_MAX_DEFAULT 1000u
 #define ACKS_MAX_DEFAULT 16384u
 
 struct ack { /* the newest of one cursor */
@@ -37,7 +36,7 @@ struct wish;
 
 struct queue {
     const offline_queue_config *config;
-    uint32_t conversations_max, acks_max;
+    uint32_t acks_max;
     struct ack *acks;
     uint32_t n_acks;
     struct wish *wishes; /* of others that wait for the store */
@@ -299,13 +298,9 @@ static int on_open(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
     flush_due(c, q, &q->flush_timer, NULL);
     ptn_pack w;
     ptn_pack_init(&w, 192);
-    ptn_pack_array(&w, 7);
+    ptn_pack_array(&w, 3);
     ptn_pack_str(&w, user);
     ptn_pack_str(&w, device);
-    ptn_pack_uint(&w, q->conversations_max);
-    ptn_pack_uint(&w, q->config->messages_max);
-    ptn_pack_uint(&w, q->config->bytes_max);
-    ptn_pack_uint(&w, q->config->ttl_ms);
     ptn_pack_int(&w, ptn_wall_ms(c));
     wish_ask(c, q, &(struct wish){.to = to, .type = m->type}, PTN_MSG_STORE_FEED_OPEN, &w, opened);
     return 0;
@@ -365,14 +360,15 @@ static void rewind_feeds(ptn_ctx *c, const struct queue *q, const struct letter 
                      l->conversation.p);
     ptn_pack w;
     ptn_pack_init(&w, 256);
-    ptn_pack_array(&w, 4);
+    ptn_pack_array(&w, 5);
     ptn_pack_str(&w, (ptn_str){topic, (size_t)n});
     ptn_pack_str(&w, l->user);
     ptn_pack_str(&w, l->device);
     ptn_pack_uint(&w, l->from - 1);
+    ptn_pack_nil(&w);
     ptn_buf *b = ptn_pack_finish(&w);
     for (unsigned i = 0; b != NULL && i < d->workers; i++)
-        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_REWIND, ptn_buf_ref(b)) < 0)
+        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_CURSOR, ptn_buf_ref(b)) < 0)
             ptn_buf_unref(b); /* it comes with the device's next session */
     ptn_buf_unref(b);
 }
@@ -480,8 +476,6 @@ static void queue_release(void *arg) {
 static int queue_init(ptn_ctx *c, void *state, void *arg) {
     struct queue *q = state;
     q->config = arg;
-    q->conversations_max = q->config->conversations_max != 0 ? q->config->conversations_max
-                                                             : CONVERSATIONS_MAX_DEFAULT;
     q->acks_max = q->config->acks_max != 0 ? q->config->acks_max : ACKS_MAX_DEFAULT;
     return ptn_defer(c, queue_release, q);
 }

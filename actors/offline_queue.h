@@ -9,10 +9,6 @@
 
 typedef struct offline_queue_config { /* arg of the actor; outlives it.  0: the default */
     const ptn_directory *directory;
-    uint32_t conversations_max; /* of one feed, the newest: 1,000 */
-    /* What waits for one device, in all its conversations.  Past it the oldest are passed, as dead
-     * letters.  0: no limit */
-    uint64_t messages_max, bytes_max, ttl_ms;
     uint32_t acks_max; /* kept for the next write: 16,384 */
 } offline_queue_config;
 

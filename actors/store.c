@@ -27,6 +27,7 @@
 #include <postern/memory.h>
 #include <postern/metrics.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define BATCH_MAX_DEFAULT 512u
@@ -36,6 +37,9 @@
 #define RETAIN_NS (1 * PTN_SEC)
 #define RETAIN_PAUSE_NS (5 * PTN_MS)
 #define TELL_NS (50 * PTN_MS)
+#define TEND_NS (1 * PTN_SEC)
+#define TEND_IDLE_NS (60 * PTN_SEC)
+#define TEND_ROW_NS (PTN_MS / 20) /* of pause: a small share of the lane, whatever waits */
 #define STOP_POLL_NS (20 * PTN_MS)
 
 struct outcome {
@@ -45,7 +49,8 @@ struct outcome {
 
 struct store {
     const ptn_directory *directory;
-    bool retains; /* there are rules that let something go */
+    bool retains;    /* there are rules that let something go */
+    ptn_time ttl_ns; /* of what waits for devices; 0: none */
     store_db *db;
     ptn_lane *lane;
     struct outcome *outcomes; /* of one batch; lane thread */
@@ -241,6 +246,7 @@ int store_open(const store_config *config, store **ret_store, const char **reter
         return -PTN_ENOMEM;
     s->directory = config->directory;
     s->retains = retains(&config->db.retention);
+    s->ttl_ns = (ptn_time)config->db.queue.ttl_ms * PTN_MS;
     int err = open_databases(config, s, why);
     if (err == 0)
         err = open_lanes(config, s, why);
@@ -269,8 +275,11 @@ void store_close(store *s) {
 
 struct store_state {
     store *store;
-    ptn_timer stop_timer, flush_timer, retain_timer;
-    bool busy; /* a message came since the last look */
+    ptn_timer stop_timer, flush_timer, retain_timer, tend_timer;
+    bool tending;             /* a round over the devices is under way */
+    bool untended;            /* what waits for devices has changed since it began */
+    int64_t waiting, devices; /* as the gauges have them */
+    bool busy;                /* a message came since the last look */
     bool stopping;
     bool more;       /* the round of retention goes on */
     ptn_buf *untold; /* RETAINED: whose owners have not all heard of it; NULL: none */
@@ -278,17 +287,28 @@ struct store_state {
     uint32_t n_untold;
 };
 
+static void gauges_set(struct store_state *st, int64_t waiting, int64_t devices) {
+    ptn_gauge_add(PTN_G_OFFLINE_QUEUE, waiting - st->waiting);
+    ptn_gauge_add(PTN_G_OFFLINE_DEVICES, devices - st->devices);
+    st->waiting = waiting;
+    st->devices = devices;
+}
+
 static void store_release(void *arg) {
-    ptn_buf_unref(((struct store_state *)arg)->untold);
+    struct store_state *st = arg;
+    ptn_buf_unref(st->untold);
+    gauges_set(st, 0, 0);
 }
 
 static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+static void tend_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 
 static int store_init(ptn_ctx *c, void *state, void *arg) {
     struct store_state *st = state;
     st->store = arg;
     if (st->store->retains)
         ptn_timer_start(c, &st->retain_timer, RETAIN_NS, retain_due, NULL);
+    ptn_timer_start(c, &st->tend_timer, TEND_NS, tend_due, NULL);
     return ptn_defer(c, store_release, st);
 }
 
@@ -392,6 +412,117 @@ static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         ptn_timer_start(c, t, RETAIN_NS, retain_due, NULL);
 }
 
+/* ---- what waits for devices --------------------------------------------------------------- */
+
+/* A feed that is open goes on behind what its cursor has passed.  One that does not hear of it
+ * sends what it has, which costs nobody anything. */
+static void tell_hub(ptn_ctx *c, const ptn_directory *d, ptn_unpack u) {
+    char topic[PTN_TOPIC_BYTES_MAX];
+    ptn_str id, user, device, reason;
+    uint32_t n;
+    uint64_t seq;
+    if (!ptn_unpack_array(&u, &n) || !ptn_unpack_str(&u, &id) || !ptn_unpack_str(&u, &user) ||
+        !ptn_unpack_str(&u, &device) || !ptn_unpack_uint(&u, &seq) || !ptn_unpack_str(&u, &reason))
+        return;
+    int bytes = snprintf(topic, sizeof topic, "conversation.%.*s", (int)id.n, id.p);
+    if (bytes < 0 || (size_t)bytes >= sizeof topic)
+        return;
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 5);
+    ptn_pack_str(&w, (ptn_str){topic, (size_t)bytes});
+    ptn_pack_str(&w, user);
+    ptn_pack_str(&w, device);
+    ptn_pack_uint(&w, seq);
+    ptn_pack_str(&w, reason);
+    ptn_buf *b = ptn_pack_finish(&w);
+    for (unsigned i = 0; b != NULL && i < d->workers; i++)
+        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_CURSOR, ptn_buf_ref(b)) < 0)
+            ptn_buf_unref(b);
+    ptn_buf_unref(b);
+}
+
+/* The next round begins when something has changed, and of itself while something can expire. */
+static void tend_later(ptn_ctx *c, struct store_state *st) {
+    ptn_time ttl = st->store->ttl_ns;
+    st->tending = false;
+    if (st->untended)
+        ptn_timer_start(c, &st->tend_timer, TEND_NS, tend_due, NULL);
+    else if (ttl > 0 && st->waiting > 0)
+        ptn_timer_start(c, &st->tend_timer,
+                        ttl < TEND_NS        ? TEND_NS
+                        : ttl < TEND_IDLE_NS ? ttl
+                                             : TEND_IDLE_NS,
+                        tend_due, NULL);
+}
+
+static void tended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct store_state *st = state;
+    uint32_t n;
+    bool more;
+    uint64_t rows;
+    int64_t waiting, devices;
+    ptn_bytes moved;
+    (void)arg;
+    if (st->stopping)
+        return;
+    if (err != 0 || reply->type != PTN_MSG_STORE_FEED_TENDED) {
+        st->untended = true; /* the disk is in trouble, or the lane is full */
+        tend_later(c, st);
+        return;
+    }
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+    PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 5 && ptn_unpack_bool(&u, &more) &&
+                       ptn_unpack_uint(&u, &rows) && ptn_unpack_int(&u, &waiting) &&
+                       ptn_unpack_int(&u, &devices) && ptn_unpack_array(&u, &n));
+    for (; n > 0 && st->store->directory != NULL && ptn_unpack_any(&u, &moved); n--)
+        tell_hub(c, st->store->directory, ptn_unpack_of(moved));
+    if (more) {
+        ptn_timer_start(c, &st->tend_timer, (ptn_time)rows * TEND_ROW_NS, tend_due, NULL);
+        return;
+    }
+    gauges_set(st, waiting, devices);
+    tend_later(c, st);
+}
+
+static void tend_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct store_state *st = state;
+    (void)t, (void)arg;
+    if (!st->tending)
+        st->untended = false;
+    st->tending = true;
+    ptn_pack w;
+    ptn_pack_init(&w, 16);
+    ptn_pack_array(&w, 1);
+    ptn_pack_int(&w, ptn_wall_ms(c));
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b != NULL && ptn_ask_lasting(c, ptn_self(c), PTN_MSG_STORE_FEED_TEND, b, PTN_NEVER, tended,
+                                     NULL, NULL) == 0)
+        return;
+    ptn_buf_unref(b);
+    st->untended = true;
+    tend_later(c, st);
+}
+
+/* What waits for some device may be another amount after it. */
+static void note_change(ptn_ctx *c, struct store_state *st, uint32_t type) {
+    switch (type) {
+    case PTN_MSG_STORE_MSG_APPEND:
+    case PTN_MSG_STORE_EDIT:
+    case PTN_MSG_STORE_MEMBERS_ADD:
+    case PTN_MSG_STORE_MEMBERS_REMOVE:
+    case PTN_MSG_STORE_FEED_OPEN:
+    case PTN_MSG_STORE_FEED_ACK:
+    case PTN_MSG_STORE_DEAD_REPLAY:
+        break;
+    default:
+        return;
+    }
+    if (!st->untended && !st->tending && !st->stopping)
+        ptn_timer_start(c, &st->tend_timer, TEND_NS, tend_due, NULL);
+    st->untended = true;
+}
+
 /* ---- messages ----------------------------------------------------------------------------- */
 
 static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
@@ -399,12 +530,14 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     if (m->type == PTN_MSG_STOPPING) {
         st->busy = st->stopping = true;
         ptn_timer_stop(c, &st->retain_timer);
+        ptn_timer_stop(c, &st->tend_timer);
         stop_when_idle(c, st, &st->stop_timer, NULL);
         return 0;
     }
     if (m->type < PTN_MSG_USER)
         return 0;
     st->busy = true;
+    note_change(c, st, m->type);
     ptn_lane *lane = store_db_is_read_aside(m->type) ? st->store->reader : st->store->lane;
     int err = ptn_lane_send(c, lane, m);
     if (err < 0 && m->corr != 0)

@@ -167,6 +167,11 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
                                              : create_private(path, &why);
     if (err == 0) {
         db->retention.rules = o.retention;
+        db->queue.limits = o.queue;
+        if (o.queue.conversations == 0)
+            db->queue.limits.conversations = 1000;
+        if (o.queue.devices == 0)
+            db->queue.limits.devices = 32;
         db->foreign = o.vfs != NULL;
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
         db->dead_letters_max = o.dead_letters_max != 0 ? o.dead_letters_max : 10000;
@@ -718,7 +723,8 @@ static const struct operation {
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
     {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
     {PTN_MSG_STORE_RETAIN, WRITE, 1, store_retain},
-    {PTN_MSG_STORE_FEED_OPEN, WRITE, 7, store_feed_open},
+    {PTN_MSG_STORE_FEED_OPEN, WRITE, 3, store_feed_open},
+    {PTN_MSG_STORE_FEED_TEND, WRITE, 1, store_feed_tend},
     {PTN_MSG_STORE_FEED_ACK, WRITE, 2, store_feed_ack},
     {PTN_MSG_STORE_DEAD_ADD, WRITE, 7, store_dead_add},
     {PTN_MSG_STORE_DEAD_LIST, PAGE, 2, store_dead_list},
@@ -752,7 +758,7 @@ bool store_db_is_read_aside(uint32_t type) {
 
 bool store_db_is_relaxed(uint32_t type) {
     return type == PTN_MSG_STORE_EVENTS_APPEND_WRITTEN || type == PTN_MSG_STORE_FEED_OPEN ||
-           type == PTN_MSG_STORE_FEED_ACK;
+           type == PTN_MSG_STORE_FEED_ACK || type == PTN_MSG_STORE_FEED_TEND;
 }
 
 static ptn_buf *run_operation(store_db *db, const struct operation *o, ptn_bytes payload,

@@ -28,8 +28,17 @@ typedef struct store_retention { /* 0: kept for ever */
     uint64_t messages_age_ms, messages; /* of a conversation; its newest always stays */
 } store_retention;
 
+/* What may wait for one device, in all its conversations; past it the oldest are passed, as dead
+ * letters.  0: no limit. */
+typedef struct store_queue {
+    uint64_t messages, bytes, ttl_ms;
+    uint32_t conversations; /* of one feed, the newest; 0: 1,000 */
+    uint32_t devices;       /* of one user; past it the one away longest is forgotten; 0: 32 */
+} store_queue;
+
 typedef struct store_db_opts {
     store_retention retention;  /* enforced by STORE_RETAIN */
+    store_queue queue;          /* enforced by STORE_FEED_OPEN and STORE_FEED_TEND */
     uint32_t cache_bytes;       /* of SQLite's page cache; 0: 8 MiB */
     uint32_t busy_ms;           /* waiting for another process that writes; 0: 5,000 */
     uint32_t conversations_max; /* whose last sequence number is kept in memory; 0: 8,192 */

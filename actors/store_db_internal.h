@@ -73,16 +73,27 @@
     XX(CURSORS_REMOVE, "DELETE FROM cursors WHERE user = ?2"                                               \
                        " AND conversation = (SELECT key FROM conversations WHERE id = ?1)")                \
     XX(FEED_LIST, "SELECT c.key, c.id, m.joined_seq,"                                                      \
-                  " coalesce((SELECT max(seq) FROM messages WHERE conversation = c.key), 0)"               \
+                  " coalesce((SELECT max(seq) FROM messages WHERE conversation = c.key), 0),"              \
+                  " coalesce((SELECT min(seq) FROM messages WHERE conversation = c.key), 1) - 1"           \
                   " FROM members m JOIN conversations c ON c.id = m.conversation"                          \
                   " WHERE m.user = ?1 ORDER BY m.conversation DESC LIMIT ?2")                              \
-    XX(CURSORS, "SELECT device, seq, deliveries, replay_to FROM cursors"                                   \
+    XX(CURSORS, "SELECT device, seq, deliveries, replay_to, gap_from, gap_reason, gap_letter FROM cursors" \
                 " WHERE user = ?1 AND conversation = ?2")                                                  \
     XX(CURSOR_SET, "INSERT INTO cursors(user, conversation, device, seq, deliveries, seen_ms)"             \
                    " SELECT ?1, c.key, ?3, ?4, ?5, ?6 FROM conversations c JOIN members m"                 \
                    " ON m.conversation = c.id AND m.user = ?1 WHERE c.id = ?2"                             \
-                   " ON CONFLICT DO UPDATE SET seq = excluded.seq, deliveries = excluded.deliveries,"      \
+                   " ON CONFLICT DO UPDATE SET gap_from = iif(excluded.seq > seq, 0, gap_from),"            \
+                  " seq = excluded.seq, deliveries = excluded.deliveries,"                                 \
                    " seen_ms = excluded.seen_ms WHERE excluded.seq >= seq")                                \
+    XX(CURSOR_PASS, "UPDATE cursors SET seq = ?4, deliveries = 0, gap_from = ?5, gap_reason = ?6,"         \
+                    " gap_letter = ?7 WHERE user = ?1 AND conversation = ?2 AND device = ?3")              \
+    XX(CURSOR_SEEN, "UPDATE cursors SET seen_ms = ?4 WHERE user = ?1 AND conversation = ?2"                \
+                    " AND device = ?3 AND seen_ms < ?4 - 60000")                                           \
+    XX(USER_NEXT, "SELECT min(user) FROM cursors WHERE user > ?1")                                         \
+    XX(DEVICE_NEXT, "SELECT min(device) FROM cursors WHERE user = ?1 AND (device > ?2 OR ?3)")             \
+    XX(DEVICE_OVER, "SELECT device FROM cursors WHERE user = ?1 AND device IS NOT ?2 GROUP BY device"      \
+                    " ORDER BY max(seen_ms) DESC, device LIMIT 1 OFFSET ?3")                               \
+    XX(DEVICE_FORGET, "DELETE FROM cursors WHERE user = ?1 AND device = ?2")                               \
     XX(DELIVERED_BY_OTHERS, "SELECT seq FROM deliveries WHERE conversation = ?1 AND user <> ?2"            \
                             " ORDER BY seq DESC LIMIT 2")                                                  \
     XX(DELIVERED_SET, "INSERT INTO deliveries(conversation, user, seq, at_ms) VALUES(?1, ?2, ?3, ?4)"      \
@@ -91,9 +102,9 @@
     XX(DELIVERED_TOP, "SELECT user, seq FROM deliveries WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2") \
     XX(MSG_TIME, "SELECT timestamp_ms FROM messages WHERE conversation = ?1 AND seq >= ?2"                 \
                  " ORDER BY seq LIMIT 1")                                                                  \
-    XX(MSG_SIZES, "SELECT seq, length(content) + coalesce(length(metadata), 0) FROM messages"              \
+    XX(MSG_SIZES, "SELECT seq, length(CAST(content AS BLOB)) + coalesce(length(metadata), 0) FROM messages" \
                   " WHERE conversation = ?1 AND seq > ?2 ORDER BY seq DESC")                               \
-    XX(CURSOR_REWIND, "UPDATE cursors SET seq = min(seq, ?4), deliveries = 0, replay_to = ?5"              \
+    XX(CURSOR_REWIND, "UPDATE cursors SET seq = min(seq, ?4), deliveries = 0, replay_to = ?5, gap_from = 0" \
                       " WHERE user = ?1 AND device = ?3 AND conversation ="                                \
                       " (SELECT key FROM conversations WHERE id = ?2)")                                    \
     XX(DEAD_LIST, "SELECT " STORE_DEAD_COLUMNS " FROM dead_letters WHERE id > ?1 ORDER BY id LIMIT ?2")    \
@@ -103,6 +114,8 @@
     XX(DEAD_TRIM, "DELETE FROM dead_letters WHERE id <= ?1 - ?2")                                          \
     XX(DEAD_ADD, "INSERT INTO dead_letters(user, device, conversation, from_seq, to_seq, reason,"          \
                  " created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                        \
+    XX(DEAD_EXTEND, "UPDATE dead_letters SET to_seq = ?2, created_ms = ?3"                                 \
+                    " WHERE id = ?1 AND to_seq = ?4 - 1 AND reason = ?5")                                  \
     XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
     XX(FIRST_SEQ, "SELECT min(seq) FROM messages WHERE conversation = ?1")                                 \
     XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata,"             \
@@ -218,6 +231,14 @@ struct retention { /* and how far its round has come */
     bool topics_done;
 };
 
+struct queue { /* and the device that its round has come to */
+    store_queue limits;
+    bool in_round, in_user;
+    uint32_t user_bytes, device_bytes;
+    char user[STORE_ID_BYTES_MAX], device[STORE_ID_BYTES_MAX];
+    int64_t waiting, devices; /* counted so far */
+};
+
 struct store_db {
     sqlite3 *sql;
     sqlite3_stmt *statement[STORE_SQL_COUNT];
@@ -243,6 +264,7 @@ struct store_db {
     bool changes;   /* the open one does */
     uint32_t rows_committed, log_pages, checkpoint_pages;
     struct retention retention;
+    struct queue queue;
 };
 
 /* ---- store_db.c --------------------------------------------------------------------------- */
@@ -360,6 +382,7 @@ bool store_era_begin(store_db *db);
 
 /* store_db_queue.c */
 ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_feed_tend(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_feed_ack(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_dead_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);

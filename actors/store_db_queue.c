@@ -11,6 +11,7 @@
  */
 #include "actors/store_db_internal.h"
 
+#include <postern/log.h>
 #include <postern/metrics.h>
 
 /* ---- dead letters ------------------------------------------------------------------------- */
@@ -20,7 +21,8 @@ struct dead {
     int64_t from, to, now_ms;
 };
 
-static bool dead_add(store_db *db, const struct dead *d) {
+/* *ret_id (may be NULL): the letter's. */
+static bool dead_add(store_db *db, const struct dead *d, int64_t *ret_id) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_DEAD_ADD);
     if (s == NULL)
         return false;
@@ -33,11 +35,14 @@ static bool dead_add(store_db *db, const struct dead *d) {
     (void)sqlite3_bind_int64(s, 7, d->now_ms);
     if (!store_run(db, s))
         return false;
+    int64_t id = sqlite3_last_insert_rowid(db->sql);
+    if (ret_id != NULL)
+        *ret_id = id;
     ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)(d->to - d->from + 1));
     s = store_sql(db, STORE_SQL_DEAD_TRIM);
     if (s == NULL)
         return false;
-    (void)sqlite3_bind_int64(s, 1, sqlite3_last_insert_rowid(db->sql));
+    (void)sqlite3_bind_int64(s, 1, id);
     (void)sqlite3_bind_int64(s, 2, db->dead_letters_max);
     if (!store_run(db, s))
         return false;
@@ -45,10 +50,32 @@ static bool dead_add(store_db *db, const struct dead *d) {
     return true;
 }
 
-/* ---- opening a feed ----------------------------------------------------------------------- */
+/* Onto the letter *id, which it follows, or as a new one: a queue that stays at its limit makes one
+ * letter, not one per message. */
+static bool dead_extend(store_db *db, const struct dead *d, int64_t *id) {
+    sqlite3_stmt *s = *id > 0 ? store_sql(db, STORE_SQL_DEAD_EXTEND) : NULL;
+    if (s != NULL) {
+        (void)sqlite3_bind_int64(s, 1, *id);
+        (void)sqlite3_bind_int64(s, 2, d->to);
+        (void)sqlite3_bind_int64(s, 3, d->now_ms);
+        (void)sqlite3_bind_int64(s, 4, d->from);
+        store_bind_str(s, 5, d->reason);
+        if (!store_run(db, s))
+            return false;
+        if (sqlite3_changes(db->sql) > 0) {
+            ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)(d->to - d->from + 1));
+            return true;
+        }
+    }
+    return dead_add(db, d, id);
+}
+
+/* ---- cursors ------------------------------------------------------------------------------ */
 
 struct cursor {
     int64_t seq, deliveries, replay_to;
+    int64_t gap_from, gap_letter; /* gap_from 0: the device has been told of everything */
+    char gap_reason[16];
     bool known; /* this device has one */
 };
 
@@ -69,6 +96,10 @@ static bool cursor_load(store_db *db, ptn_str user, ptn_str device, int64_t key,
         if (ret_k->known) {
             ret_k->deliveries = sqlite3_column_int64(s, 2);
             ret_k->replay_to = sqlite3_column_int64(s, 3);
+            ret_k->gap_from = sqlite3_column_int64(s, 4);
+            ret_k->gap_letter = sqlite3_column_int64(s, 6);
+            (void)sqlite3_snprintf(sizeof ret_k->gap_reason, ret_k->gap_reason, "%s",
+                                   (const char *)sqlite3_column_text(s, 5));
         }
         if (ret_k->known || seq > ret_k->seq)
             ret_k->seq = seq;
@@ -95,12 +126,22 @@ static int cursor_set(store_db *db, ptn_str user, ptn_str conversation, ptn_str 
     return store_run(db, s) ? sqlite3_changes(db->sql) > 0 : -1;
 }
 
-struct opening { /* one feed; 0: without that limit */
+struct visit { /* to one device */
+    store_db *db;
     ptn_str user, device;
-    int64_t now_ms, ttl_ms;
-    uint64_t conversations, messages, bytes; /* the last two: what is left of them */
-    bool limit_messages, limit_bytes;
+    int64_t now_ms;
+    uint64_t messages, bytes; /* what is left of the limits */
+    int64_t waiting, rows;    /* found, looked at */
 };
+
+static struct visit visit_of(store_db *db, ptn_str user, ptn_str device, int64_t now_ms) {
+    return (struct visit){.db = db,
+                          .user = user,
+                          .device = device,
+                          .now_ms = now_ms,
+                          .messages = db->queue.limits.messages,
+                          .bytes = db->queue.limits.bytes};
+}
 
 /* The first seq in (after, last + 1] that is young enough: sent times grow with seq, nearly. */
 static bool find_young(store_db *db, int64_t key, int64_t after, int64_t last, int64_t oldest_ms,
@@ -127,113 +168,319 @@ static bool find_young(store_db *db, int64_t key, int64_t after, int64_t last, i
 }
 
 /* Walks from the newest back while there is room; *ret_seq: the oldest that has some. */
-static bool find_fitting(store_db *db, struct opening *o, int64_t key, int64_t after, int64_t last,
+static bool find_fitting(struct visit *v, int64_t key, int64_t after, int64_t last,
                          int64_t *ret_seq) {
-    uint64_t n = (uint64_t)(last - after);
-    if (o->limit_messages && n > o->messages)
-        n = o->messages;
+    const store_queue *limits = &v->db->queue.limits;
+    uint64_t n = last > after ? (uint64_t)(last - after) : 0;
+    if (limits->messages > 0 && n > v->messages)
+        n = v->messages;
     *ret_seq = last + 1 - (int64_t)n;
-    o->messages -= o->limit_messages ? n : 0;
-    if (!o->limit_bytes || n == 0)
+    v->messages -= limits->messages > 0 ? n : 0;
+    if (limits->bytes == 0 || n == 0)
         return true;
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_MSG_SIZES);
+    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_MSG_SIZES);
     int rc = SQLITE_ERROR;
     if (s == NULL)
         return false;
     (void)sqlite3_bind_int64(s, 1, key);
     (void)sqlite3_bind_int64(s, 2, *ret_seq - 1);
-    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
+    for (; (rc = sqlite3_step(s)) == SQLITE_ROW; v->rows++) {
         uint64_t size = (uint64_t)sqlite3_column_int64(s, 1);
-        if (size > o->bytes) {
+        if (size > v->bytes) {
             *ret_seq = sqlite3_column_int64(s, 0) + 1;
-            o->bytes = 0;
+            v->bytes = 0;
             break;
         }
-        o->bytes -= size;
+        v->bytes -= size;
     }
     (void)sqlite3_reset(s);
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
-/* Passes what is too old, or over the limits of the user: dead letters.  *ret_why: NULL, or why the
- * cursor has moved. */
-static bool cursor_limit(store_db *db, struct opening *o, ptn_str conversation, int64_t key,
-                         int64_t last, struct cursor *k, const char **ret_why) {
-    int64_t seq = k->seq + 1, fitting;
-    *ret_why = NULL;
+/* Everything up to `to` is passed: a dead letter, and a gap that the device has to hear of. */
+static bool cursor_pass(struct visit *v, ptn_str conversation, int64_t key, int64_t to,
+                        const char *why, struct cursor *k) {
+    const struct dead d = {.user = v->user,
+                           .device = v->device,
+                           .conversation = conversation,
+                           .reason = ptn_str_of(why),
+                           .from = k->seq + 1,
+                           .to = to,
+                           .now_ms = v->now_ms};
+    bool follows = k->gap_from > 0;
+    if (!follows)
+        k->gap_letter = 0;
+    if ((!k->known && cursor_set(v->db, v->user, conversation, v->device, k, v->now_ms) < 0) ||
+        !dead_extend(v->db, &d, &k->gap_letter))
+        return false;
+    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_CURSOR_PASS);
+    if (s == NULL)
+        return false;
+    k->gap_from = follows ? k->gap_from : k->seq + 1;
+    k->seq = to;
+    k->deliveries = 0;
+    k->known = true;
+    (void)sqlite3_snprintf(sizeof k->gap_reason, k->gap_reason, "%s", why);
+    store_bind_str(s, 1, v->user);
+    (void)sqlite3_bind_int64(s, 2, key);
+    store_bind_str(s, 3, v->device);
+    (void)sqlite3_bind_int64(s, 4, to);
+    (void)sqlite3_bind_int64(s, 5, k->gap_from);
+    store_bind_str(s, 6, ptn_str_of(why));
+    (void)sqlite3_bind_int64(s, 7, k->gap_letter);
+    return store_run(v->db, s);
+}
+
+/* Passes what is too old, or over the limits.  base: retention has removed everything up to it. */
+static bool cursor_limit(struct visit *v, ptn_str conversation, int64_t key, int64_t base,
+                         int64_t last, struct cursor *k) {
+    store_db *db = v->db;
+    int64_t ttl_ms = (int64_t)db->queue.limits.ttl_ms;
+    int64_t seq = (k->seq > base ? k->seq : base) + 1, first = seq, fitting;
+    const char *why = NULL;
     if (k->seq >= last || k->seq < k->replay_to)
         return true;
-    if (o->ttl_ms > 0 && !find_young(db, key, k->seq, last, o->now_ms - o->ttl_ms, &seq))
+    if (ttl_ms > 0 && !find_young(db, key, first - 1, last, v->now_ms - ttl_ms, &seq))
         return false;
-    if (seq > k->seq + 1)
-        *ret_why = "expired";
-    if (!find_fitting(db, o, key, seq - 1, last, &fitting))
+    if (seq > first)
+        why = "expired";
+    if (!find_fitting(v, key, seq - 1, last, &fitting))
         return false;
     if (fitting > seq) {
-        *ret_why = "overflow";
+        why = "overflow";
         seq = fitting;
     }
-    if (*ret_why == NULL)
-        return true;
-    struct dead d = {.user = o->user,
-                     .device = o->device,
-                     .conversation = conversation,
-                     .reason = ptn_str_of(*ret_why),
-                     .from = k->seq + 1,
-                     .to = seq - 1,
-                     .now_ms = o->now_ms};
-    k->seq = seq - 1;
-    k->deliveries = 0;
-    return dead_add(db, &d);
+    return why == NULL || cursor_pass(v, conversation, key, seq - 1, why, k);
 }
 
 /* The current row of FEED_LIST. */
-static bool pack_feed_row(store_db *db, ptn_pack *w, sqlite3_stmt *row, struct opening *o) {
-    struct cursor k;
-    int64_t key = sqlite3_column_int64(row, 0), last = sqlite3_column_int64(row, 3);
-    ptn_str id = store_column_str(row, 1);
-    const char *why;
-    if (!cursor_load(db, o->user, o->device, key, sqlite3_column_int64(row, 2), &k))
+static bool visit_row(struct visit *v, sqlite3_stmt *row, struct cursor *ret_k) {
+    int64_t key = sqlite3_column_int64(row, 0), last = sqlite3_column_int64(row, 3),
+            base = sqlite3_column_int64(row, 4);
+    v->rows++;
+    if (!cursor_load(v->db, v->user, v->device, key, sqlite3_column_int64(row, 2), ret_k) ||
+        !cursor_limit(v, store_column_str(row, 1), key, base, last, ret_k))
         return false;
-    int64_t before = k.seq;
-    if (!cursor_limit(db, o, id, key, last, &k, &why) ||
-        ((!k.known || why != NULL) && cursor_set(db, o->user, id, o->device, &k, o->now_ms) < 0))
+    int64_t from = ret_k->seq > base ? ret_k->seq : base;
+    v->waiting += last > from ? last - from : 0;
+    return true;
+}
+
+/* The user's conversations; NULL: failed. */
+static sqlite3_stmt *feed_list(store_db *db, ptn_str user) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_FEED_LIST);
+    if (s != NULL) {
+        store_bind_str(s, 1, user);
+        (void)sqlite3_bind_int64(s, 2, db->queue.limits.conversations);
+    }
+    return s;
+}
+
+/* ---- devices ------------------------------------------------------------------------------ */
+
+/* Those that have been away longest go until the user has at most `keep` besides `device` (p NULL:
+ * besides none). */
+static bool devices_limit(store_db *db, ptn_str user, ptn_str device, uint32_t keep) {
+    for (;;) {
+        sqlite3_stmt *s = store_sql(db, STORE_SQL_DEVICE_OVER);
+        if (s == NULL)
+            return false;
+        store_bind_str(s, 1, user);
+        if (device.p != NULL)
+            store_bind_str(s, 2, device);
+        (void)sqlite3_bind_int64(s, 3, keep);
+        int rc = sqlite3_step(s);
+        sqlite3_stmt *gone = rc == SQLITE_ROW ? store_sql(db, STORE_SQL_DEVICE_FORGET) : NULL;
+        if (gone == NULL) {
+            (void)sqlite3_reset(s);
+            return rc == SQLITE_DONE;
+        }
+        ptn_str name = store_column_str(s, 0);
+        PTN_LOG(PTN_LOG_WARN, "queue.device_forgotten", PTN_F_STR("user", user),
+                PTN_F_STR("device", name), PTN_F_INT("devices_max", db->queue.limits.devices),
+                PTN_F_Z("effect", "it was away longest; when it comes back it is a new device"));
+        store_bind_str(gone, 1, user);
+        store_bind_str(gone, 2, name);
+        bool ok = store_run(db, gone);
+        (void)sqlite3_reset(s);
+        if (!ok)
+            return false;
+        ptn_count(PTN_C_DEVICES_FORGOTTEN, 1);
+    }
+}
+
+/* It is here now.  One of its cursors says so. */
+static bool device_seen(struct visit *v, int64_t key) {
+    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_CURSOR_SEEN);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, v->user);
+    (void)sqlite3_bind_int64(s, 2, key);
+    store_bind_str(s, 3, v->device);
+    (void)sqlite3_bind_int64(s, 4, v->now_ms);
+    return store_run(v->db, s);
+}
+
+/* ---- opening a feed ----------------------------------------------------------------------- */
+
+/* *new_device: no conversation before this one has a cursor of it. */
+static bool open_row(struct visit *v, ptn_pack *w, sqlite3_stmt *row, bool first,
+                     bool *new_device) {
+    struct cursor k;
+    int64_t key = sqlite3_column_int64(row, 0);
+    ptn_str id = store_column_str(row, 1);
+    if (!visit_row(v, row, &k))
+        return false;
+    *new_device = *new_device && !k.known;
+    if (!k.known && cursor_set(v->db, v->user, id, v->device, &k, v->now_ms) < 0)
+        return false;
+    if (first && k.known && !device_seen(v, key))
         return false;
     ptn_pack_array(w, 5);
     ptn_pack_str(w, id);
     ptn_pack_int(w, k.seq);
     ptn_pack_int(w, k.deliveries);
-    ptn_pack_int(w, before + 1);
-    ptn_pack_cstr(w, why);
+    ptn_pack_int(w, k.gap_from);
+    ptn_pack_cstr(w, k.gap_from > 0 ? k.gap_reason : NULL);
     return true;
 }
 
 ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    struct opening o = {0};
-    if (!ptn_unpack_str(u, &o.user) || !ptn_unpack_str(u, &o.device) ||
-        !ptn_unpack_uint(u, &o.conversations) || !ptn_unpack_uint(u, &o.messages) ||
-        !ptn_unpack_uint(u, &o.bytes) || !ptn_unpack_int(u, &o.ttl_ms) ||
-        !ptn_unpack_int(u, &o.now_ms) || o.device.n > STORE_ID_BYTES_MAX)
+    ptn_str user, device;
+    int64_t now_ms;
+    if (!ptn_unpack_str(u, &user) || !ptn_unpack_str(u, &device) || !ptn_unpack_int(u, &now_ms) ||
+        device.n > STORE_ID_BYTES_MAX)
         return store_malformed(ret_type);
-    o.limit_messages = o.messages > 0;
-    o.limit_bytes = o.bytes > 0;
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_FEED_LIST);
+    struct visit v = visit_of(db, user, device, now_ms);
+    sqlite3_stmt *s = feed_list(db, user);
     if (s == NULL)
         return store_db_fail(db, ret_type);
-    store_bind_str(s, 1, o.user);
-    (void)sqlite3_bind_int64(s, 2, (int64_t)o.conversations);
     ptn_pack rows;
     uint32_t n = 0;
+    bool new_device = true;
     int rc;
     ptn_pack_init(&rows, 1024);
-    while ((rc = sqlite3_step(s)) == SQLITE_ROW && pack_feed_row(db, &rows, s, &o))
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW && open_row(&v, &rows, s, n == 0, &new_device))
         n++;
-    if (rc != SQLITE_DONE) {
+    if (rc != SQLITE_DONE ||
+        (new_device && n > 0 && !devices_limit(db, user, device, db->queue.limits.devices - 1))) {
         ptn_pack_abort(&rows);
         return store_db_fail(db, ret_type);
     }
     (void)sqlite3_reset(s);
     return store_reply_rows(db, &rows, n, PTN_MSG_STORE_FEED, ret_type);
+}
+
+/* ---- devices that are away ----------------------------------------------------------------- */
+
+#define TEND_ROWS 500 /* looked at in one step, and then the device is finished */
+
+/* The next user or device behind a text.  1 found, 0 none, <0 failed. */
+static int next_text(sqlite3_stmt *s, char *buf, uint32_t *ret_bytes) {
+    int rc = sqlite3_step(s), found = rc != SQLITE_ROW ? -1 : 0;
+    if (rc == SQLITE_ROW && sqlite3_column_type(s, 0) == SQLITE_TEXT) {
+        ptn_str name = store_column_str(s, 0);
+        *ret_bytes = (uint32_t)(name.n < STORE_ID_BYTES_MAX ? name.n : STORE_ID_BYTES_MAX);
+        memcpy(buf, name.p, *ret_bytes);
+        found = 1;
+    }
+    (void)sqlite3_reset(s);
+    return found;
+}
+
+/* 1: q->user and q->device name the next one, 0: the round is over, <0 failed. */
+static int next_device(store_db *db) {
+    struct queue *q = &db->queue;
+    for (;;) {
+        bool first = !q->in_user;
+        if (first) {
+            sqlite3_stmt *s = store_sql(db, STORE_SQL_USER_NEXT);
+            if (s == NULL)
+                return -1;
+            store_bind_str(s, 1, (ptn_str){q->user, q->user_bytes});
+            int found = next_text(s, q->user, &q->user_bytes);
+            if (found <= 0)
+                return found;
+            if (!devices_limit(db, (ptn_str){q->user, q->user_bytes}, (ptn_str){NULL, 0},
+                               q->limits.devices))
+                return -1;
+            q->in_user = true;
+            q->device_bytes = 0;
+        }
+        sqlite3_stmt *s = store_sql(db, STORE_SQL_DEVICE_NEXT);
+        if (s == NULL)
+            return -1;
+        store_bind_str(s, 1, (ptn_str){q->user, q->user_bytes});
+        store_bind_str(s, 2, (ptn_str){q->device, q->device_bytes});
+        (void)sqlite3_bind_int(s, 3, first);
+        int found = next_text(s, q->device, &q->device_bytes);
+        if (found != 0)
+            return found;
+        q->in_user = false;
+    }
+}
+
+static bool tend_device(struct visit *v, ptn_pack *moved, uint32_t *n_moved) {
+    sqlite3_stmt *s = feed_list(v->db, v->user);
+    int rc = SQLITE_ERROR;
+    while (s != NULL && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        struct cursor k;
+        int64_t letters = sqlite3_total_changes(v->db->sql);
+        if (!visit_row(v, s, &k))
+            return false;
+        if (sqlite3_total_changes(v->db->sql) == letters)
+            continue;
+        ptn_pack_array(moved, 5);
+        ptn_pack_str(moved, store_column_str(s, 1));
+        ptn_pack_str(moved, v->user);
+        ptn_pack_str(moved, v->device);
+        ptn_pack_int(moved, k.seq);
+        ptn_pack_cstr(moved, k.gap_reason);
+        ++*n_moved;
+    }
+    if (rc == SQLITE_DONE)
+        (void)sqlite3_reset(s);
+    return rc == SQLITE_DONE;
+}
+
+/* A step of a round over all devices, and in it at least one. */
+ptn_buf *store_feed_tend(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    struct queue *q = &db->queue;
+    int64_t now_ms, rows = 0;
+    if (!ptn_unpack_int(u, &now_ms))
+        return store_malformed(ret_type);
+    ptn_pack moved;
+    uint32_t n_moved = 0;
+    int more = 1;
+    ptn_pack_init(&moved, 256);
+    while (more > 0 && rows < TEND_ROWS && (more = next_device(db)) > 0) {
+        struct visit v = visit_of(db, (ptn_str){q->user, q->user_bytes},
+                                  (ptn_str){q->device, q->device_bytes}, now_ms);
+        if (!tend_device(&v, &moved, &n_moved))
+            more = -1;
+        rows += 1 + v.rows;
+        q->waiting += v.waiting;
+        q->devices++;
+    }
+    ptn_buf *list = ptn_pack_finish(&moved);
+    if (more < 0 || (list == NULL && n_moved > 0)) {
+        ptn_buf_unref(list);
+        return store_db_fail(db, ret_type);
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 64 + ptn_buf_bytes(list).n);
+    ptn_pack_array(&w, 5);
+    ptn_pack_bool(&w, more > 0);
+    ptn_pack_int(&w, rows);
+    ptn_pack_int(&w, q->waiting);
+    ptn_pack_int(&w, q->devices);
+    ptn_pack_array(&w, n_moved);
+    if (n_moved > 0)
+        ptn_pack_raw(&w, ptn_buf_bytes(list));
+    ptn_buf_unref(list);
+    if (more == 0)
+        *q = (struct queue){.limits = q->limits};
+    return store_reply(db, &w, PTN_MSG_STORE_FEED_TENDED, ret_type);
 }
 
 /* ---- acknowledgements --------------------------------------------------------------------- */
@@ -323,7 +570,7 @@ ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         !ptn_unpack_str(u, &d.conversation) || !ptn_unpack_int(u, &d.from) ||
         !ptn_unpack_int(u, &d.to) || !ptn_unpack_str(u, &d.reason) || !ptn_unpack_int(u, &d.now_ms))
         return store_malformed(ret_type);
-    return dead_add(db, &d) ? store_ok(ret_type) : store_db_fail(db, ret_type);
+    return dead_add(db, &d, NULL) ? store_ok(ret_type) : store_db_fail(db, ret_type);
 }
 
 static void pack_dead(ptn_pack *w, sqlite3_stmt *row) {

@@ -2,6 +2,7 @@
  *
  * store_db_queue_test.c - cursors of devices, the limits of what waits for them, dead letters.
  */
+#include "actors/store_db_internal.h"
 #include "actors/store_testing.h"
 
 #define NOW_MS INT64_C(86400000)
@@ -54,8 +55,10 @@ TestSuite(store_db_queue, .init = setup, .fini = teardown, .timeout = 60);
 /* Opens a feed and returns the row of c1: [conversation, acked, deliveries, gapFrom, reason?]. */
 static ptn_bytes feed(const char *user, const char *device, int64_t messages, int64_t bytes,
                       int64_t ttl_ms) {
-    ptn_bytes b = run(STORE_FEED_OPEN, "ssiiiii", user, device, (int64_t)100, messages, bytes,
-                      ttl_ms, NOW_MS);
+    db->queue.limits.messages = (uint64_t)messages;
+    db->queue.limits.bytes = (uint64_t)bytes;
+    db->queue.limits.ttl_ms = (uint64_t)ttl_ms;
+    ptn_bytes b = run(STORE_FEED_OPEN, "ssi", user, device, NOW_MS);
     cr_assert_eq(last_type, PTN_MSG_STORE_FEED);
     return element(b, 0);
 }
@@ -126,8 +129,7 @@ Test(store_db_queue, members_begin_where_they_joined_and_leave_nothing) {
     (void)ack("carol", "", 3, 0, 3);
     (void)run(STORE_MEMBERS_REMOVE, "s[s]", "c1", "carol");
     (void)ack("carol", "", 3, 0, 3);
-    (void)run(STORE_FEED_OPEN, "ssiiiii", "carol", "", (int64_t)100, (int64_t)0, (int64_t)0,
-              (int64_t)0, NOW_MS);
+    (void)run(STORE_FEED_OPEN, "ssi", "carol", "", NOW_MS);
     cr_expect_eq(count_of(ptn_buf_bytes(last)), 0);
     say("alice", NOW_MS);
     (void)run(STORE_MEMBERS_ADD, "s[s]i", "c1", "carol", NOW_MS);
@@ -161,17 +163,23 @@ Test(store_db_queue, what_is_over_a_limit_is_passed) {
     cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 10, 100, 0), 4)), PTN_KIND_NIL);
     expect_gap(feed("bob", "a", 0, 0, 3600000), 1, 4, "expired");
     cr_expect_eq(acked("bob", "a"), 4);
-    expect_gap(feed("bob", "a", 5, 0, 3600000), 5, 5, "overflow");
-    expect_gap(feed("bob", "a", 5, 30, 0), 6, 7, "overflow");
-    cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 3, 30, 3600000), 4)), PTN_KIND_NIL);
+    expect_gap(feed("bob", "a", 5, 0, 3600000), 1, 5, "overflow");
+    expect_gap(feed("bob", "a", 5, 30, 0), 1, 7, "overflow");
+    expect_gap(feed("bob", "a", 3, 30, 3600000), 1, 7, "overflow");
+    (void)ack("bob", "a", 7, 1, 0);
+    expect_gap(feed("bob", "a", 0, 0, 0), 1, 7, "overflow");
     cr_expect_str_eq(status_of(1), "sent", "passed is not delivered");
+    (void)ack("bob", "a", 8, 0, 8); /* it is here, and has been told */
+    cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 3, 30, 3600000), 4)), PTN_KIND_NIL);
 }
 
 Test(store_db_queue, dead_letters_are_listed_replayed_and_purged) {
     for (int i = 0; i < 10; i++)
         say("alice", NOW_MS);
-    for (int64_t keep = 9; keep > 4; keep--) /* five letters, of which three are kept */
-        (void)feed("bob", "a", keep, 0, 0);
+    (void)feed("bob", "a", 0, 0, 0);
+    (void)ack("bob", "a", 5, 0, 0);
+    for (int64_t seq = 1; seq <= 5; seq++) /* five letters, of which three are kept */
+        (void)run(STORE_DEAD_ADD, "sssiisi", "bob", "a", "c1", seq, seq, "max_deliveries", NOW_MS);
     ptn_bytes b = run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10);
     cr_assert_eq(count_of(b), 3);
     ptn_bytes first = element(b, 0);
@@ -181,7 +189,7 @@ Test(store_db_queue, dead_letters_are_listed_replayed_and_purged) {
     cr_expect(str_is(element(first, 3), "c1"));
     cr_expect_eq(int_of(element(first, 4)), 3);
     cr_expect_eq(int_of(element(first, 5)), 3);
-    cr_expect(str_is(element(first, 6), "overflow"));
+    cr_expect(str_is(element(first, 6), "max_deliveries"));
     cr_expect_eq(count_of(run(STORE_DEAD_REPLAY, "ii", id, NOW_MS)), 1);
     ptn_bytes row = feed("bob", "a", 1, 0, 0);
     cr_expect_eq(int_of(element(row, 1)), 2, "back, and free of limits");
@@ -194,4 +202,125 @@ Test(store_db_queue, dead_letters_are_listed_replayed_and_purged) {
     cr_expect_eq(last_type, PTN_MSG_PROBLEM);
     (void)run(STORE_DEAD_PURGE, "ti", (int64_t)0);
     cr_expect_eq(count_of(run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10)), 0);
+}
+
+/* ---- devices that are away ------------------------------------------------------------------ */
+
+static int64_t waiting, devices;
+static uint32_t passed;
+
+/* A round; returns its number of steps. */
+static unsigned tend(void) {
+    unsigned steps = 0;
+    bool more = true;
+    for (passed = 0; more; steps++) {
+        ptn_bytes b = run(STORE_FEED_TEND, "i", NOW_MS);
+        cr_assert_eq(last_type, PTN_MSG_STORE_FEED_TENDED);
+        more = bool_of(element(b, 0));
+        waiting = int_of(element(b, 2));
+        devices = int_of(element(b, 3));
+        passed += count_of(element(b, 4));
+        cr_assert_lt(steps, 1000);
+    }
+    return steps;
+}
+
+static ptn_bytes only_letter(void) {
+    ptn_bytes b = run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10);
+    cr_assert_eq(count_of(b), 1, "%u letters", count_of(b));
+    return element(b, 0);
+}
+
+Test(store_db_queue, limits_hold_while_a_device_is_away) {
+    cr_expect_eq(tend(), 1);
+    cr_expect_eq(devices, 0);
+    (void)acked("bob", "a");
+    db->queue.limits.messages = 6;
+    for (int i = 0; i < 20; i++) {
+        say("alice", NOW_MS);
+        (void)tend();
+        cr_expect_eq(waiting, i < 6 ? i + 1 : 6);
+        cr_expect_eq(passed, i < 6 ? 0 : 1);
+    }
+    ptn_bytes letter = only_letter(); /* not fourteen */
+    cr_expect_eq(int_of(element(letter, 4)), 1);
+    cr_expect_eq(int_of(element(letter, 5)), 14);
+    expect_gap(feed("bob", "a", 6, 0, 0), 1, 14, "overflow");
+    db->queue.limits.bytes = 25;
+    (void)tend();
+    cr_expect_eq(waiting, 2);
+    db->queue.limits.ttl_ms = 1000;
+    (void)run(STORE_FEED_TEND, "i", NOW_MS + 2000);
+    cr_expect_eq(int_of(element(ptn_buf_bytes(last), 2)), 0);
+    expect_gap(feed("bob", "a", 0, 0, 0), 1, 20, "expired");
+}
+
+Test(store_db_queue, each_device_has_the_limits_for_itself) {
+    (void)acked("bob", "a");
+    (void)acked("bob", "b");
+    (void)acked("alice", "");
+    for (int i = 0; i < 10; i++)
+        say("alice", NOW_MS);
+    (void)ack("bob", "b", 9, 0, 9);
+    db->queue.limits.messages = 4;
+    (void)tend();
+    cr_expect_eq(devices, 3);
+    cr_expect_eq(waiting, 4 + 1 + 4);
+    cr_expect_eq(passed, 2);
+    cr_expect_eq(acked("bob", "b"), 9);
+}
+
+Test(store_db_queue, a_replayed_letter_is_free_of_limits) {
+    (void)acked("bob", "a");
+    for (int i = 0; i < 10; i++)
+        say("alice", NOW_MS);
+    db->queue.limits.messages = 4;
+    (void)tend();
+    (void)run(STORE_DEAD_REPLAY, "ii", int_of(element(only_letter(), 0)), NOW_MS);
+    (void)tend();
+    cr_expect_eq(passed, 0);
+    cr_expect_eq(waiting, 10);
+    cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 4, 0, 0), 4)), PTN_KIND_NIL);
+}
+
+Test(store_db_queue, a_step_is_bounded) {
+    char name[16];
+    db->queue.limits.devices = 1000;
+    for (unsigned i = 0; i < 700; i++) {
+        (void)snprintf(name, sizeof name, "d%u", i);
+        (void)acked("bob", name);
+    }
+    cr_expect_eq(tend(), 3, "500 rows are two for each of 250 devices");
+    cr_expect_eq(devices, 700);
+}
+
+static bool is_known(const char *device) {
+    sqlite3_stmt *s = NULL;
+    (void)sqlite3_prepare_v2(db->sql, "SELECT 1 FROM cursors WHERE device = ?1", -1, &s, NULL);
+    (void)sqlite3_bind_text(s, 1, device, -1, SQLITE_STATIC);
+    bool known = sqlite3_step(s) == SQLITE_ROW;
+    (void)sqlite3_finalize(s);
+    return known;
+}
+
+static void come(const char *device, int64_t at_ms) {
+    (void)run(STORE_FEED_OPEN, "ssi", "bob", device, at_ms);
+    cr_assert_eq(last_type, PTN_MSG_STORE_FEED);
+}
+
+Test(store_db_queue, the_device_away_longest_is_forgotten) {
+    db->queue.limits.devices = 3;
+    come("a", NOW_MS);
+    come("b", NOW_MS + 1000);
+    come("c", NOW_MS + 2000);
+    come("a", NOW_MS + 100000); /* back */
+    cr_expect(is_known("b"));
+    come("d", NOW_MS + 200000);
+    cr_expect(is_known("a") && !is_known("b") && is_known("c") && is_known("d"));
+    come("c", NOW_MS + 300000);
+    cr_expect(is_known("a") && is_known("c") && is_known("d"), "an old one displaces nobody");
+    db->queue.limits.devices = 1; /* a new configuration */
+    (void)tend();
+    cr_expect_eq(devices, 1);
+    cr_expect(is_known("c"));
 }

@@ -169,7 +169,13 @@ static const char schema_2[] =
     " created_ms INTEGER NOT NULL"
     ") STRICT;";
 
-static const char *const migrations[] = {schema_1, schema_2};
+/* What a cursor has passed and its device has not been told of: from gap_from up to its seq. */
+static const char schema_3[] =
+    "ALTER TABLE cursors ADD COLUMN gap_from INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE cursors ADD COLUMN gap_reason TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE cursors ADD COLUMN gap_letter INTEGER NOT NULL DEFAULT 0;"; /* its newest one */
+
+static const char *const migrations[] = {schema_1, schema_2, schema_3};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))
 
 static int read_version(sqlite3 *sql, int *ret_version) {

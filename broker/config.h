@@ -97,6 +97,7 @@ struct config_list {
     XX(S, messages, messages, COUNT, "10000", 0, 1000000000, "Messages that wait for one device; past it the oldest become dead letters.  0: no limit.") \
     XX(S, bytes, bytes, SIZE, "16MiB", 0, UINT64_C(1) << 40, "The same in bytes of content and metadata.") \
     XX(S, conversations, conversations, COUNT, "1000", 1, 1000, "Conversations whose messages come to a connection by themselves, the newest.") \
+    XX(S, devices, devices, COUNT, "32", 1, 1000, "Devices of one user whose place is kept; past it the one that was away longest is forgotten.") \
     XX(S, dead_letters, dead_letters, COUNT, "10000", 1, 100000000, "Dead letters that are kept; past it the oldest are forgotten.")
 
 /* section (empty: top level), its map, help */

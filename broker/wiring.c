@@ -117,6 +117,11 @@ static int open_data(struct broker *b, FILE *tell) {
         .path = path,
         .rt = b->rt,
         .db.dead_letters_max = b->config->queue.dead_letters,
+        .db.queue = {.messages = b->config->queue.messages,
+                     .bytes = b->config->queue.bytes,
+                     .ttl_ms = b->config->queue.ttl_ns / PTN_MS,
+                     .conversations = b->config->queue.conversations,
+                     .devices = b->config->queue.devices},
         .db.retention = {.topics = b->rules,
                          .n_topics = b->n_rules,
                          .messages_age_ms = b->config->conversations.age_ns / PTN_MS,
@@ -255,11 +260,7 @@ static int spawn_worker_actors(struct broker *b, unsigned i) {
     b->sync[i] = (sync_config){.directory = d,
                                .items_max = b->config->sync.items_max,
                                .bytes_max = (uint32_t)b->config->sync.bytes_max};
-    b->queue[i] = (offline_queue_config){.directory = d,
-                                         .conversations_max = b->config->queue.conversations,
-                                         .messages_max = b->config->queue.messages,
-                                         .bytes_max = b->config->queue.bytes,
-                                         .ttl_ms = b->config->queue.ttl_ns / PTN_MS};
+    b->queue[i] = (offline_queue_config){.directory = d};
     int r = spawn(b, &ptn_hub_actor, b->hub[i], burst, &d->hub[i]);
     if (r == 0)
         r = spawn(b, &offline_queue_actor, &b->queue[i], burst, &d->queue[i]);

@@ -50,7 +50,8 @@
     XX(HUB_ACK)                                                                                            \
     XX(HUB_JOINED)        /* conversation -> hubs: [topic, [user, ..], seq]: members from after seq on */  \
     XX(QUEUE_DEAD)        /* the same: [user, device, conversation, toSeq, fromSeq, 0]: delivered in vain */ \
-    XX(HUB_REWIND)        /* offline queue -> hubs: [topic, user, device, seq]: again from after seq */    \
+    XX(HUB_CURSOR)        /* offline queue, store -> hubs: [topic, user, device, seq, reason?]: again from \
+                           * after seq; with a reason everything up to seq was passed */                  \
     XX(QUEUE_OPEN)        /* hub -> offline queue of the user: [user, device] -> STORE_FEED */             \
     XX(QUEUE_ACK)         /* hub -> offline queue, cast: [user, device, conversation, seq, deliveries,     \
                            * gotSeq] */                                                                    \
@@ -102,10 +103,16 @@
                            * the next: PROBLEM overloaded */                                               \
     XX(STORE_EVENTS_APPEND_WRITTEN) /* the same, committed but not waiting for the disk */                 \
     XX(STORE_EVENT_RANGE) /* [topic, afterOffset?, beforeOffset?, limit] -> STORE_MSGS of a durable topic */ \
-    XX(STORE_FEED_OPEN)   /* [user, device, conversations, messages, bytes, ttlMs, nowMs] -> STORE_FEED:   \
-                           * new devices get cursors, and what is over a limit (0: none) is passed */      \
+    XX(STORE_FEED_OPEN)   /* [user, device, nowMs] -> STORE_FEED: new devices get cursors, and what is     \
+                           * over a limit is passed */                                                     \
     XX(STORE_FEED)        /* [[conversation, ackedSeq, deliveries, gapFrom, reason?], ..], the newest      \
-                           * conversations first; reason: gapFrom..ackedSeq were passed, and are dead */   \
+                           * conversations first; reason: gapFrom..ackedSeq were passed, are dead, and the \
+                           * device has acknowledged nothing since */                                      \
+    XX(STORE_FEED_TEND)   /* the store to itself: [nowMs]: the next devices, here or away, are looked at   \
+                           * like that -> STORE_FEED_TENDED [more, rows, waiting, devices, [[conversation, \
+                           * user, device, seq, reason], ..]]: rows that were looked at; what the round    \
+                           * has counted so far; cursors that have passed something */                     \
+    XX(STORE_FEED_TENDED)                                                                                  \
     XX(STORE_FEED_ACK)    /* [[[user, device, conversation, seq, deliveries, gotSeq], ..], nowMs] ->       \
                            * STORE_FEED_ACKED; gotSeq: up to there the device had them; 0: unknown */      \
     XX(STORE_FEED_ACKED)  /* [[conversation, user, seq], ..]: whose messages up to seq are delivered now */ \

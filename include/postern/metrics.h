@@ -35,6 +35,7 @@
     XX(INFLATE_FAILED, "postern_ws_inflate_failures_total", "", "Compressed messages that were damaged or too large") \
     XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
     XX(DEAD_LETTERS, "postern_offline_queue_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
+    XX(DEVICES_FORGOTTEN, "postern_offline_queue_devices_forgotten_total", "", "Devices forgotten because their user had too many") \
     XX(DEAD_LETTERS_PURGED, "postern_offline_queue_dead_letters_purged_total", "", "Dead letters forgotten because there were too many") \
     XX(CLOSED_SLOW_CONSUMER, "postern_disconnects_total", "reason=\"slow_consumer\"", "Connections cut off by the broker, by reason") \
     XX(CLOSED_PROTOCOL_ERROR, "postern_disconnects_total", "reason=\"protocol_error\"", "")                 \
@@ -68,7 +69,8 @@
     XX(CONNECTIONS_SSE, "postern_connections", "protocol=\"sse\"", "")                                      \
     XX(SUBSCRIPTIONS, "postern_subscriptions", "", "Active subscriptions")                                  \
     XX(SLOW_SUBSCRIPTIONS, "postern_slow_subscriptions", "", "Subscriptions behind the live events")        \
-    XX(OFFLINE_QUEUE, "postern_offline_queue_messages", "", "Messages that connected devices have not acknowledged") \
+    XX(OFFLINE_QUEUE, "postern_offline_queue_messages", "", "Messages that devices, connected or away, have not acknowledged") \
+    XX(OFFLINE_DEVICES, "postern_offline_queue_devices", "", "Devices that messages wait for")              \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
     XX(STORE_LOG, "postern_store_log_bytes", "", "Log of the database that has not been moved into it")      \
     XX(ACTORS_PRESSED, "postern_actors_under_pressure", "", "Watched actors whose mailbox is filling")       \

@@ -224,7 +224,7 @@ class TakeOverTest(QueueCase):
 
 class LimitTest(QueueCase):
     ENV = {"POSTERN_QUEUE__MESSAGES": "20", "POSTERN_QUEUE__REDELIVER": "1s",
-           "POSTERN_QUEUE__DELIVERIES": "2"}
+           "POSTERN_QUEUE__DELIVERIES": "2", "POSTERN_QUEUE__DEVICES": "3"}
 
     def letters(self):
         reply = self.broker.call("GET", "/api/v1/admin/dead-letters?limit=200",
@@ -254,6 +254,40 @@ class LimitTest(QueueCase):
             self.assertEqual(contents(bob, 30), [str(i) for i in range(30)])
             self.assertEqual(self.broker.call("POST", path + "/replay", token=admin).status, 404)
             self.assertEqual(self.letters(), [])
+
+    def test_limits_hold_while_everybody_is_away(self):
+        with connect(self.broker, self.bob) as bob:
+            bob.fence()
+        self.say(*[str(i) for i in range(30)])
+        letter = wait_until(lambda: [x for x in self.letters() if x["to"] == 10],
+                            "the queue at its limit")[0]
+        self.assertEqual((letter["userId"], letter["from"], letter["reason"]),
+                         (self.bob["id"], 1, "overflow"))
+        self.say(*[str(i) for i in range(30, 50)])
+        wait_until(lambda: [(x["from"], x["to"]) for x in self.letters()] == [(1, 30)],
+                   "one letter that grows")
+        wait_until(lambda: self.broker.metric("postern_offline_queue_messages") >= 20,
+                   "what waits for those who are away")
+        self.assertGreaterEqual(self.broker.metric("postern_offline_queue_devices"), 1)
+        with connect(self.broker, self.bob) as bob:
+            gap = bob.expect("gap")
+            self.assertEqual((gap["from"], gap["to"], gap["reason"]), (1, 30, "overflow"))
+            self.assertEqual(contents(bob, 20), [str(i) for i in range(30, 50)])
+
+    def test_limits_hold_for_a_device_that_does_not_acknowledge(self):
+        with connect(self.broker, self.bob) as bob:
+            self.say(*[str(i) for i in range(30)])
+            self.assertEqual(contents(bob, 30), [str(i) for i in range(30)])
+            gap = bob.expect("gap")
+            self.assertEqual((gap["from"], gap["to"] >= 10), (1, True))
+
+    def test_a_user_has_a_bounded_number_of_devices(self):
+        forgotten = "postern_offline_queue_devices_forgotten_total"
+        before = self.broker.metric(forgotten)
+        for device in ("a", "b", "c", "d"):
+            with connect(self.broker, self.bob, device) as ws:
+                ws.fence()
+        wait_until(lambda: self.broker.metric(forgotten) == before + 1, "the first one to go")
 
     def test_what_is_never_acknowledged_becomes_a_dead_letter(self):
         self.say("poison")
