@@ -214,6 +214,14 @@ static void acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
     hub_cursor_go_on(c, k);
 }
 
+void hub_cursor_acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
+    uint64_t newest = k->sub->list->topic->offset;
+    if (seq > newest)
+        seq = newest; /* nobody has what does not exist */
+    if (seq > k->acked)
+        acknowledged(c, k, seq);
+}
+
 int hub_feed_ack(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
@@ -232,12 +240,8 @@ int hub_feed_ack(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     struct hub_topic *t =
         hub_index_topic(&h->index, (ptn_str){topic, skip + conversation.n}, false);
     struct hub_sub *sub = t != NULL ? hub_find_sub(s, &t->list) : NULL;
-    if (sub == NULL || sub->cursor == NULL)
-        return 0; /* no longer a member */
-    if (seq > t->offset)
-        seq = t->offset; /* nobody has what does not exist */
-    if (seq > sub->cursor->acked)
-        acknowledged(c, sub->cursor, seq);
+    if (sub != NULL && sub->cursor != NULL) /* else no longer a member */
+        hub_cursor_acknowledged(c, sub->cursor, seq);
     return 0;
 }
 

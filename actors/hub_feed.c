@@ -493,7 +493,9 @@ int hub_feed_moved(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         if (sub == NULL || sub->cursor == NULL || hub_sink_of(h, hub_sink_id(f->sink)) != f->sink ||
             !ptn_str_eq(device, (ptn_str){f->device, f->device_bytes}))
             continue;
-        if (why.n > 0)
+        if (ptn_str_eqz(why, "acknowledged"))
+            hub_cursor_acknowledged(c, sub->cursor, seq);
+        else if (why.n > 0)
             hub_cursor_passed(c, sub->cursor, seq, reason);
         else
             hub_cursor_rewind(c, sub->cursor, seq);

@@ -88,6 +88,8 @@ void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, bool backlog, const ptn_s
 void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k);
 /* Again from after seq. */
 void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq);
+/* By another way than the session. */
+void hub_cursor_acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq);
 /* The store has passed everything up to seq. */
 void hub_cursor_passed(ptn_ctx *c, struct hub_cursor *k, uint64_t seq, const char *reason);
 /* The subscription ends: the queue hears what it has not.  Accepts NULL. */

@@ -177,23 +177,67 @@ static bool read_report(const ptn_msg *m, struct report *ret_r) {
            ptn_unpack_uint(&u, &ret_r->value[2]);
 }
 
+static void collect(ptn_ctx *c, struct queue *q, const struct report *r) {
+    if (q->n_acks == q->acks_max)
+        flush_due(c, q, &q->flush_timer, NULL);
+    struct ack *a = ack_of(q, r->user, r->device, r->conversation);
+    if (a == NULL)
+        return; /* the store is behind: these are delivered again */
+    if (r->value[0] >= a->seq) {
+        a->seq = r->value[0];
+        a->deliveries = r->value[1];
+    }
+    if (r->value[2] > a->got)
+        a->got = r->value[2];
+    if (!ptn_timer_is_armed(&q->flush_timer))
+        ptn_timer_start(c, &q->flush_timer, FLUSH_NS, flush_due, NULL);
+}
+
 static int on_ack(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
     struct report r;
     if (!read_report(m, &r))
         return -PTN_EPROTO;
-    if (q->n_acks == q->acks_max)
-        flush_due(c, q, &q->flush_timer, NULL);
-    struct ack *a = ack_of(q, r.user, r.device, r.conversation);
-    if (a == NULL)
-        return 0; /* the store is behind: these are delivered again */
-    if (r.value[0] >= a->seq) {
-        a->seq = r.value[0];
-        a->deliveries = r.value[1];
-    }
-    if (r.value[2] > a->got)
-        a->got = r.value[2];
-    if (!ptn_timer_is_armed(&q->flush_timer))
-        ptn_timer_start(c, &q->flush_timer, FLUSH_NS, flush_due, NULL);
+    collect(c, q, &r);
+    return 0;
+}
+
+/* The device's feed, wherever it is open, goes to seq. */
+static void move_feeds(ptn_ctx *c, const struct queue *q, const struct report *r, uint64_t seq,
+                       const char *reason) {
+    const ptn_directory *d = q->config->directory;
+    char topic[PTN_TOPIC_BYTES_MAX];
+    int n = snprintf(topic, sizeof topic, "conversation.%.*s", (int)r->conversation.n,
+                     r->conversation.p);
+    if (n < 0 || (size_t)n >= sizeof topic)
+        return; /* no conversation */
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 5);
+    ptn_pack_str(&w, (ptn_str){topic, (size_t)n});
+    ptn_pack_str(&w, r->user);
+    ptn_pack_str(&w, r->device);
+    ptn_pack_uint(&w, seq);
+    ptn_pack_str_or_nil(&w, ptn_str_of(reason));
+    ptn_buf *b = ptn_pack_finish(&w);
+    for (unsigned i = 0; b != NULL && i < d->workers; i++)
+        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_CURSOR, ptn_buf_ref(b)) < 0)
+            ptn_buf_unref(b); /* it comes with the device's next session */
+    ptn_buf_unref(b);
+}
+
+static int on_got(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
+    uint32_t n;
+    struct report r = {.value = {0}};
+    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_str(&u, &r.user) ||
+        !ptn_unpack_str(&u, &r.device) || !ptn_unpack_str(&u, &r.conversation) ||
+        !ptn_unpack_uint(&u, &r.value[0]))
+        return -PTN_EPROTO;
+    if (r.value[0] > INT64_MAX)
+        r.value[0] = INT64_MAX; /* the store cuts it to what there is */
+    r.value[2] = r.value[0];
+    collect(c, q, &r);
+    move_feeds(c, q, &r, r.value[0], "acknowledged");
     return 0;
 }
 
@@ -352,27 +396,6 @@ static void pack_letter(ptn_pack *w, const struct letter *l) {
     ptn_pack_timestamp(w, l->created_ms);
 }
 
-/* The device's feed, wherever it is open, goes back. */
-static void rewind_feeds(ptn_ctx *c, const struct queue *q, const struct letter *l) {
-    const ptn_directory *d = q->config->directory;
-    char topic[PTN_TOPIC_BYTES_MAX];
-    int n = snprintf(topic, sizeof topic, "conversation.%.*s", (int)l->conversation.n,
-                     l->conversation.p);
-    ptn_pack w;
-    ptn_pack_init(&w, 256);
-    ptn_pack_array(&w, 5);
-    ptn_pack_str(&w, (ptn_str){topic, (size_t)n});
-    ptn_pack_str(&w, l->user);
-    ptn_pack_str(&w, l->device);
-    ptn_pack_uint(&w, l->from - 1);
-    ptn_pack_nil(&w);
-    ptn_buf *b = ptn_pack_finish(&w);
-    for (unsigned i = 0; b != NULL && i < d->workers; i++)
-        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_CURSOR, ptn_buf_ref(b)) < 0)
-            ptn_buf_unref(b); /* it comes with the device's next session */
-    ptn_buf_unref(b);
-}
-
 static void administered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct queue *q = state;
     struct wish *x = arg;
@@ -404,7 +427,8 @@ static void administered(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
             ptn_pack_nil(&w);
         ptn_buf_unref(encoded);
         if (x->type == PTN_MSG_ROUTE_DEAD_REPLAY && n > 0)
-            rewind_feeds(c, q, &l);
+            move_feeds(c, q, &(struct report){l.user, l.device, l.conversation, {0}}, l.from - 1,
+                       NULL);
         ptn_response_send(c, x->to, &w);
     }
     wish_free(x);
@@ -485,6 +509,8 @@ static int queue_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     switch (m->type) {
     case PTN_MSG_QUEUE_ACK:
         return on_ack(c, q, m);
+    case PTN_MSG_QUEUE_GOT:
+        return on_got(c, q, m);
     case PTN_MSG_QUEUE_DEAD:
         return on_dead(c, q, m);
     case PTN_MSG_QUEUE_OPEN:

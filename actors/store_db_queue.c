@@ -499,6 +499,17 @@ static bool unpack_ack(ptn_unpack *u, struct ack *ret_a) {
            ptn_unpack_int(u, &ret_a->got);
 }
 
+/* Nobody has what does not exist, whatever a client says. */
+static bool cut_to_end(store_db *db, struct ack *a) {
+    struct store_conv *c;
+    int err = store_conv_find(db, a->conversation, &c);
+    if (err == 0 && a->cursor.seq > c->last_seq)
+        a->cursor.seq = c->last_seq;
+    if (err == 0 && a->got > c->last_seq)
+        a->got = c->last_seq;
+    return err == 0 || err == -PTN_ENOTFOUND;
+}
+
 /* Moves the member's mark.  *ret_news: for some sender it is the first to come so far.  The sender
  * may be one of the two who were further, so the second counts. */
 static bool mark_delivered(store_db *db, const struct ack *a, int64_t now_ms, bool *ret_news) {
@@ -546,7 +557,9 @@ ptn_buf *store_feed_ack(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
             ptn_pack_abort(&rows);
             return store_malformed(ret_type);
         }
-        int moved = cursor_set(db, a.user, a.conversation, a.device, &a.cursor, now_ms);
+        int moved = cut_to_end(db, &a)
+                        ? cursor_set(db, a.user, a.conversation, a.device, &a.cursor, now_ms)
+                        : -1;
         if (moved < 0 || (moved > 0 && a.got > 0 && !mark_delivered(db, &a, now_ms, &is_news))) {
             ptn_pack_abort(&rows);
             return store_db_fail(db, ret_type);

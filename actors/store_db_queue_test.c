@@ -109,6 +109,15 @@ Test(store_db_queue, cursors_only_move_on) {
     cr_expect_eq(int_of(element(feed("bob", "phone", 0, 0, 0), 2)), 4);
 }
 
+Test(store_db_queue, nobody_acknowledges_what_does_not_exist) {
+    say("alice", NOW_MS);
+    (void)acked("bob", "phone");
+    cr_expect_eq(ack("bob", "phone", INT64_MAX, 0, INT64_MAX), 1);
+    cr_expect_eq(acked("bob", "phone"), 1);
+    say("alice", NOW_MS);
+    cr_expect_str_eq(status_of(2), "sent");
+}
+
 Test(store_db_queue, a_new_device_begins_where_the_furthest_is) {
     for (int i = 0; i < 5; i++)
         say("alice", NOW_MS);

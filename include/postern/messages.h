@@ -51,10 +51,13 @@
     XX(HUB_JOINED)        /* conversation -> hubs: [topic, [user, ..], seq]: members from after seq on */  \
     XX(QUEUE_DEAD)        /* the same: [user, device, conversation, toSeq, fromSeq, 0]: delivered in vain */ \
     XX(HUB_CURSOR)        /* offline queue, store -> hubs: [topic, user, device, seq, reason?]: again from \
-                           * after seq; with a reason everything up to seq was passed */                  \
+                           * after seq; with a reason everything up to seq was passed, or acknowledged by  \
+                           * another way (reason "acknowledged") */                                        \
     XX(QUEUE_OPEN)        /* hub -> offline queue of the user: [user, device] -> STORE_FEED */             \
     XX(QUEUE_ACK)         /* hub -> offline queue, cast: [user, device, conversation, seq, deliveries,     \
                            * gotSeq] */                                                                    \
+    XX(QUEUE_GOT)         /* edge -> offline queue, cast: [user, device, conversation, seq]: acknowledged  \
+                           * by a client without a feed */                                                 \
     XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
     XX(OWNER_RESTARTED)   /* owner -> hubs, nil: what it knew of its topics is gone; sinks start over */   \
     /* store; all -> lane.  USER = [id, name, passwordHash, roles, household?, createdMs, preferences map, \

@@ -443,11 +443,33 @@ static void handle_ping(ptn_ctx *c, frames_session *s, const struct frames_in *i
     frames__send(c, s, in->ticket, &w);
 }
 
-/* Nothing answers it.  A socket without a feed has nothing to acknowledge. */
+/* A socket without a feed: what its device has came by another way. */
+static int ack_queue(ptn_ctx *c, const frames_session *s, ptn_str device, ptn_str conversation,
+                     uint64_t seq) {
+    const ptn_directory *d = s->directory;
+    const ptn_str user = s->identity.p.user;
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 4);
+    ptn_pack_str(&w, user);
+    ptn_pack_str(&w, device);
+    ptn_pack_str(&w, conversation);
+    ptn_pack_uint(&w, seq);
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b == NULL)
+        return -PTN_ENOMEM;
+    const int err = ptn_cast(c, d->queue[ptn_shard(user, d->workers)], PTN_MSG_QUEUE_GOT, b);
+    if (err < 0)
+        ptn_buf_unref(b);
+    return err;
+}
+
+/* Nothing answers it where that is allowed. */
 static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
-    ptn_str conversation;
+    ptn_str conversation, device;
     uint64_t seq;
-    if (!ptn_map_get_str(in->frame, "conversationId", &conversation) || conversation.n == 0) {
+    if (!ptn_map_get_str(in->frame, "conversationId", &conversation) || conversation.n == 0 ||
+        conversation.n > FRAMES_ID_BYTES_MAX) {
         frames__invalid(c, s, in, "conversationId", "must be the id of a conversation");
         return;
     }
@@ -457,8 +479,15 @@ static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in
     }
     if (ptn_str_eqz(conversation, "current"))
         conversation = s->identity.p.user;
-    if (s->hub != NULL && s->sink != PTN_SINK_NONE &&
-        ptn_hub_ack(c, s->hub, s->sink, conversation, seq) < 0) {
+    int err = 0;
+    if (s->hub == NULL) {
+        if (!read_device(c, s, in, &device))
+            return;
+        err = ack_queue(c, s, device, conversation, seq);
+    } else if (s->sink != PTN_SINK_NONE) {
+        err = ptn_hub_ack(c, s->hub, s->sink, conversation, seq);
+    }
+    if (err < 0) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
                           "the acknowledgement was not taken; send it again");
         return;

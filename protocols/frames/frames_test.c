@@ -340,6 +340,8 @@ Test(frames, zeromq_requests_need_no_authentication) {
         "\"id\":4,\"code\":\"invalid_request\"");
     HAS(ask(&a, "{\"type\":\"ack\",\"conversationId\":\"c\",\"seq\":4,\"id\":5}"),
         "{\"type\":\"ok\",\"id\":5}");
+    HAS(ask(&a, "{\"type\":\"ack\",\"conversationId\":\"c\",\"seq\":4,\"device\":7,\"id\":6}"),
+        "validation_failed");
     adapter_stop(&a);
 }
 

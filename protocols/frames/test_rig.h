@@ -337,7 +337,7 @@ static inline void rig_init(struct rig *r) {
     cr_assert_eq(ptn_runtime_spawn(r->rt, &fake_router, &ao, r, PTN_PERMANENT, &d->router[0]), 0);
     cr_assert_eq(ptn_runtime_spawn(r->rt, &fake_auth, &ao, r, PTN_PERMANENT, &d->auth[0]), 0);
     cr_assert_eq(ptn_runtime_spawn(r->rt, &fake_topics, &ao, r, PTN_PERMANENT, &d->topics[0]), 0);
-    d->conversation[0] = d->topics[0];
+    d->conversation[0] = d->queue[0] = d->topics[0];
     cr_assert_eq(ptn_runtime_spawn(r->rt, &ptn_hub_actor, &ao, r->hub, PTN_PERMANENT, &d->hub[0]),
                  0);
     cr_assert_eq(ptn_port_open(r->rt, &r->port), 0);

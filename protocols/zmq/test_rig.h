@@ -216,7 +216,7 @@ static void fixture_start_at(struct fixture *f, const zmq_gw_limits *limits, siz
     ptn_addr fake;
     cr_assert_eq(ptn_runtime_spawn(f->rt, &fake_actor, &ao, f, PTN_PERMANENT, &fake), 0);
     f->directory.router[0] = f->directory.auth[0] = fake;
-    f->directory.topics[0] = f->directory.conversation[0] = fake;
+    f->directory.topics[0] = f->directory.conversation[0] = f->directory.queue[0] = fake;
     cr_assert_eq(
         ptn_runtime_spawn(f->rt, &ptn_hub_actor, &ao, f->hub, PTN_PERMANENT, &f->directory.hub[0]),
         0);

@@ -369,6 +369,66 @@ class LifeTest(QueueCase):
         self.assertEqual(self.status_of(1), "read")
 
 
+class ZeroMqTest(QueueCase):
+    """What a device has got over one protocol it need not get over another."""
+
+    def setUp(self):
+        super().setUp()
+        context = zmq.Context()
+        self.addCleanup(context.destroy, linger=0)
+        self.socket = context.socket(zmq.REQ)
+        self.socket.rcvtimeo = 20000
+        self.socket.connect(self.broker.zmq)
+
+    def ask(self, **frame):
+        self.socket.send(json.dumps({"token": self.bob["token"], **frame}).encode())
+        return json.loads(self.socket.recv())
+
+    def ack(self, seq, **members):
+        return self.ask(type="ack", conversationId=self.conversation, seq=seq, **members)
+
+    def test_an_acknowledgement_moves_the_cursor(self):
+        self.say("one", "two", "three")
+        with connect(self.broker, self.bob, "phone") as bob:
+            contents(bob, 3)
+        self.assertEqual(self.ack(2, device="phone", id="a"), {"type": "ok", "id": "a"})
+        self.wait_status(2, "delivered")
+        self.assertEqual(self.status_of(3), "sent")
+        with connect(self.broker, self.bob, "phone") as bob:
+            self.assertEqual(contents(bob, 1), ["three"])
+            bob.nothing_more("message")
+        self.assertEqual(self.ack(1, device="phone")["type"], "ok")  # late: it only moves on
+        with connect(self.broker, self.bob, "phone") as bob:
+            self.assertEqual(contents(bob, 1), ["three"])
+
+    def test_a_feed_that_is_open_hears_of_it(self):
+        self.say(*[str(i) for i in range(300)])
+        with connect(self.broker, self.bob, "phone") as bob:
+            self.assertEqual(contents(bob, 256), [str(i) for i in range(256)])
+            bob.nothing_more("message")
+            self.assertEqual(self.ack(200, device="tablet")["type"], "ok")  # another device
+            bob.nothing_more("message")
+            self.assertEqual(self.ack(200, device="phone")["type"], "ok")
+            self.assertEqual(contents(bob, 44), [str(i) for i in range(256, 300)])
+
+    def test_what_does_not_exist_is_not_acknowledged(self):
+        self.say("one")
+        self.assertEqual(self.ack(10**15)["type"], "ok")
+        self.wait_status(1, "delivered")
+        self.say("two")
+        with connect(self.broker, self.bob) as bob:
+            self.assertEqual(contents(bob, 1), ["two"])
+        other = self.broker.conversation(self.alice)
+        say(self.broker, self.alice, other, "not for bob")
+        self.assertEqual(self.ask(type="ack", conversationId=other, seq=1)["type"], "ok")
+        reply = self.broker.call("GET", f"/api/v1/conversations/{other}/messages",
+                                 token=self.alice["token"])
+        self.assertEqual(reply.data[0]["status"], "sent")
+        for bad in ({"seq": -1}, {"seq": 1, "device": 7}, {"seq": 1, "device": "x" * 65}):
+            answer = self.ask(type="ack", conversationId=self.conversation, **bad)
+            self.assertEqual(answer["code"], "validation_failed")
+
+
 class ResumeTest(QueueCase):
     def test_one_round_trip_restores_everything(self):
         topic, conversation = unique("topic"), "conversation." + self.conversation
