@@ -96,9 +96,9 @@
     XX(DEVICE_FORGET, "DELETE FROM cursors WHERE user = ?1 AND device = ?2")                               \
     XX(DELIVERED_BY_OTHERS, "SELECT seq FROM deliveries WHERE conversation = ?1 AND user <> ?2"            \
                             " ORDER BY seq DESC LIMIT 2")                                                  \
-    XX(DELIVERED_SET, "INSERT INTO deliveries(conversation, user, seq, at_ms) VALUES(?1, ?2, ?3, ?4)"      \
-                      " ON CONFLICT DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms"              \
-                      " WHERE excluded.seq > seq")                                                         \
+    XX(DELIVERED_SET, "INSERT INTO deliveries(conversation, user, seq, at_ms, change)"                     \
+                      " VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET seq = excluded.seq,"          \
+                      " at_ms = excluded.at_ms, change = excluded.change WHERE excluded.seq > seq")        \
     XX(DELIVERED_TOP, "SELECT user, seq FROM deliveries WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2") \
     XX(MSG_TIME, "SELECT timestamp_ms FROM messages WHERE conversation = ?1 AND seq >= ?2"                 \
                  " ORDER BY seq LIMIT 1")                                                                  \
@@ -161,6 +161,7 @@
                    " JOIN conversations c ON c.id = m.conversation"                                        \
                    " WHERE m.user = ?1 AND m.conversation >= ?2 ORDER BY m.conversation")                  \
     XX(READS_CHANGED, "SELECT user, seq, read_ms FROM reads WHERE conversation = ?1 AND change > ?2")      \
+    XX(DELIVERIES_CHANGED, "SELECT user, seq, at_ms FROM deliveries WHERE conversation = ?1 AND change > ?2") \
     XX(MSG_CHANGE, "SELECT seq, change FROM messages WHERE conversation = ?1 AND seq >= ?2"                \
                    " ORDER BY seq LIMIT 1")                                                                \
     XX(ERA_ADD, "INSERT INTO eras(stamp, change) SELECT random() & 0x3fffffffffffffff | 0x4000000000000000," \

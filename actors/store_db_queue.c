@@ -536,6 +536,7 @@ static bool mark_delivered(store_db *db, const struct ack *a, int64_t now_ms, bo
     store_bind_str(s, 2, a->user);
     (void)sqlite3_bind_int64(s, 3, a->got);
     (void)sqlite3_bind_int64(s, 4, now_ms);
+    (void)sqlite3_bind_int64(s, 5, store_change(db));
     if (!store_run(db, s))
         return false;
     *ret_news = sqlite3_changes(db->sql) > 0 && a->got > seq[1];

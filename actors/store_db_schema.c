@@ -173,7 +173,9 @@ static const char schema_2[] =
 static const char schema_3[] =
     "ALTER TABLE cursors ADD COLUMN gap_from INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE cursors ADD COLUMN gap_reason TEXT NOT NULL DEFAULT '';"
-    "ALTER TABLE cursors ADD COLUMN gap_letter INTEGER NOT NULL DEFAULT 0;"; /* its newest one */
+    "ALTER TABLE cursors ADD COLUMN gap_letter INTEGER NOT NULL DEFAULT 0;" /* its newest one */
+
+    "ALTER TABLE deliveries ADD COLUMN change INTEGER NOT NULL DEFAULT 0;";
 
 static const char *const migrations[] = {schema_1, schema_2, schema_3};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))

@@ -37,9 +37,10 @@ struct page {
     struct token t;
     uint32_t limit, n, visits;
     bool reset, more;
-    int64_t prefs_version;                    /* 0: not changed */
-    ptn_pack prefs, convs, msgs, reads, gone; /* each: its values, one behind the other */
-    uint32_t n_convs, n_msgs, n_reads, n_gone;
+    int64_t prefs_version; /* 0: not changed */
+    ptn_pack prefs, convs, msgs, reads, deliveries,
+        gone; /* each: its values, one behind the other */
+    uint32_t n_convs, n_msgs, n_reads, n_deliveries, n_gone;
 };
 
 /* ---- tokens ------------------------------------------------------------------------------- */
@@ -169,7 +170,8 @@ static bool open_round(struct page *p, bool given) {
 
 static bool full(const struct page *p) {
     return p->n >= p->limit || p->visits >= VISITS_MAX ||
-           ptn_pack_len(&p->convs) + ptn_pack_len(&p->msgs) + ptn_pack_len(&p->reads) >=
+           ptn_pack_len(&p->convs) + ptn_pack_len(&p->msgs) + ptn_pack_len(&p->reads) +
+                   ptn_pack_len(&p->deliveries) >=
                STORE_PAGE_BYTES;
 }
 
@@ -233,24 +235,28 @@ static bool read_removed(struct page *p) {
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
-static bool read_marks(struct page *p, int64_t key, ptn_str id, int64_t since) {
-    sqlite3_stmt *s = store_sql(p->db, STORE_SQL_READS_CHANGED);
+/* How far members have read, or got; named `at`: when. */
+static bool read_marks(struct page *p, enum store_statement which, const char *at, int64_t key,
+                       ptn_str id, int64_t since) {
+    bool read = which == STORE_SQL_READS_CHANGED;
+    ptn_pack *w = read ? &p->reads : &p->deliveries;
+    sqlite3_stmt *s = store_sql(p->db, which);
     int rc;
     if (s == NULL)
         return false;
     (void)sqlite3_bind_int64(s, 1, key);
     (void)sqlite3_bind_int64(s, 2, since);
     while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
-        ptn_pack_map(&p->reads, 4);
-        ptn_pack_key(&p->reads, "conversationId");
-        ptn_pack_str(&p->reads, id);
-        ptn_pack_key(&p->reads, "userId");
-        ptn_pack_str(&p->reads, store_column_str(s, 0));
-        ptn_pack_key(&p->reads, "seq");
-        ptn_pack_int(&p->reads, sqlite3_column_int64(s, 1));
-        ptn_pack_key(&p->reads, "readAt");
-        ptn_pack_timestamp(&p->reads, sqlite3_column_int64(s, 2));
-        p->n_reads++;
+        ptn_pack_map(w, 4);
+        ptn_pack_key(w, "conversationId");
+        ptn_pack_str(w, id);
+        ptn_pack_key(w, "userId");
+        ptn_pack_str(w, store_column_str(s, 0));
+        ptn_pack_key(w, "seq");
+        ptn_pack_int(w, sqlite3_column_int64(s, 1));
+        ptn_pack_key(w, at);
+        ptn_pack_timestamp(w, sqlite3_column_int64(s, 2));
+        ++*(read ? &p->n_reads : &p->n_deliveries);
         p->n++;
     }
     (void)sqlite3_reset(s);
@@ -344,7 +350,10 @@ static bool read_conversation(struct page *p, sqlite3_stmt *row, bool *ret_all) 
         p->n_convs++;
         p->n++;
     }
-    return (again || read_marks(p, key, id, since)) && read_messages(p, key, id, since, ret_all);
+    return (again ||
+            (read_marks(p, STORE_SQL_READS_CHANGED, "readAt", key, id, since) &&
+             read_marks(p, STORE_SQL_DELIVERIES_CHANGED, "deliveredAt", key, id, since))) &&
+           read_messages(p, key, id, since, ret_all);
 }
 
 static bool read_conversations(struct page *p) {
@@ -416,8 +425,9 @@ static ptn_buf *reply_page(struct page *p, bool ok, uint32_t *ret_type) {
     char token[TOKEN_BYTES];
     ptn_pack w;
     ptn_pack_init(&w, 256 + ptn_pack_len(&p->convs) + ptn_pack_len(&p->msgs) +
-                          ptn_pack_len(&p->reads) + ptn_pack_len(&p->gone));
-    ptn_pack_array(&w, 8);
+                          ptn_pack_len(&p->reads) + ptn_pack_len(&p->deliveries) +
+                          ptn_pack_len(&p->gone));
+    ptn_pack_array(&w, 9);
     ptn_pack_bool(&w, p->reset);
     ptn_pack_bool(&w, p->more);
     ptn_pack_str(&w, (ptn_str){token, token_write(&p->t, token)});
@@ -425,6 +435,7 @@ static ptn_buf *reply_page(struct page *p, bool ok, uint32_t *ret_type) {
     whole = pack_part(&w, &p->convs, p->n_convs) && whole;
     whole = pack_part(&w, &p->msgs, p->n_msgs) && whole;
     whole = pack_part(&w, &p->reads, p->n_reads) && whole;
+    whole = pack_part(&w, &p->deliveries, p->n_deliveries) && whole;
     whole = pack_part(&w, &p->gone, p->n_gone) && whole;
     if (ok && whole)
         return store_reply(p->db, &w, PTN_MSG_STORE_SYNC_PAGE, ret_type);
@@ -447,6 +458,7 @@ ptn_buf *store_sync(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     ptn_pack_init(&p.convs, 1024);
     ptn_pack_init(&p.msgs, 4096);
     ptn_pack_init(&p.reads, 256);
+    ptn_pack_init(&p.deliveries, 256);
     ptn_pack_init(&p.gone, 64);
     bool ok = open_round(&p, token.n > 0) && read_page(&p);
     return reply_page(&p, ok, ret_type);

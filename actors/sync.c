@@ -385,17 +385,18 @@ static bool pack_page(ptn_pack *w, ptn_bytes page) {
     bool reset, more;
     ptn_str token;
     ptn_bytes preferences, one;
-    if (!ptn_unpack_array(&u, &n) || n != 8 || !ptn_unpack_bool(&u, &reset) ||
+    if (!ptn_unpack_array(&u, &n) || n != 9 || !ptn_unpack_bool(&u, &reset) ||
         !ptn_unpack_bool(&u, &more) || !ptn_unpack_str(&u, &token) ||
         !ptn_unpack_any(&u, &preferences) || !ptn_unpack_array(&u, &n))
         return false;
-    ptn_pack_map(w, 8);
+    ptn_pack_map(w, 9);
     ptn_pack_key(w, "conversations");
     ptn_pack_array(w, n);
     for (; n > 0; n--)
         if (!conv_pack_record(w, &u, NULL))
             return false;
-    if (!pass_part(w, &u, "messages") || !pass_part(w, &u, "reads") || !pass_part(w, &u, "removed"))
+    if (!pass_part(w, &u, "messages") || !pass_part(w, &u, "reads") ||
+        !pass_part(w, &u, "deliveries") || !pass_part(w, &u, "removed"))
         return false;
     prefs = ptn_unpack_of(preferences);
     ptn_pack_key(w, "preferences");

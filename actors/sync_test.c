@@ -505,6 +505,50 @@ static void expect_all_again(ptn_ctx *c, struct fixture *x) {
     expect_page(r[1], 1, 6, 1, 0, 0);
 }
 
+static void deliver(ptn_ctx *c, struct fixture *x, const char *user, int64_t seq) {
+    ptn_pack w;
+    ptn_pack_init(&w, 128);
+    ptn_pack_array(&w, 2);
+    ptn_pack_array(&w, 1);
+    ptn_pack_array(&w, 6);
+    ptn_pack_cstr(&w, user);
+    ptn_pack_cstr(&w, "phone");
+    ptn_pack_cstr(&w, conv);
+    ptn_pack_int(&w, seq);
+    ptn_pack_int(&w, 0);
+    ptn_pack_int(&w, seq);
+    ptn_pack_int(&w, 1700000000000);
+    (void)ask_store(c, x, PTN_MSG_STORE_FEED_ACK, ptn_pack_finish(&w));
+}
+static void deliver_two(ptn_ctx *c, struct fixture *x) {
+    deliver(c, x, "bob", 2);
+}
+static void deliver_one(ptn_ctx *c, struct fixture *x) {
+    deliver(c, x, "bob", 1);
+}
+static void expect_delivered(ptn_ctx *c, struct fixture *x) {
+    (void)c, (void)x;
+    expect_page(r[1], 0, 0, 0, 0, 0);
+    ptn_bytes marks = at(data_of(f, r[1], 200), "deliveries");
+    cr_assert_eq(count_of(marks), 1);
+    cr_expect(str_is(at(element(marks, 0), "userId"), "bob"));
+    cr_expect_eq(int_at(element(marks, 0), "seq"), 2);
+    cr_expect(str_is(at(element(marks, 0), "deliveredAt"), "2023-11-14T22:13:20.000Z"));
+}
+static void expect_no_delivery(ptn_ctx *c, struct fixture *x) {
+    (void)c, (void)x;
+    cr_expect_eq(count_of(at(data_of(f, r[1], 200), "deliveries")), 0);
+}
+
+Test(sync, delivery_marks_come_once) {
+    static const struct step steps[] = {
+        {0, create},     {0, remember},    {0, send_three}, {0, pull_all},
+        {0, keep_token}, {0, deliver_two}, {0, pull_since}, {0, expect_delivered},
+        {0, keep_token}, {0, deliver_one}, {0, pull_since}, {0, expect_no_delivery},
+        {0, NULL}};
+    fixture_run(f, steps);
+}
+
 Test(sync, a_token_brings_what_changed_since) {
     static const struct step steps[] = {{0, create},     {0, remember},
                                         {0, send_three}, {0, as_bob},

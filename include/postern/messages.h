@@ -136,7 +136,8 @@
     XX(SYNC_APPLIED)      /* [result map, ..]: one per item, as clients see it */                          \
     XX(STORE_SYNC)        /* [user, token?, limit] -> STORE_SYNC_PAGE: what has changed since */             \
     XX(STORE_SYNC_PAGE)   /* [reset, more, token, [preferences map]?, [CONV, ..], [MESSAGE, ..],           \
-                           * [read mark map, ..], [conversation that was left, ..]] */                     \
+                           * [read mark map, ..], [delivery mark map, ..], [conversation that was left,    \
+                           * ..]] */                                                                       \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes,           \
                            * note?]: what people should know of its state */                               \
     XX(STORE_STATS_REPLY)                                                                                  \

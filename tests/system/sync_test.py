@@ -8,7 +8,7 @@ import unittest
 import urllib.parse
 import uuid
 
-from harness import Broker, RawHttp, SystemTest, Ws, Zmq, zmq_ask
+from harness import Broker, RawHttp, SystemTest, Ws, Zmq, wait_until, zmq_ask
 
 API = "/api/v1"
 EARLY, LATE, LATER = (f"2026-01-01T00:00:0{second}.000Z" for second in (1, 2, 3))
@@ -207,6 +207,20 @@ class SyncTest(SystemTest):
         ann, bob = self.device(self.ann), self.device(self.bob)
         sent = ann.push(message(self.conversation, "read me"))[0]["data"]
         bob.pull()
+        ann.pull()
+        live = self.assertOk(ann.call("POST", f"/conversations/{self.conversation}/messages",
+                                      {"content": "live"}), 201)
+        with Ws(self.broker, self.bob["token"]) as ws:
+            ws.expect("message", content="live")
+            ws.send(type="ack", conversationId=self.conversation, seq=live["seq"])
+
+            def marks():
+                query = urllib.parse.urlencode({"since": ann.token})
+                return self.assertOk(ann.call("GET", "/sync?" + query))["deliveries"]
+            mark, = wait_until(marks, "the delivery")
+        self.assertEqual((mark["conversationId"], mark["userId"], mark["seq"]),
+                         (self.conversation, self.bob["id"], live["seq"]))
+        self.assertIn("deliveredAt", mark)
         mark = {"id": "r1", "kind": "read", "conversationId": self.conversation,
                 "messageId": sent["id"], "timestamp": LATE}
         self.assertEqual(outcomes(bob.push(mark, mark)), ["applied", "duplicate"])
