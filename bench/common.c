@@ -76,6 +76,28 @@ uint64_t bench_rss_bytes(pid_t pid) {
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* The number behind a word of a file, or 0. */
+static unsigned long long number_behind(const char *path, const char *row_begins,
+                                        const char *word) {
+    char row[256];
+    unsigned long long v = 0;
+    FILE *f = fopen(path, "re");
+    while (f != NULL && fgets(row, sizeof row, f) != NULL) {
+        const char *at =
+            strncmp(row, row_begins, strlen(row_begins)) == 0 ? strstr(row, word) : NULL;
+        if (at != NULL)
+            v = strtoull(at + strlen(word), NULL, 10);
+    }
+    if (f != NULL)
+        (void)fclose(f);
+    return v;
+}
+
+uint64_t bench_kernel_bytes(void) {
+    return number_behind("/proc/meminfo", "Slab:", "Slab:") * 1024 +
+           number_behind("/proc/net/sockstat", "TCP:", " mem ") * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 void bench_machine(char *out, size_t out_bytes) {
     char row[256], model[200] = "unknown CPU";
     FILE *f = fopen("/proc/cpuinfo", "re");
@@ -155,13 +177,13 @@ static void json_first(const char *json, const char *key, char *out, size_t out_
     snprintf(out, out_bytes, "%.*s", (int)n, p);
 }
 
-static void program_beside_us(char *out, size_t out_bytes) {
-    ssize_t n = readlink("/proc/self/exe", out, out_bytes - 16);
+void bench_beside_us(const char *name, char *out, size_t out_bytes) {
+    size_t name_bytes = strlen(name) + 1;
+    ssize_t n = readlink("/proc/self/exe", out, out_bytes - name_bytes);
     if (n < 0)
         bench_die("readlink /proc/self/exe: %s", strerror(errno));
     out[n] = '\0';
-    char *slash = strrchr(out, '/');
-    snprintf(slash + 1, out_bytes - (size_t)(slash + 1 - out), "postern");
+    memcpy(strrchr(out, '/') + 1, name, name_bytes);
 }
 
 /* Runs argv with its standard output on a pipe; returns the read end. */
@@ -191,7 +213,11 @@ static void read_line(int fd, char *out, size_t out_bytes) {
     /* f stays open: closing it would make the broker's next line fail */
 }
 
+/* At an exit in the middle of things our connections are still open: a drain would wait for them.
+ */
 static void stop_running(void) {
+    if (running != NULL && running->pid > 0)
+        kill(running->pid, SIGKILL);
     if (running != NULL)
         bench_broker_stop(running);
 }
@@ -202,7 +228,7 @@ void bench_broker_start(struct bench_broker *b, const char *program, const char 
     if (program != NULL)
         snprintf(b->program, sizeof b->program, "%s", program);
     else
-        program_beside_us(b->program, sizeof b->program);
+        bench_beside_us("postern", b->program, sizeof b->program);
     snprintf(b->dir, sizeof b->dir, "%s/postern-bench-XXXXXX",
              getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
     if (mkdtemp(b->dir) == NULL)

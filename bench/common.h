@@ -21,6 +21,9 @@ uint64_t bench_cpu_ns(pid_t pid);
 uint64_t bench_rss_bytes(pid_t pid);
 /* "Intel Xeon …, 2 cores, Linux 6.1" */
 void bench_machine(char *out, size_t out_bytes);
+/* Bytes that the kernel holds for all of the machine's sockets and files: slabs, and what is in
+ * TCP's queues (/proc/meminfo, /proc/net/sockstat). */
+uint64_t bench_kernel_bytes(void);
 /* Runs the calling process, or pid, on one core only; false: the machine has no such core. */
 bool bench_pin(pid_t pid, unsigned core);
 
@@ -44,6 +47,8 @@ struct bench_broker {
     char token[2048]; /* of the admin account */
     char program[512];
 };
+/* Path of a program that stands beside this one. */
+void bench_beside_us(const char *name, char *out, size_t out_bytes);
 /* program: path of postern, or NULL: beside the tool itself.  set: "key=value" pairs for --set, n
  * of them. */
 void bench_broker_start(struct bench_broker *b, const char *program, const char *const *set,

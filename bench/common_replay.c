@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <zmq.h>
 
 #define RETRY_NS (50 * PTN_MS)
@@ -145,8 +146,9 @@ static void send_message(struct replay *r, uint32_t message) {
     char id[40];
     message_id(message, id);
     ptn_out_clear(&r->text);
-    if (r->flights[message].tries++ == 0)
-        r->flights[message].sent_ns = bench_now_ns();
+    struct replay_flight *f = &r->flights[message];
+    if (f->tries++ == 0)
+        f->sent_ns = f->due_ns != 0 ? f->due_ns : bench_now_ns();
     switch (replay_protocol_of(m->person)) {
     case BY_REST:
         send_rest(r, m, id);
@@ -176,7 +178,8 @@ static void fill_window(struct replay *r) {
         r->n_retried++;
         send_message(r, message);
     }
-    while (r->next < r->chat.n_messages && r->next - r->n_acknowledged < r->o.window)
+    while (r->next < r->chat.n_messages && r->next - r->n_acknowledged < r->o.window &&
+           r->flights[r->next].due_ns <= now)
         send_message(r, (uint32_t)r->next++);
 }
 
@@ -399,13 +402,27 @@ static void read_zmq(struct replay *r) {
     }
 }
 
+/* How long a turn may sleep: until the next retry or message is due. */
+static struct timespec sleep_time(const struct replay *r, int timeout_ms) {
+    uint64_t ns = (uint64_t)(r->n_retries > 0 ? 5 : timeout_ms) * PTN_MS, now = bench_now_ns();
+    bool waits =
+        r->running && r->next < r->chat.n_messages && r->next - r->n_acknowledged < r->o.window;
+    uint64_t due = waits ? r->flights[r->next].due_ns : UINT64_MAX;
+    if (due <= now)
+        ns = 0;
+    else if (due - now < ns)
+        ns = due - now;
+    return (struct timespec){.tv_sec = (time_t)(ns / PTN_SEC), .tv_nsec = (long)(ns % PTN_SEC)};
+}
+
 void replay_turn(struct replay *r, int timeout_ms) {
     struct epoll_event events[256];
     /* libzmq announces input once: whatever sending has consumed is looked for before we sleep. */
     read_zmq(r);
     if (r->running)
         fill_window(r);
-    int n = epoll_wait(r->epoll, events, PTN_ARRAY_LEN(events), r->n_retries > 0 ? 5 : timeout_ms);
+    struct timespec t = sleep_time(r, timeout_ms);
+    int n = epoll_pwait2(r->epoll, events, PTN_ARRAY_LEN(events), &t, NULL);
     for (int i = 0; i < n; i++) {
         uint32_t index = (uint32_t)events[i].data.u64;
         switch ((enum replay_source)(events[i].data.u64 >> 32)) {

@@ -23,6 +23,7 @@ struct replay_options {
     const char *path, *program, *workers;
     unsigned subscribers, window;
     size_t days;
+    double speed; /* so many times as fast as it was written; 0: as fast as the window allows */
     bool json;
 };
 
@@ -44,8 +45,10 @@ struct replay_conversation {
     uint32_t index;
 };
 
-struct replay_flight {          /* of one message */
-    uint64_t sent_ns, retry_ns; /* retry_ns 0: none is due */
+struct replay_flight { /* of one message */
+    uint64_t due_ns;   /* at a speed; 0: when the window allows */
+    uint64_t sent_ns;  /* what its latency counts from */
+    uint64_t retry_ns; /* 0: none is due */
     uint32_t tries;
     bool acknowledged;
 };

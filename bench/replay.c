@@ -269,16 +269,36 @@ static void populate(struct replay *r) {
 
 /* ---- the run ------------------------------------------------------------------------------- */
 
+/* When each message is due: the messages of a minute are spread over it. */
+static void plan(struct replay *r, uint64_t begin_ns) {
+    const struct chat *c = &r->chat;
+    double minute_ns = 60e9 / r->o.speed;
+    for (size_t first = 0, end; first < c->n_messages; first = end) {
+        uint32_t minute = c->messages[first].minute;
+        for (end = first; end < c->n_messages && c->messages[end].minute == minute;)
+            end++;
+        for (size_t i = first; i < end; i++) {
+            double part = (double)(i - first) / (double)(end - first);
+            r->flights[i].due_ns =
+                begin_ns + (uint64_t)((minute - c->messages[0].minute + part) * minute_ns);
+        }
+    }
+}
+
 static void run(struct replay *r) {
     size_t wanted = r->chat.n_messages * (r->o.subscribers + 1);
     size_t progress = 0;
     uint64_t last = bench_now_ns();
+    if (r->o.speed > 0)
+        plan(r, last);
     r->on_http = replay_on_message_response;
     r->running = true;
     while (r->n_acknowledged < r->chat.n_messages || r->n_deliveries < wanted) {
         replay_turn(r, 100);
         uint64_t now = bench_now_ns();
-        if (r->n_acknowledged + r->n_deliveries != progress) {
+        bool waits =
+            r->n_acknowledged < r->next || r->n_deliveries < r->next * (r->o.subscribers + 1);
+        if (!waits || r->n_acknowledged + r->n_deliveries != progress) {
             progress = r->n_acknowledged + r->n_deliveries;
             last = now;
         } else if (now - last > STALL_NS) {
@@ -328,13 +348,14 @@ static void report(struct replay *r, double seconds, double cpu_seconds) {
              max = bench_sample_at(&r->latency, 1.0);
     if (r->o.json) {
         printf("{\"machine\":\"%s\",\"days\":%zu,\"people\":%zu,\"messages\":%zu,\"rest\":%zu,"
-               "\"ws\":%zu,\"zmq\":%zu,\"retried\":%zu,\"subscribers\":%u,\"window\":%u,"
+               "\"ws\":%zu,\"zmq\":%zu,\"retried\":%zu,\"subscribers\":%u,\"window\":%u,\"speed\":%"
+               ".0f,"
                "\"deliveries\":%zu,\"seconds\":%.3f,\"deliveries_per_second\":%.0f,"
                "\"broker_cpu_seconds\":%.3f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
                "\"proven\":true}\n",
                machine, r->chat.n_days, r->chat.n_people, r->n_acknowledged, r->n_by[BY_REST],
                r->n_by[BY_WS], r->n_by[BY_ZMQ], r->n_retried, r->o.subscribers + 1, r->o.window,
-               r->n_deliveries, seconds, rate, cpu_seconds, ms(p50), ms(p99), ms(max));
+               r->o.speed, r->n_deliveries, seconds, rate, cpu_seconds, ms(p50), ms(p99), ms(max));
         return;
     }
     printf("%s\n", machine);
@@ -384,7 +405,9 @@ static const char usage[] =
     "  replays logged chat through REST, WebSocket and ZeroMQ and proves the delivery\n"
     "  default: $POSTERN_SHARED/data/irc, or ../shared/data/irc\n"
     "  -k, --subscribers N   WebSocket subscribers (8), besides one on ZeroMQ\n"
-    "  -w, --window N        messages in flight (32)\n"
+    "  -w, --window N        messages in flight (32; at a speed 512)\n"
+    "  -s, --speed X         X times as fast as it was written, in an open loop: latency counts\n"
+    "                        from when a message was due\n"
     "  -d, --days N          only the first N files\n"
     "      --workers N       of the broker (0: as it chooses)\n"
     "      --program PATH    of postern (default: beside this tool)\n"
@@ -404,18 +427,21 @@ static void parse_options(int argc, char **argv, struct replay_options *o) {
     static const struct option longs[] = {{"subscribers", required_argument, NULL, 'k'},
                                           {"window", required_argument, NULL, 'w'},
                                           {"days", required_argument, NULL, 'd'},
+                                          {"speed", required_argument, NULL, 's'},
                                           {"workers", required_argument, NULL, 'W'},
                                           {"program", required_argument, NULL, 'p'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     static char path[4096];
-    *o = (struct replay_options){.subscribers = 8, .window = 32};
-    for (int c; (c = getopt_long(argc, argv, "k:w:d:h", longs, NULL)) != -1;) {
+    *o = (struct replay_options){.subscribers = 8};
+    for (int c; (c = getopt_long(argc, argv, "k:w:d:s:h", longs, NULL)) != -1;) {
         if (c == 'k')
             o->subscribers = number(optarg, 0, 1000);
         else if (c == 'w')
             o->window = number(optarg, 1, REPLAY_WINDOW_MAX);
+        else if (c == 's')
+            o->speed = number(optarg, 1, 1000000);
         else if (c == 'd')
             o->days = number(optarg, 1, 10000);
         else if (c == 'W')
@@ -429,6 +455,8 @@ static void parse_options(int argc, char **argv, struct replay_options *o) {
             exit(c == 'h' ? 0 : 2);
         }
     }
+    if (o->window == 0)
+        o->window = o->speed > 0 ? 512 : 32;
     const char *shared = getenv("POSTERN_SHARED");
     (void)snprintf(path, sizeof path, "%s/data/irc", shared != NULL ? shared : "../shared");
     o->path = optind < argc ? argv[optind] : path;

@@ -126,9 +126,9 @@ enum bench_got bench_link_wait(struct bench_link *l, ptn_bytes *ret_payload) {
         enum bench_got got = l->driver->next(l, ret_payload);
         if (got != BENCH_NOTHING)
             return got;
+        bool whole = bench_link_flush(l);
         zmq_pollitem_t item = {.socket = l->zmq, .fd = l->io.fd, .events = ZMQ_POLLIN};
-        (void)zmq_poll(&item, 1, 100);
-        (void)bench_link_flush(l);
+        (void)zmq_poll(&item, 1, whole ? 100 : 1);
         (void)bench_link_read(l);
         if (l->closed)
             bench_die("%s: the server closed the connection", l->driver->name);

@@ -4,7 +4,8 @@
  */
 #include "bench/load/run.h"
 
-#include <stdlib.h>
+#include <errno.h>
+#include <unistd.h>
 
 #define MESSAGES BENCH_CAN_PUBSUB
 
@@ -43,12 +44,40 @@ const struct scenario scenarios[] = {
      .accepts = "connections window rate topic",
      .usual = {.connections = 4, .window = 64, .bytes = 200},
      .run = run_ask},
+    {.name = "connections",
+     .about = "what an idle, subscribed connection costs: memory, CPU, time to open",
+     .needs = MESSAGES,
+     .target = "postern-ws-json",
+     .accepts = "connections topic",
+     .usual = {.connections = 1000},
+     .run = run_connections},
+    {.name = "mixed",
+     .about = "real chat days through REST, WebSocket and ZeroMQ at once, every delivery proved",
+     .program = "postern-replay"},
+    {.name = "actors",
+     .about = "the actor runtime alone: postern bench actors PROGRAM WORKERS SIZE WARMUP",
+     .program = "postern-actors"},
     {.name = NULL},
 };
+
+/* Ends here when argv[1] is a scenario that another tool does. */
+static void hand_over(char **argv) {
+    const struct scenario *s = scenarios;
+    char path[4096];
+    while (s->name != NULL && (s->program == NULL || strcmp(s->name, argv[1]) != 0))
+        s++;
+    if (s->name == NULL)
+        return;
+    bench_beside_us(s->program, path, sizeof path);
+    (void)execv(path, argv + 1);
+    bench_die("cannot run %s: %s", path, strerror(errno));
+}
 
 int main(int argc, char **argv) {
     struct options o;
     char why[300];
+    if (argc > 1)
+        hand_over(argv);
     if (!options_parse(argc, argv, &o, why, sizeof why)) {
         fprintf(stderr, "bench: %s\n", why);
         return 2;

@@ -26,7 +26,7 @@ struct scenario {
     const char *accepts;  /* options besides those that all accept, in words */
     struct options usual; /* defaults that differ from those of all: 0 is none */
     void (*run)(const struct options *o);
-    const char *program; /* of the tool that does it instead, with its own options; run is NULL */
+    const char *program; /* or: the tool beside us that does it, with options of its own */
 };
 
 /* Ends with a name of NULL. */

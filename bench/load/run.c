@@ -5,7 +5,7 @@
 #include "bench/load/run.h"
 
 #include <errno.h>
-#include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -16,6 +16,11 @@
 #define LAG_MAX_NS 1000000u /* an open loop that is later than this has not kept the rate */
 
 static struct bench_broker broker;
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal) {
+    interrupted = signal;
+}
 
 void *run_zeroed(size_t n, size_t bytes) {
     void *p = calloc(n > 0 ? n : 1, bytes);
@@ -48,6 +53,9 @@ void run_open(struct run *r, const struct options *o) {
         files.rlim_cur = files.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &files);
     }
+    struct sigaction interrupt = {.sa_handler = on_interrupt};
+    (void)sigaction(SIGINT, &interrupt, NULL); /* so that the broker is stopped */
+    (void)sigaction(SIGTERM, &interrupt, NULL);
     *r = (struct run){.o = o, .server_pid = (pid_t)o->server_pid};
     r->target = (struct bench_target){.address = o->address,
                                       .events = o->events,
@@ -161,6 +169,8 @@ int run_wait(struct run *r, struct epoll_event *events, int max, uint64_t until_
     if (n < 0 &&
         errno == ENOSYS) /* before Linux 5.11: a round down to milliseconds spins the rest */
         n = epoll_wait(r->epoll, events, max, (int)(left / 1000000u));
+    if (interrupted != 0)
+        bench_die("interrupted");
     if (n < 0 && errno != EINTR)
         bench_die("epoll: %s", strerror(errno));
     return n < 0 ? 0 : n;

@@ -65,4 +65,6 @@ uint64_t pace_next(const struct pace *p);
 void run_fanout(const struct options *o); /* scenario_flow.c; also pubsub */
 void run_ask(const struct options *o);    /* scenario_ask.c: request, http, durable */
 
+void run_connections(const struct options *o); /* scenario_connections.c */
+
 #endif

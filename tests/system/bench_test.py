@@ -6,8 +6,10 @@ The generator checks each delivery itself, so that a run ends well is half of th
 the sums: what was published times who heard it, shares of a core, percentiles in order.
 """
 
+import gzip
 import json
 import os
+import pathlib
 import subprocess
 import tempfile
 import unittest
@@ -101,6 +103,40 @@ class Bench(unittest.TestCase):
                     self.assertGreater(v["cpu_us_per_op"], 0)
                     self.check_latency(v)
 
+    def test_connections_over_every_wire(self):
+        for target in MESSAGES:
+            with self.subTest(target=target):
+                v = self.reading("connections", "--target", target, "--connections", "100")
+                self.assertEqual(v["connections_opened"], 100)
+                self.assertIn("kernel_bytes_per_connection", v)
+                self.assertLess(v["user_bytes_per_connection"], 200000)
+                self.assertLess(v["idle_cpu"], 0.9)
+                self.check_latency(v)
+
+    def test_real_chat_at_a_speed(self):
+        with tempfile.TemporaryDirectory() as d:
+            with gzip.open(os.path.join(d, "day.gz"), "wt") as f:
+                for i in range(60):
+                    f.write(f"[07:{i // 20:02}] <{'ann' if i % 3 else 'bob'}> message {i}\n")
+            r = self.run_bench("mixed", "--speed", "300", "--subscribers", "2", "--json", d)
+            v = json.loads(r.stdout)
+            self.assertEqual((v["messages"], v["deliveries"], v["proven"]), (60, 180, True))
+            self.assertGreater(v["seconds"], 0.55, "three minutes at 300 times their speed")
+
+    def test_actors(self):
+        r = self.run_bench("actors", "count", "1", "2000", "100")
+        self.assertEqual(r.stdout.split()[0], "2000")
+
+    def test_an_interrupted_run_takes_its_broker_along(self):
+        with tempfile.TemporaryDirectory() as d:
+            with subprocess.Popen([PROGRAM, "bench", "request", "--seconds", "60"], stderr=subprocess.DEVNULL,
+                                  env={**harness.clean_environment(), "TMPDIR": d}) as p:
+                harness.wait_until(lambda: any(f.name == "postern.ipc" for f in pathlib.Path(d).rglob("*")),
+                                   "the broker")
+                p.terminate()
+                self.assertEqual(p.wait(harness.PATIENCE), 1)
+            self.assertEqual(os.listdir(d), [])
+
     def test_open_loop_of_requests(self):
         v = self.reading("http", "--connections", "4", "--rate", "200")
         self.assertEqual(v["answers"], 20)
@@ -141,7 +177,7 @@ class Bench(unittest.TestCase):
 
     def test_help_names_what_there_is(self):
         r = self.run_bench("--help")
-        for word in ("fanout", "pubsub", "request", "http", "durable", "--overload", *MESSAGES):
+        for word in ("fanout", "pubsub", "request", "http", "durable", "connections", "mixed", "actors", "--overload", *MESSAGES):
             self.assertIn(word, r.stdout)
 
     def test_a_server_that_is_not_there(self):
