@@ -121,6 +121,17 @@ static struct frames_call *call_make(const struct frames_in *in) {
     return call;
 }
 
+static void call_link(frames_session *s, struct frames_call *call, enum frames_call_kind kind) {
+    call->kind = kind;
+    call->session = s;
+    call->next = s->calls;
+    call->pprev = &s->calls;
+    if (s->calls != NULL)
+        s->calls->pprev = &call->next;
+    s->calls = call;
+    s->n_pending++;
+}
+
 struct frames_call *frames__call_new(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                                      enum frames_call_kind kind) {
     if (s->n_pending >= s->pending_max) {
@@ -134,14 +145,7 @@ struct frames_call *frames__call_new(ptn_ctx *c, frames_session *s, const struct
                           "out of memory; try again");
         return NULL;
     }
-    call->kind = kind;
-    call->session = s;
-    call->next = s->calls;
-    call->pprev = &s->calls;
-    if (s->calls != NULL)
-        s->calls->pprev = &call->next;
-    s->calls = call;
-    s->n_pending++;
+    call_link(s, call, kind);
     return call;
 }
 
@@ -211,22 +215,42 @@ static bool open_feed(ptn_ctx *c, frames_session *s, ptn_str device) {
     return false;
 }
 
+/* Asks for a ticket of the session's identity; cb is called in any case. */
+static void ask_ticket(ptn_ctx *c, frames_session *s, struct frames_call *call, ptn_time patience,
+                       ptn_reply_cb cb) {
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_principal_pack(&w, &s->identity.p);
+    ptn_buf *b = ptn_pack_finish(&w);
+    const int err = b == NULL ? -PTN_ENOMEM
+                              : ptn_ask(c, s->directory->auth[s->worker], PTN_MSG_AUTH_TICKET, b,
+                                        ptn_now(c) + patience, cb, call, &call->corr);
+    if (err == 0)
+        return;
+    ptn_buf_unref(b);
+    call->corr = 0;
+    cb(c, NULL, err, NULL, call);
+}
+
+/* n == 0: none could be made. */
+static ptn_str ticket_of(int err, const ptn_msg *reply) {
+    uint32_t n;
+    ptn_str ticket;
+    if (err != 0 || reply->type != PTN_MSG_AUTH_TICKET)
+        return (ptn_str){0};
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+    return ptn_unpack_array(&u, &n) && ptn_unpack_str(&u, &ticket) ? ticket : (ptn_str){0};
+}
+
 /* The ticket has come, or has not: the session begins. */
 static void ticket_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct frames_call *call = arg;
     frames_session *s = call->session;
-    ptn_str session = {0};
     const struct frames_in in = {.ticket = call->ticket, .id = frames__call_id(call)};
-    uint32_t n;
     (void)state;
     frames__call_unlink(call);
     s->authenticating = false;
-    if (err == 0 && reply->type == PTN_MSG_AUTH_TICKET) {
-        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
-        if (!ptn_unpack_array(&u, &n) || !ptn_unpack_str(&u, &session))
-            session = (ptn_str){0};
-    }
-    send_welcome(c, s, call->ticket, in.id, session, call->resumed);
+    send_welcome(c, s, call->ticket, in.id, ticket_of(err, reply), call->resumed);
     if (!s->closed && s->ops->authenticated != NULL)
         s->ops->authenticated(c, s->self);
     if (!s->closed && open_feed(c, s, (ptn_str){call->device, call->n_device}) && !s->closed &&
@@ -255,19 +279,7 @@ static int session_accept(ptn_ctx *c, frames_session *s, struct frames_call *cal
         frames__call_free(call);
         return 0;
     }
-    ptn_pack w;
-    ptn_pack_init(&w, 256);
-    ptn_principal_pack(&w, &s->identity.p);
-    ptn_buf *b = ptn_pack_finish(&w);
-    const int asked = b == NULL
-                          ? -PTN_ENOMEM
-                          : ptn_ask(c, s->directory->auth[s->worker], PTN_MSG_AUTH_TICKET, b,
-                                    ptn_now(c) + s->request_ns, ticket_callback, call, &call->corr);
-    if (asked == 0)
-        return 0;
-    ptn_buf_unref(b);
-    call->corr = 0;
-    ticket_callback(c, NULL, asked, NULL, call);
+    ask_ticket(c, s, call, s->request_ns, ticket_callback);
     return 0;
 }
 
@@ -425,6 +437,42 @@ static void handle_resume(ptn_ctx *c, frames_session *s, const struct frames_in 
         return;
     }
     authenticate(c, s, call, PTN_MSG_AUTH_RESUME, ticket);
+}
+
+/* ---- goodbye -------------------------------------------------------------------------------- */
+
+#define DRAIN_TICKET_NS (1 * PTN_SEC) /* who drains does not wait long */
+
+static void send_drain(ptn_ctx *c, frames_session *s, uint32_t reconnect_after_ms, ptn_str ticket) {
+    ptn_pack w;
+    frames__begin(&w, "drain", (ptn_bytes){0}, 2);
+    ptn_pack_key(&w, "reconnectAfterMs");
+    ptn_pack_uint(&w, reconnect_after_ms);
+    ptn_pack_key(&w, "ticket");
+    ptn_pack_str_or_nil(&w, ticket);
+    frames__send(c, s, 0, &w);
+}
+
+static void drain_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct frames_call *call = arg;
+    (void)state;
+    frames__call_unlink(call);
+    send_drain(c, call->session, call->reconnect_after_ms, ticket_of(err, reply));
+    frames__call_free(call);
+}
+
+void frames_drain(ptn_ctx *c, frames_session *s, uint32_t reconnect_after_ms) {
+    const struct frames_in in = {0};
+    if (s->closed)
+        return;
+    struct frames_call *call = session_is_anonymous(s) ? NULL : call_make(&in);
+    if (call == NULL) {
+        send_drain(c, s, reconnect_after_ms, (ptn_str){0});
+        return;
+    }
+    call_link(s, call, FRAMES_CALL_DRAIN);
+    call->reconnect_after_ms = reconnect_after_ms;
+    ask_ticket(c, s, call, DRAIN_TICKET_NS, drain_callback);
 }
 
 /* ---- small frames --------------------------------------------------------------------------- */

@@ -87,6 +87,9 @@ static inline bool frames_has_room(const frames_session *s) {
 
 /* One frame from the client.  frame is a validated msgpack value of any kind. */
 void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame);
+/* The broker goes: `drain`, with a ticket for `resume` when the session has an identity.  Until it
+ * is sent, the session counts one pending frame more. */
+void frames_drain(ptn_ctx *c, frames_session *s, uint32_t reconnect_after_ms);
 /* An `error` frame; id may be empty (raw msgpack value or n == 0). */
 void frames_send_error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id, int code,
                        const char *message);

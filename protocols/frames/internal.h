@@ -29,6 +29,7 @@
 
 enum frames_call_kind {
     FRAMES_CALL_AUTH,
+    FRAMES_CALL_DRAIN, /* a ticket for the way out */
     FRAMES_CALL_SUBSCRIBE,
     FRAMES_CALL_REQUEST, /* answered by `response` */
     FRAMES_CALL_PUBLISH, /* answered by `ack` with a position */
@@ -49,7 +50,8 @@ struct frames_call {
     ptn_buf *positions; /* AUTH: what to subscribe to, a checked map; NULL: nothing */
     bool no_body;       /* REQUEST: the method was HEAD */
     uint8_t n_id;
-    uint8_t n_device; /* AUTH */
+    uint8_t n_device;            /* AUTH */
+    uint32_t reconnect_after_ms; /* DRAIN */
     char device[PTN_DEVICE_BYTES_MAX];
     uint8_t id[FRAMES_ID_RAW_BYTES_MAX]; /* msgpack value */
     uint8_t trace[FRAMES_TRACE_BYTES];

@@ -113,7 +113,7 @@ static void drain(ptn_ctx *c, struct http_edge *e) {
         next = conn->next;
         http_conn_drain(c, conn);
     }
-    ws_drain_all(&e->base, RECONNECT_AFTER_MS);
+    ws_drain_all(c, &e->base, RECONNECT_AFTER_MS);
     drain_check(c, e, &e->drain_timer, NULL);
 }
 

@@ -324,23 +324,9 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     return 0;
 }
 
-void ws_drain_all(edge *e, uint32_t reconnect_after_ms) {
-    ptn_pack pack;
-    ptn_pack_init(&pack, 0);
-    ptn_pack_map(&pack, 3);
-    ptn_pack_key(&pack, "type");
-    ptn_pack_cstr(&pack, "drain");
-    ptn_pack_key(&pack, "reconnectAfterMs");
-    ptn_pack_uint(&pack, reconnect_after_ms);
-    ptn_pack_key(&pack, "ticket");
-    ptn_pack_nil(&pack); /* sessions are not resumed by this version */
-    ptn_buf *b = ptn_pack_finish(&pack);
-    for (struct ws_conn *w = e->ws_conns; w != NULL;
-         w = w->next) { /* none goes before its on_close */
-        if (b != NULL)
-            ws__send(w, ptn_buf_bytes(b));
-    }
-    ptn_buf_unref(b);
+void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
+    for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next) /* none goes before on_close */
+        frames_drain(c, &w->session, reconnect_after_ms);
 }
 
 void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {

@@ -13,6 +13,7 @@
 
 #include "runtime/env/test_client.h"
 
+#define MSG_DRAIN_IDLE (PTN_MSG_TYPE_END + 6)
 #define MSG_DRAIN_ALL (PTN_MSG_TYPE_END + 2) /* WS_MSG_READ_ON is the one before */
 #define MSG_REVOKE (PTN_MSG_TYPE_END + 3)
 #define MSG_CRASH (PTN_MSG_TYPE_END + 4)
@@ -119,7 +120,9 @@ static inline int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ws_read_on(c, &e->base);
         return 0;
     case MSG_DRAIN_ALL:
-        ws_drain_all(&e->base, 1500);
+        ws_drain_all(c, &e->base, 1500);
+        return 0;
+    case MSG_DRAIN_IDLE:
         ws_drain_idle(c, &e->base, 1500);
         return 0;
     case MSG_REVOKE:

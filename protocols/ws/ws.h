@@ -34,12 +34,11 @@ void ws_read_on(ptn_ctx *c, edge *e);
 /* edge->paused has changed: nothing more is read, or reading goes on. */
 void ws_pause_changed(ptn_ctx *c, edge *e);
 
-/* Every ws connection of this edge: `drain` frame and close 1012 (drain), or 4501 for one session.
- */
-/* After the `drain` frame a connection closes once its requests are answered: ws_drain_idle() looks
- * for those. */
+/* Every ws connection of this edge gets a `drain` frame.  It closes, with 1012, once that is sent
+ * and its requests are answered: ws_drain_idle() looks for those. */
+void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
 void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
-void ws_drain_all(edge *e, uint32_t reconnect_after_ms);
+/* Those of one session close, with 4501. */
 void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session);
 
 #endif

@@ -272,7 +272,19 @@ Test(ws_conn, drain_says_goodbye) {
     int fd = ws_connect(&w, "/ws", "Authorization: Bearer good\r\n", "", 0);
     expect_text(fd, "welcome");
     tell(&w, MSG_DRAIN_ALL, NULL);
+    expect_text(fd, "{\"type\":\"drain\",\"reconnectAfterMs\":1500,\"ticket\":\"ticket\"}");
+    tell(&w, MSG_DRAIN_IDLE, NULL);
+    expect_close(fd, 1012, "{\"code\":\"draining\",\"retryAfterMs\":1500}");
+    world_stop(&w);
+}
+
+Test(ws_conn, drain_of_a_stranger_has_no_ticket) {
+    struct world w = {0};
+    world_start(&w);
+    int fd = ws_connect(&w, "/ws", "", "", 0);
+    tell(&w, MSG_DRAIN_ALL, NULL);
     expect_text(fd, "{\"type\":\"drain\",\"reconnectAfterMs\":1500,\"ticket\":null}");
+    tell(&w, MSG_DRAIN_IDLE, NULL);
     expect_close(fd, 1012, "{\"code\":\"draining\",\"retryAfterMs\":1500}");
     world_stop(&w);
 }
@@ -285,6 +297,7 @@ Test(ws_conn, a_peer_that_does_not_answer_our_close_is_left) {
     expect_text(fd, "welcome");
     tell(&w, MSG_DRAIN_ALL, NULL);
     expect_text(fd, "drain");
+    tell(&w, MSG_DRAIN_IDLE, NULL);
     cr_assert(recv_frame(fd, &m));
     cr_assert_eq(m.opcode, WS_OP_CLOSE);
     send_text(fd, "{\"type\":\"ping\"}"); /* not answered any more */

@@ -342,12 +342,20 @@ class SignalsTest(unittest.TestCase):
             drain = ws.expect("drain")
             self.assertIn("reconnectAfterMs", drain)
             self.assertNotEqual(self.readyz(), 200, "ready while draining")
+            ws.ticket = drain["ticket"]
         for ws in sockets:
             code, reason = ws.close_code()
             self.assertIn(code, (1012, 1001), reason)
         self.assertTrue(stream.raw.closed())
         self.assertTrue(idle.closed())
         self.broker.stop()
+        self.broker.start()
+        for ws in sockets:
+            with Ws(self.broker, how=None) as again:
+                again.send(type="resume", session=ws.ticket)
+                welcome = again.expect("welcome")
+                self.assertEqual((welcome["resumed"], welcome["user"]["id"]),
+                                 (True, self.ann["id"]))
 
     def test_int_is_term(self):
         """INT drains as well."""
