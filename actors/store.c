@@ -37,6 +37,7 @@
 #define RETAIN_NS (1 * PTN_SEC)
 #define RETAIN_PAUSE_NS (5 * PTN_MS)
 #define TELL_NS (50 * PTN_MS)
+#define PROBE_NS (1 * PTN_SEC)
 #define TEND_NS (1 * PTN_SEC)
 #define TEND_IDLE_NS (60 * PTN_SEC)
 #define TEND_ROW_NS (PTN_MS / 20) /* of pause: a small share of the lane, whatever waits */
@@ -57,6 +58,7 @@ struct store {
     int64_t log_bytes;        /* as the gauge has it */
     store_db *reader_db;
     ptn_lane *reader;
+    _Atomic(bool) full; /* the lane says so to the actor */
 };
 
 /* ---- the lane ----------------------------------------------------------------------------- */
@@ -140,6 +142,8 @@ static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t
     }
     if (started > 0 && err != 0)
         batch_failed(s, n, err);
+    /* relaxed: a hint, and the next look sees it */
+    atomic_store_explicit(&s->full, store_db_is_full(s->db), memory_order_relaxed);
     for (size_t i = 0; i < n; i++)
         if (store_db_is_write(jobs[i]->type))
             answer(l, jobs[i]->reply, s->outcomes[i]);
@@ -275,7 +279,7 @@ void store_close(store *s) {
 
 struct store_state {
     store *store;
-    ptn_timer stop_timer, flush_timer, retain_timer, tend_timer;
+    ptn_timer stop_timer, flush_timer, retain_timer, tend_timer, probe_timer;
     bool tending;             /* a round over the devices is under way */
     bool untended;            /* what waits for devices has changed since it began */
     int64_t waiting, devices; /* as the gauges have them */
@@ -523,6 +527,19 @@ static void note_change(ptn_ctx *c, struct store_state *st, uint32_t type) {
     st->untended = true;
 }
 
+/* ---- a full disk -------------------------------------------------------------------------- */
+
+/* Nobody has to write for the state to be true again when there is room. */
+static void probe_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct store_state *st = state;
+    const ptn_msg probe = {.from = ptn_self(c), .type = PTN_MSG_STORE_PROBE, .deadline = PTN_NEVER};
+    (void)arg;
+    if (st->stopping || !atomic_load_explicit(&st->store->full, memory_order_relaxed))
+        return;
+    (void)ptn_lane_send(c, st->store->lane, &probe); /* refused: who waits there writes as well */
+    ptn_timer_start(c, t, PROBE_NS, probe_due, NULL);
+}
+
 /* ---- messages ----------------------------------------------------------------------------- */
 
 static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
@@ -544,6 +561,8 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
     if (store_db_is_relaxed(m->type) && !ptn_timer_is_armed(&st->flush_timer))
         ptn_timer_start(c, &st->flush_timer, FLUSH_NS, flush_due, NULL);
+    if (store_db_is_write(m->type) && !ptn_timer_is_armed(&st->probe_timer))
+        ptn_timer_start(c, &st->probe_timer, PROBE_NS, probe_due, NULL);
     return 0;
 }
 

@@ -201,8 +201,6 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
     return 0;
 }
 
-static bool meta_set(store_db *db, const char *name, int64_t value);
-
 /* Everything is on disk: positions are worth what they say. */
 static int note_clean_end(store_db *db) {
     int err = store_db_relax(db, false);
@@ -212,7 +210,7 @@ static int note_clean_end(store_db *db) {
         return err;
     sqlite3_stmt *s = store_sql(db, STORE_SQL_TOPICS_TIGHT);
     if (s != NULL)
-        (void)(store_run(db, s) && meta_set(db, "clean", 1));
+        (void)(store_run(db, s) && store_meta_set(db, "clean", 1));
     return store_db_commit(db);
 }
 
@@ -501,36 +499,15 @@ int store_db_flush(store_db *db) {
 
 /* ---- clean ends --------------------------------------------------------------------------- */
 
-static bool meta_set(store_db *db, const char *name, int64_t value) {
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_META_SET);
-    if (s == NULL)
-        return false;
-    store_bind_str(s, 1, ptn_str_of(name));
-    (void)sqlite3_bind_int64(s, 2, value);
-    return store_run(db, s);
-}
-
-/* A number that the database keeps about itself; absent: def.  False: it cannot be read. */
-static bool meta_get(store_db *db, const char *name, int64_t def, int64_t *ret_value) {
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_META);
-    if (s == NULL)
-        return false;
-    store_bind_str(s, 1, ptn_str_of(name));
-    int rc = sqlite3_step(s);
-    *ret_value = rc == SQLITE_ROW ? sqlite3_column_int64(s, 0) : def;
-    (void)sqlite3_reset(s);
-    return rc == SQLITE_ROW || rc == SQLITE_DONE;
-}
-
 /* A new database has nothing to be careful about. */
 static void renew_epochs(store_db *db) {
     int64_t clean = 0, copied = 0;
-    if (!meta_get(db, "clean", 1, &clean) || !meta_get(db, "copied", 0, &copied))
+    if (!store_meta_get(db, "clean", 1, &clean) || !store_meta_get(db, "copied", 0, &copied))
         return;
     if (copied != 0)
         (void)(run_plain(db, STORE_SQL_TOPICS_RENEW_ALL) &&
                run_plain(db, STORE_SQL_CONVS_RENEW_ALL) && run_plain(db, STORE_SQL_ERAS_CLEAR) &&
-               meta_set(db, "copied", 0));
+               store_meta_set(db, "copied", 0));
     else if (clean == 0)
         (void)run_plain(db, STORE_SQL_TOPICS_RENEW);
 }
@@ -540,7 +517,7 @@ int store_db_claim(store_db *db) {
     if (err != 0)
         return err;
     renew_epochs(db);
-    (void)(meta_set(db, "clean", 0) && store_era_begin(db));
+    (void)(store_meta_set(db, "clean", 0) && store_era_begin(db));
     err = store_db_commit(db);
     db->claimed = err == 0;
     return err;
@@ -577,15 +554,22 @@ int store_db_commit(store_db *db) {
         db->change += db->changes;
         db->renew_topics = false;
         db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
-        if (sqlite3_total_changes(db->sql) != db->changes_before)
+        if (sqlite3_total_changes(db->sql) != db->changes_before) {
             db->afloat = db->relaxed; /* else the sync was of the whole log */
+            db->full = false;
+        }
         return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
     }
     /* A sync that failed has made the kernel forget the commits before it, too. */
     db->unsettled = db->unsettled || (db->afloat && s != NULL);
     int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
+    db->full = err == -PTN_EFULL;
     store_db_rollback(db);
     return err;
+}
+
+bool store_db_is_full(const store_db *db) {
+    return db->full;
 }
 
 void store_db_rollback(store_db *db) {
@@ -646,40 +630,6 @@ uint32_t store_db_rows_committed(const store_db *db) {
 
 /* ---- dispatch ----------------------------------------------------------------------------- */
 
-static ptn_buf *op_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    (void)u;
-    int64_t users = 0, conversations = 0, messages = 0;
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_TOTALS);
-    int rc = SQLITE_ERROR;
-    while (s != NULL && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        ptn_str name = store_column_str(s, 0);
-        int64_t n = sqlite3_column_int64(s, 1);
-        if (ptn_str_eqz(name, "users"))
-            users = n;
-        else if (ptn_str_eqz(name, "conversations"))
-            conversations = n;
-        else if (ptn_str_eqz(name, "messages"))
-            messages = n;
-    }
-    sqlite3_stmt *pages = rc == SQLITE_DONE ? store_sql(db, STORE_SQL_PAGES) : NULL;
-    int64_t salvaged = 0;
-    if (pages == NULL || !meta_get(db, "salvaged", 0, &salvaged) ||
-        sqlite3_step(pages) != SQLITE_ROW)
-        return store_db_fail(db, ret_type);
-    const char *note =
-        db->foreign ? NULL : store_salvage_note(sqlite3_db_filename(db->sql, "main"), salvaged);
-    ptn_pack w;
-    ptn_pack_init(&w, 160);
-    ptn_pack_array(&w, 5);
-    ptn_pack_int(&w, users);
-    ptn_pack_int(&w, conversations);
-    ptn_pack_int(&w, messages);
-    ptn_pack_int(&w, sqlite3_column_int64(pages, 0));
-    ptn_pack_str_or_nil(&w, ptn_str_of(note));
-    (void)sqlite3_reset(pages);
-    return store_reply(db, &w, PTN_MSG_STORE_STATS_REPLY, ret_type);
-}
-
 static ptn_buf *op_flush(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     (void)u;
     int err = store_db_flush(db);
@@ -717,7 +667,7 @@ static const struct operation {
     {PTN_MSG_STORE_SESSION_ROTATE, WRITE, 5, store_session_rotate},
     {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},
     {PTN_MSG_STORE_SESSIONS_REVOKED, READ, 1, store_sessions_revoked},
-    {PTN_MSG_STORE_STATS, READ, 0, op_stats},
+    {PTN_MSG_STORE_STATS, READ, 0, store_stats},
     {PTN_MSG_STORE_EVENTS_APPEND, WRITE, 5, store_events_append},
     {PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, WRITE, 5, store_events_append_written},
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
@@ -731,6 +681,7 @@ static const struct operation {
     {PTN_MSG_STORE_DEAD_REPLAY, WRITE, 2, store_dead_replay},
     {PTN_MSG_STORE_DEAD_PURGE, WRITE, 2, store_dead_purge},
     {PTN_MSG_STORE_FLUSH, READ, 0, op_flush},
+    {PTN_MSG_STORE_PROBE, WRITE, 0, store_probe},
 };
 
 /* NULL: not for the store. */

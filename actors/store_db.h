@@ -87,6 +87,9 @@ int store_db_flush(store_db *db);
 int store_db_commit(store_db *db);
 void store_db_rollback(store_db *db);
 
+/* The last transaction that wanted to change something found no room, and none has since. */
+bool store_db_is_full(const store_db *db);
+
 /* Reads between these two see one state of the database: all that was committed before.  0 or an
  * error, and then there is nothing to end.  It keeps the log from being reset: keep it short. */
 int store_db_read_begin(store_db *db);

@@ -253,6 +253,7 @@ struct store_db {
     bool claimed;   /* store_db_claim() */
     bool foreign;   /* on a VFS that is not the system's */
     bool damage_noted;
+    bool full;            /* there was no room for what was to be committed last */
     bool afloat;          /* the log holds commits that nobody has synced yet */
     bool unsettled;       /* the log may hold what the disk does not */
     bool renew_topics;    /* unsynced commits may be gone: positions of loose topics are not true */
@@ -306,6 +307,12 @@ void store_bind_blob(sqlite3_stmt *s, int at, ptn_bytes v);      /* p == NULL: N
 ptn_str store_column_str(sqlite3_stmt *s, int at); /* NULL: empty; valid until the next step */
 ptn_bytes store_column_blob(sqlite3_stmt *s, int at);
 
+/* ---- store_db_state.c --------------------------------------------------------------------- */
+
+/* A number that the database keeps about itself; absent: def.  False: it cannot be read. */
+bool store_meta_get(store_db *db, const char *name, int64_t def, int64_t *ret_value);
+bool store_meta_set(store_db *db, const char *name, int64_t value);
+
 /* ---- store_db_schema.c -------------------------------------------------------------------- */
 
 /* Brings an open database to the current schema, in one transaction. */
@@ -314,6 +321,10 @@ int store_schema_migrate(sqlite3 *sql, const char **reterr_why);
 /* ---- operations: payload in, reply out ----------------------------------------------------- */
 
 typedef ptn_buf *(*store_op)(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+
+/* store_db_state.c */
+ptn_buf *store_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_probe(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
 /* store_db_users.c */
 ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);

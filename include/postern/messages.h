@@ -145,6 +145,7 @@
                            * STORE_RETAINED [more, events, messages, [[topic, base], ..]] */               \
     XX(STORE_RETAINED)                                                                                     \
     XX(STORE_FLUSH)       /* nil: what was only written is on disk now -> OK */                            \
+    XX(STORE_PROBE)       /* the store to itself, nil: writes a little, to see whether there is room -> OK */ \
     /* broker */                                                                                           \
     XX(DRAIN)             /* wiring -> edges: stop accepting, say goodbye */
 

@@ -106,13 +106,21 @@ class Full(DiskCase):
         live.send(type="publish", topic="log.a", data=1, durability="synced", id=7)
         self.assertEqual(live.expect("error", id=7)["code"], "storage_full")
 
+        def state():
+            return self.broker.call("GET", API + "/system/status", token=self.user["token"]).data
+
+        store = state()["services"]["store"]
+        self.assertEqual((state()["isHealthy"], store["status"]), (False, "degraded"), store)
+        self.assertIn("full", store["message"])
         self.check()  # reading goes on
         for number in range(3):  # and so do live topics
             live.send(type="publish", topic="home.door", data=number, id=number)
             self.assertEqual(live.expect("ack", id=number)["type"], "ack")
             self.assertEqual(live.expect("event", topic="home.door")["data"], number)
 
+        self.assertEqual(state()["services"]["store"]["status"], "degraded", "as long as it is")
         clear()
+        wait_until(lambda: state()["isHealthy"], "the state to be good again before anybody writes")
         wait_until(lambda: self.send().status == 201, "writing to go on")
         again = self.refused[-1]
         self.assertEqual(self.send(again).status, 201, "what was refused is sent again")
