@@ -202,16 +202,10 @@ static void report_subscriptions(ptn_hub *h) {
 
 /* ---- subscribing -------------------------------------------------------------------------- */
 
-static void refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
-                   const char *message) {
-    ptn_subscribed r = {.tag = tag, .topic = topic, .code = code, .message = message};
-    s->ops->subscribed(c, s->self, &r);
-}
-
 static const char canceled_text[] = "an unsubscribe overtook this subscription";
 
 static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *sub) {
-    struct hub_topic *t = sub->list->topic;
+    struct hub_topic *t = hub_list_topic(sub->list);
     if (hub_cursor_is_fed(sub->cursor))
         s->n_fed--;
     else
@@ -286,12 +280,13 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     if (!ptn_unpack_array(&u, &n) || n != 5 || !ptn_unpack_str(&u, &r.epoch) ||
         r.epoch.n > HUB_EPOCH_BYTES_MAX || !ptn_unpack_uint(&u, &r.offset) ||
         !ptn_unpack_bool(&u, &r.recovered) || !ptn_unpack_bool(&u, &stored)) {
-        refuse(c, s, a->tag, r.topic, PTN_CODE_INTERNAL, "the topic's owner gave a bad answer");
+        hub_refuse(c, s, a->tag, r.topic, PTN_CODE_INTERNAL, "the topic's owner gave a bad answer");
         return;
     }
     if (a->policy == PTN_POLICY_STORED && !stored) { /* never of a feed: those are conversations */
-        refuse(c, s, a->tag, r.topic, PTN_CODE_INVALID_REQUEST,
-               "policy \"stored\" is for conversations and durable topics; this one is neither");
+        hub_refuse(
+            c, s, a->tag, r.topic, PTN_CODE_INVALID_REQUEST,
+            "policy \"stored\" is for conversations and durable topics; this one is neither");
         return;
     }
     t->stored = stored;
@@ -306,12 +301,11 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     if (sub == NULL && a->item != NULL)
         return; /* the bound of the feed */
     if (sub == NULL) {
-        refuse(c, s, a->tag, r.topic, PTN_CODE_OVERLOADED,
-               "too many subscriptions; unsubscribe from some or raise limits.subscriptions");
+        hub_refuse_full(c, h, s, a->tag, r.topic);
         return;
     }
     memcpy(t->epoch, r.epoch.p, r.epoch.n);
-    t->epoch_bytes = (uint32_t)r.epoch.n;
+    t->epoch_bytes = (uint8_t)r.epoch.n;
     t->offset = r.offset;
     if (a->item != NULL) {
         hub_feed_granted(c, h, sub, a->item, joined);
@@ -339,7 +333,8 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
     ptn_problem p;
     (void)state;
     if (s != NULL && a->canceled) {
-        refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, PTN_CODE_CONFLICT, canceled_text);
+        hub_refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, PTN_CODE_CONFLICT,
+                   canceled_text);
     } else if (s != NULL && a->item != NULL &&
                (err != 0 || reply->type != PTN_MSG_TOPIC_ATTACHED)) {
         hub_feed_refused(c, h, s, &a->item, err, reply);
@@ -357,7 +352,7 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
                 code = p.code;
                 message = text;
             }
-            refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, code, message);
+            hub_refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, code, message);
         }
     }
     struct hub_sub *sub = s != NULL && a->item == NULL ? hub_find_sub(s, &t->list) : NULL;
@@ -414,7 +409,7 @@ static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t
     if (r < 0) {
         const char *message;
         int code = ptn_code_of_err(r == -PTN_ENOMEM ? -PTN_EOVERLOAD : r, &message);
-        refuse(c, s, tag, topic, code, message);
+        hub_refuse(c, s, tag, topic, code, message);
     }
 }
 
@@ -427,14 +422,19 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
     struct hub_sink *s = hub_sink_of(h, a->sink);
     ptn_str name = {a->name, a->name_bytes};
     if (s != NULL && a->canceled) {
-        refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
+        hub_refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
     } else if (s != NULL) {
         struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
         if (l != NULL && hub_join(h, s, l, a->policy, false) != NULL) {
             ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
             s->ops->subscribed(c, s->self, &r);
+        } else if (a->failed) {
+            hub_refuse(c, s, a->tag, name, PTN_CODE_OVERLOADED,
+                       "try to subscribe again in a moment");
         } else {
-            refuse(c, s, a->tag, name, PTN_CODE_OVERLOADED, "try to subscribe again in a moment");
+            if (l != NULL)
+                hub_index_pattern_release(&h->index, l);
+            hub_refuse_full(c, h, s, a->tag, name);
         }
     }
     attach_end(h, a);
@@ -516,7 +516,7 @@ static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64
                               ptn_str pattern, uint8_t policy) {
     struct hub_attach *a = hub_attach_new(h, s, tag, pattern, policy);
     if (a == NULL) {
-        refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
+        hub_refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
         return;
     }
     watch_ask(c, h, a);
@@ -528,7 +528,7 @@ static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserv
     struct hub_list *all = reserved ? &h->index.all_reserved : &h->index.all_public;
     ptn_str name = PTN_STR("**");
     if (hub_join(h, s, all, PTN_POLICY_DISCONNECT, false) == NULL) {
-        refuse(c, s, 0, name, PTN_CODE_OVERLOADED, "try to subscribe again in a moment");
+        hub_refuse_full(c, h, s, 0, name);
         return 0;
     }
     watch_set(c, h, WATCH_TOPICS, true);
@@ -590,19 +590,20 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     hub_sink_user(s, user);
     const char *why = NULL;
     if (!ptn_pattern_is_valid(topic))
-        refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
-               "a topic is 1 to 255 bytes of dot-separated segments; `*` is one segment, `**` the "
-               "rest at the end");
+        hub_refuse(
+            c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
+            "a topic is 1 to 255 bytes of dot-separated segments; `*` is one segment, `**` the "
+            "rest at the end");
     else if ((why = forbidden(topic, user)) != NULL)
-        refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
-    else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max)
-        refuse(c, s, tag, topic, PTN_CODE_OVERLOADED,
-               "this connection has too many subscriptions; unsubscribe from some");
+        hub_refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
+    else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max ||
+             h->index.n_subs >= h->limits.subscriptions_max)
+        hub_refuse_full(c, h, s, tag, topic);
     else if (!ptn_pattern_has_wildcard(topic))
         subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, roles);
     else if (policy == PTN_POLICY_STORED)
-        refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
-               "policy \"stored\" needs a topic, not a pattern");
+        hub_refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
+                   "policy \"stored\" needs a topic, not a pattern");
     else
         subscribe_pattern(c, h, s, tag, topic, (uint8_t)policy);
     return 0;
@@ -667,7 +668,7 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         bool asked_for = !hub_cursor_is_fed(sub->cursor);
         leave(c, h, s, sub);
         if (asked_for && hub_sink_of(h, hub_sink_id(s)) == s)
-            refuse(c, s, 0, topic, PTN_CODE_FORBIDDEN, "you are no longer a member");
+            hub_refuse(c, s, 0, topic, PTN_CODE_FORBIDDEN, "you are no longer a member");
     }
     t->pending--;
     release_topic(c, h, t);
@@ -676,7 +677,7 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
 
 static bool listens_to_pattern(const struct hub_sink *s) {
     for (const struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
-        if (sub->list->node != NULL)
+        if (sub->list->of == HUB_LIST_NODE)
             return true;
     return false;
 }
@@ -692,9 +693,9 @@ static void reset_patterns(ptn_ctx *c, ptn_hub *h) {
 
 /* An owner forgot what it knew of us: whoever listens there must come back and resume. */
 static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
-    struct hub_topic *t, *next;
-    HASH_ITER(hh, h->index.topics, t, next) {
-        if (t->owner == m->from)
+    for (uint32_t i = 0; i < h->index.topics.cap; i++) {
+        struct hub_topic *t = hub_index_topic_at(&h->index, i);
+        if (t != NULL && t->owner == m->from)
             reset_topic(c, h, t);
     }
     for (unsigned i = 0; i < h->directory->workers; i++) {
@@ -787,6 +788,7 @@ static int hub_init(ptn_ctx *c, void *state, void *arg) {
     while (h->attaches != NULL)
         hub_attach_free(h->attaches);
     hub_bury(h);
+    ptn_random(c, h->index.key, sizeof h->index.key);
     for (unsigned k = 0; k < WATCHES; k++)
         if (h->watch[k].on)
             watch_set(c, h, k, false);

@@ -45,7 +45,7 @@ bool hub_cursor_is_fed(const struct hub_cursor *k) {
 }
 
 static ptn_str conversation_of(const struct hub_cursor *k) {
-    const struct hub_topic *t = k->sub->list->topic;
+    const struct hub_topic *t = hub_list_topic(k->sub->list);
     size_t skip = sizeof CONVERSATION_PREFIX - 1;
     return (ptn_str){t->name + skip, t->name_bytes - skip};
 }
@@ -144,7 +144,7 @@ static bool is_own(const struct hub_sink *s, ptn_event *e) {
 /* The device gets nothing more of what comes before `to`, and is told so. */
 static void skip(ptn_ctx *c, struct hub_cursor *k, uint64_t to, const char *reason) {
     struct hub_sink *s = k->sub->sink;
-    const struct hub_topic *t = k->sub->list->topic;
+    const struct hub_topic *t = hub_list_topic(k->sub->list);
     const ptn_gap gap = {{t->name, t->name_bytes}, k->acked + 1, to, reason};
     k->acked = to;
     k->deliveries = 0;
@@ -215,7 +215,7 @@ static void acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
 }
 
 void hub_cursor_acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
-    uint64_t newest = k->sub->list->topic->offset;
+    uint64_t newest = hub_list_topic(k->sub->list)->offset;
     if (seq > newest)
         seq = newest; /* nobody has what does not exist */
     if (seq > k->acked)
@@ -279,7 +279,7 @@ static void due_tick(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 void hub_cursor_new(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t acked,
                     uint32_t deliveries, enum hub_cursor_start how) {
     bool taken = how == HUB_CURSOR_TAKEN;
-    uint64_t newest = sub->list->topic->offset;
+    uint64_t newest = hub_list_topic(sub->list)->offset;
     struct hub_cursor *k = calloc(1, sizeof *k);
     if (k == NULL) {
         hub_reset_sink(c, h, sub->sink);
@@ -354,7 +354,7 @@ void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
 
 void hub_cursor_passed(ptn_ctx *c, struct hub_cursor *k, uint64_t seq, const char *reason) {
     struct hub_sink *s = k->sub->sink;
-    if (k->taken || seq <= k->acked || seq > k->sub->list->topic->offset)
+    if (k->taken || seq <= k->acked || seq > hub_list_topic(k->sub->list)->offset)
         return;
     bool behind = k->pos <= seq;
     skip(c, k, seq, reason);

@@ -13,6 +13,9 @@
 
 #include <stdlib.h>
 
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
 #define ATTACHES_MAX 64u /* in flight for feeds */
 #define OPEN_DEADLINE_NS (10 * PTN_SEC)
 #define RETRY_NS (100 * PTN_MS)

@@ -349,7 +349,7 @@ static bool page_read(const ptn_msg *reply, struct page *ret_p, uint64_t *ret_la
 
 /* Retention has removed everything up to `to`. */
 static void expired(ptn_ctx *c, struct hub_flow *f, uint64_t to) {
-    const struct hub_topic *t = f->sub->list->topic;
+    const struct hub_topic *t = hub_list_topic(f->sub->list);
     ptn_gap gap = {{t->name, t->name_bytes}, f->pos + 1, to, "expired"};
     if (f->sub->sink->ops->gap != NULL)
         f->sub->sink->ops->gap(c, f->sub->sink->self, &gap);
@@ -381,7 +381,7 @@ static void page_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
 }
 
 static bool page_ask(ptn_ctx *c, struct hub_flow *f) {
-    const struct hub_topic *t = f->sub->list->topic;
+    const struct hub_topic *t = hub_list_topic(f->sub->list);
     ptn_str topic = {t->name, t->name_bytes}, prefix = PTN_STR(CONVERSATION_PREFIX);
     bool conversation = ptn_str_starts(topic, prefix);
     ptn_pack w;
@@ -426,7 +426,7 @@ static void line_serve(ptn_ctx *c, ptn_hub *h) {
 
 /* Delivers rows until the sink is busy or the page is empty. */
 static void page_run(ptn_ctx *c, struct hub_flow *f) {
-    const struct hub_topic *t = f->sub->list->topic;
+    const struct hub_topic *t = hub_list_topic(f->sub->list);
     uint32_t pair;
     while (is_open(f) && f->page.n > 0 && !f->waiting) {
         ptn_event e = {.topic = {t->name, t->name_bytes}, .epoch = {t->epoch, t->epoch_bytes}};
@@ -446,7 +446,7 @@ static void page_run(ptn_ctx *c, struct hub_flow *f) {
 
 /* Goes on as far as it can: deliver, turn the page, ask for the next, or be live again. */
 static void stored_run(ptn_ctx *c, struct hub_flow *f) {
-    const struct hub_topic *t = f->sub->list->topic;
+    const struct hub_topic *t = hub_list_topic(f->sub->list);
     for (;;) {
         /* The next page is on its way while this one is delivered. */
         if (!f->waiting && f->page.n > 0 && f->ahead.n == 0 && f->page.end < f->stored) {

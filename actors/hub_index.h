@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hub_index.h - which sinks want which topics: a hash of exact topics and a trie of patterns.
+ * hub_index.h - which sinks want which topics: a table of exact topics and a trie of patterns.
  *
  * Pure data structure of one worker, no messages.  A topic keeps its subscribers in a dense array
  * of (function, self) pairs, so that a fan-out walks memory in order and follows no pointer of
- * ours.
+ * ours.  One subscriber needs no array.
+ *
+ * The trie is made of whole segments, and a node stands for as many as no other pattern parts: a
+ * pattern of its own costs one node, however long it is.  Children are not kept by their parents
+ * but all together in one table, under parent and first segment; `*` and `**` are segments like
+ * any.  So a match looks at three places of that table per node at most.
  */
 #ifndef POSTERN_ACTORS_HUB_INDEX_H
 #define POSTERN_ACTORS_HUB_INDEX_H
 
+#include "actors/hub_table.h"
+
 #include <postern/hub.h>
 
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
-
 #define HUB_EPOCH_BYTES_MAX 40
+#define HUB_INDEX_KEY_BYTES 16
 
 struct hub_sink;
 struct hub_sub;
@@ -28,12 +33,14 @@ struct hub_slot { /* what the fan-out loop reads */
     struct hub_sub *sub;
 };
 
-struct hub_list {
+enum hub_list_of { HUB_LIST_ALL, HUB_LIST_TOPIC, HUB_LIST_NODE };
+
+struct hub_list { /* never moves */
     struct hub_slot *slots;
-    uint32_t n, cap;
-    struct hub_topic
-        *topic; /* exactly one of these says whose list it is; both NULL: an all-list */
-    struct hub_node *node;
+    uint32_t n;
+    uint8_t cap_log2;
+    uint8_t of;          /* enum hub_list_of: in what it stands */
+    struct hub_slot one; /* the first of slots while there is room for no more */
 };
 
 struct hub_sub { /* one subscription of one sink */
@@ -47,42 +54,50 @@ struct hub_sub { /* one subscription of one sink */
 };
 
 struct hub_topic { /* an exact topic with local subscribers, or asks for one in flight */
-    UT_hash_handle hh;
     struct hub_list list;
+    ptn_addr owner;
+    uint64_t offset;  /* of the last event; a jump means that events were lost on the way */
     uint32_t pending; /* TOPIC_ATTACH asks in flight */
     bool stored;      /* its events can be read from the store */
+    uint8_t epoch_bytes, name_bytes;
     char epoch[HUB_EPOCH_BYTES_MAX];
-    uint32_t epoch_bytes;
-    uint64_t offset; /* of the last event; a jump means that events were lost on the way */
-    ptn_addr owner;
-    uint32_t name_bytes;
     char name[];
 };
 
-struct hub_node { /* one segment of a pattern */
-    UT_hash_handle hh;
-    struct hub_node *parent;
-    struct hub_node *children; /* hash of literal segments */
-    struct hub_node *star;     /* `*` */
-    struct hub_list here;      /* patterns that end here */
-    struct hub_list rest;      /* patterns that end with `**` below here */
-    uint32_t segment_bytes;
-    char *segment; /* stands right behind the node */
+struct hub_node {            /* one or more segments of patterns */
+    struct hub_node *parent; /* NULL: the root */
+    struct hub_list list;    /* patterns that end here */
+    uint32_t n_children;
+    bool star, rest;     /* a child begins with `*`; one is `**` */
+    uint8_t label_bytes; /* of the text right behind the node */
 };
 
 struct hub_index {
-    struct hub_topic *topics;
+    struct hub_table topics, nodes;
     struct hub_node root;
     struct hub_list all_public, all_reserved; /* gateways that want everything */
-    uint32_t n_topics, n_subs, n_pattern_subs;
+    uint32_t n_subs, n_pattern_subs;
+    uint8_t key[HUB_INDEX_KEY_BYTES]; /* of the hash; a secret, set while the index is empty */
 };
+
+/* NULL: a pattern, or everything. */
+static inline struct hub_topic *hub_list_topic(struct hub_list *l) {
+    return l->of == HUB_LIST_TOPIC ? (struct hub_topic *)l : NULL;
+}
+_Static_assert(offsetof(struct hub_topic, list) == 0, "as hub_list_topic() has it");
 
 /* The topic's entry; made when `make` is set.  NULL: absent, or no memory. */
 struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make);
 /* Frees an entry that nobody uses any more; returns true when it did. */
 bool hub_index_topic_release(struct hub_index *x, struct hub_topic *t);
+/* The k-th entry, k from 0; NULL: that place is free.  Until k == x->topics.cap. */
+static inline struct hub_topic *hub_index_topic_at(const struct hub_index *x, uint32_t k) {
+    return x->topics.entries[k].item;
+}
 /* The list of a valid pattern; made when `make` is set. */
 struct hub_list *hub_index_pattern(struct hub_index *x, ptn_str pattern, bool make);
+/* Frees the nodes of a pattern's list that nobody has come to use. */
+void hub_index_pattern_release(struct hub_index *x, struct hub_list *l);
 
 /* NULL: no memory. */
 struct hub_sub *hub_sub_add(struct hub_index *x, struct hub_list *l, struct hub_sink *sink,

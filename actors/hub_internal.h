@@ -103,6 +103,11 @@ struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l)
  * client has asked for stays as it is.  NULL: no memory, or a bound is reached. */
 struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy,
                          bool fed);
+/* Ends a request for a subscription. */
+void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
+                const char *message);
+/* hub_join() has found no room, or there would be none: says which, and what to do about it. */
+void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic);
 /* Handles a HUB_SUBSCRIBE or HUB_UNSUBSCRIBE that the feed has held back. */
 void hub_take(ptn_ctx *c, ptn_hub *h, uint32_t type, ptn_buf *b);
 /* What the fan-out and flows call: the sink, or its feed. */

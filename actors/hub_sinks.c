@@ -5,6 +5,8 @@
  */
 #include "actors/hub_internal.h"
 
+#include <postern/metrics.h>
+
 #include <stdlib.h>
 
 /* ---- sinks -------------------------------------------------------------------------------- */
@@ -203,11 +205,34 @@ struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uin
             return NULL;
         (*n)++;
     }
-    bool stored = l->topic != NULL && l->topic->stored;
+    const struct hub_topic *t = hub_list_topic(l);
+    bool stored = t != NULL && t->stored;
     if (policy == PTN_POLICY_DEFAULT)
         policy = stored ? PTN_POLICY_STORED : PTN_POLICY_DISCONNECT;
     sub->policy = policy;
     return sub;
+}
+
+/* ---- refusing ------------------------------------------------------------------------------ */
+
+void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
+                const char *message) {
+    ptn_subscribed r = {.tag = tag, .topic = topic, .code = code, .message = message};
+    s->ops->subscribed(c, s->self, &r);
+}
+
+void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic) {
+    const char *message = "the broker is out of memory; try again in a moment";
+    if (h->index.n_subs >= h->limits.subscriptions_max) {
+        ptn_count(PTN_C_SUBSCRIPTIONS_REFUSED_ALL, 1);
+        message = "all connections of this worker together have as many subscriptions as "
+                  "limits.subscriptions_total allows; try later";
+    } else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max) {
+        ptn_count(PTN_C_SUBSCRIPTIONS_REFUSED_ONE, 1);
+        message = "this connection has as many subscriptions as limits.subscriptions allows; "
+                  "unsubscribe from some";
+    }
+    hub_refuse(c, s, tag, topic, PTN_CODE_OVERLOADED, message);
 }
 
 /* ---- asking the hub ----------------------------------------------------------------------- */

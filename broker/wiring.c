@@ -174,6 +174,8 @@ static int open_zmq(struct broker *b) {
 
 static int open_outside(struct broker *b, FILE *tell) {
     ptn_hub_limits hub = {.sinks_max = b->config->limits.connections,
+                          .subscriptions_max = b->config->limits.subscriptions_total,
+                          .sink_subscriptions_max = b->config->limits.subscriptions,
                           .feed_window = b->config->queue.window,
                           .feed_redeliver_ns = b->config->queue.redeliver_ns,
                           .feed_deliveries_max = b->config->queue.deliveries};

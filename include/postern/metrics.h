@@ -47,6 +47,8 @@
     XX(SHED_DELAY, "postern_shed_total", "reason=\"delay\"", "Requests refused to keep the rest in time or in memory, by reason") \
     XX(SHED_MEMORY, "postern_shed_total", "reason=\"memory\"", "")                                          \
     XX(DEADLINE_EXPIRED, "postern_deadline_expired_total", "", "Requests whose deadline passed in a queue")   \
+    XX(SUBSCRIPTIONS_REFUSED_ONE, "postern_subscriptions_refused_total", "reason=\"connection\"", "Subscriptions refused for their number, of a connection or of a worker") \
+    XX(SUBSCRIPTIONS_REFUSED_ALL, "postern_subscriptions_refused_total", "reason=\"worker\"", "")           \
     XX(EDGE_PAUSES, "postern_edge_pauses_total", "", "Times an edge stopped reading because router or auth were behind") \
     XX(MEMORY_PRESSURE, "postern_memory_pressure_total", "", "Times the memory budget was reached")         \
     XX(AUTH_FAILED, "postern_auth_failures_total", "", "Logins and tokens refused")                         \

@@ -755,6 +755,35 @@ class FramesTest(WsTest):
             self.assertEqual(ws.pending, [], f"{data[:20]!r} is answered twice")
 
 
+class SubscriptionLimitTest(WsTest):
+    """As many subscriptions as `limits.subscriptions`, exact ones and patterns alike."""
+
+    env = {"POSTERN_LIMITS__SUBSCRIPTIONS": "16"}
+
+    def test_limit(self):
+        """The one too many is refused and counted; the others stay, and one that goes makes room.
+        """
+        p = unique("limit")
+        ws = self.ws()
+        ws.subscribe(*[f"{p}.{i}" for i in range(8)], *[f"{p}.{i}.*" for i in range(8)])
+        name = "postern_subscriptions_refused_total"
+        before = self.broker.metric(name, "connection")
+        for topic in (f"{p}.more", f"{p}.more.**"):
+            ws.send(type="subscribe", topic=topic, id="more")
+            error = self.assertError(ws.expect("error", id="more"))
+            self.assertEqual(error["code"], "overloaded")
+            self.assertIn("limits.subscriptions", error["message"])
+        self.assertEqual(self.broker.metric(name, "connection"), before + 2)
+        ws.send(type="unsubscribe", topic=f"{p}.3.*")
+        ws.expect("unsubscribed")
+        ws.subscribe(f"{p}.more")
+        for topic in (f"{p}.7", f"{p}.7.x", f"{p}.more"):
+            self.publish(topic, {"t": topic})
+            self.assertEqual(ws.expect("event")["topic"], topic)
+        other = self.ws(self.bob)
+        other.subscribe(f"{p}.bobs")
+
+
 class RecoveryTest(WsTest):
     """`since: {epoch, offset}`: complete, or `recovered: false`; never a silent part."""
 
