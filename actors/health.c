@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * health.c - what the broker says about itself: to strangers one word, to users the state of each
- * service, to probes and scrapers on the admin listener the rest.
+ * health.c - what the broker says about itself: to strangers one word and the documents of its API,
+ * to users the state of each service, to probes and scrapers on the admin listener the rest.
  */
 #include "actors/health.h"
+
+#include "actors/documents.h"
 
 #include <postern/metrics.h>
 
@@ -13,7 +15,9 @@ struct health {
     const struct health_config *config;
     ptn_buf *ok;       /* RESPONSE to GET /health, made once */
     ptn_buf *draining; /* and while draining */
-    ptn_out page;      /* metrics text; memory is kept between scrapes */
+    ptn_buf *openapi;  /* RESPONSE to GET /openapi.json, made when it is first asked for */
+    ptn_buf *asyncapi;
+    ptn_out page; /* metrics text; memory is kept between scrapes */
     int64_t started_ms;
 };
 
@@ -58,6 +62,32 @@ static void on_metrics(ptn_ctx *c, struct health *s, const ptn_msg *m) {
     ptn_pack_nil(&w);
     ptn_pack_bin(&w, (ptn_bytes){s->page.p, s->page.len});
     ptn_response_send(c, ptn_reply_token(c, m), &w);
+}
+
+/* The text of a document with its version; clients keep it and ask whether it is still the one. */
+static ptn_buf *document_response(const struct document *d) {
+    ptn_pack w;
+    ptn_pack_init(&w, d->text.n + 128);
+    ptn_pack_array(&w, 5);
+    ptn_pack_uint(&w, 200);
+    ptn_pack_cstr(&w, "application/json");
+    ptn_pack_map(&w, 2);
+    ptn_pack_key(&w, "etag");
+    ptn_pack_cstr(&w, d->etag);
+    ptn_pack_key(&w, "cache-control");
+    ptn_pack_cstr(&w, "public, no-cache");
+    ptn_pack_nil(&w);
+    ptn_pack_str(&w, d->text);
+    return ptn_pack_finish(&w);
+}
+
+static void on_document(ptn_ctx *c, const ptn_msg *m, const struct document *d, ptn_buf **made) {
+    if (*made == NULL)
+        *made = document_response(d);
+    if (*made == NULL)
+        ptn_problem_pass(c, ptn_reply_token(c, m), -PTN_ENOMEM, NULL);
+    else
+        reply_shared(c, m, *made);
 }
 
 /* ---- system status ------------------------------------------------------------------------ */
@@ -232,6 +262,8 @@ static void health_release(void *arg) {
     struct health *s = arg;
     ptn_buf_unref(s->ok);
     ptn_buf_unref(s->draining);
+    ptn_buf_unref(s->openapi);
+    ptn_buf_unref(s->asyncapi);
     ptn_out_done(&s->page);
 }
 
@@ -263,6 +295,12 @@ static int health_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         break;
     case PTN_MSG_ROUTE_METRICS:
         on_metrics(c, s, m);
+        break;
+    case PTN_MSG_ROUTE_OPENAPI:
+        on_document(c, m, &document_openapi, &s->openapi);
+        break;
+    case PTN_MSG_ROUTE_ASYNCAPI:
+        on_document(c, m, &document_asyncapi, &s->asyncapi);
         break;
     case PTN_MSG_ROUTE_SYSTEM_STATUS:
         on_status(c, s, m, st->asks);

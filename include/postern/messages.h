@@ -172,6 +172,8 @@
     XX(POST,   "/topics/{}",                   TOPIC_POST,      USER,  TOPICS,       PATH)                 \
     XX(GET,    "/topics/{}/events",            TOPIC_EVENTS,    USER,  TOPICS,       PATH)                 \
     XX(GET,    "/health",                      HEALTH,          NONE,  HEALTH,       NONE)                 \
+    XX(GET,    "/openapi.json",                OPENAPI,         NONE,  HEALTH,       NONE)                 \
+    XX(GET,    "/asyncapi.json",               ASYNCAPI,        NONE,  HEALTH,       NONE)                 \
     XX(GET,    "/system/status",               SYSTEM_STATUS,   USER,  HEALTH,       NONE)                 \
     XX(POST,   "/system/update",               SYSTEM_UPDATE,   ADMIN, HEALTH,       NONE)                 \
     XX(GET,    "/admin/users",                 ADMIN_USERS,     ADMIN, USERS,        NONE)                 \
