@@ -92,6 +92,8 @@ static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *
 }
 
 void hub_reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
+    if (hub_sink_of(h, hub_sink_id(s)) != s)
+        return; /* closed, and not buried yet: who opened it may be gone */
     const ptn_sink_ops *ops = s->ops;
     void *self = s->self;
     ptn_hub_sink_close(c, h, hub_sink_id(s));

@@ -396,6 +396,8 @@ static void feed_listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
             feed_free(f);
         return;
     }
+    if (hub_sink_of(h, hub_sink_id(f->sink)) != f->sink)
+        return; /* closed; the burial ends the feed */
     if (err != 0 || reply->type != PTN_MSG_STORE_FEED) {
         f->retry = true;
         retry_later(c, h);

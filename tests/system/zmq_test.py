@@ -239,7 +239,7 @@ class DealerTest(ZmqTest):
             self.assertNotIn(response["id"], answers)
             answers[response["id"]] = response
         for i, frame in enumerate(frames):
-            self.assertEqual(answers[frame["id"]]["status"], 200, answers[frame["id"]])
+            self.assertEqual(answers[frame["id"]].get("status"), 200, answers[frame["id"]])
             self.assertEqual(answers[frame["id"]]["body"]["data"]["id"],
                              (self.ann, self.bob)[i % 2]["id"])
         self.assertEqual(dealer.poll(int(QUIET * 1000)), 0, "an answer too many")
