@@ -137,7 +137,8 @@
     XX(TOPIC_LOOSE, "UPDATE topics SET loose = 1 WHERE key = ?1")                                          \
     XX(EVENT_LAST, "SELECT place, total FROM topic_log WHERE place > ?1 AND place <= ?2"                   \
                    " ORDER BY place DESC LIMIT 1")                                                         \
-    XX(EVENT_ADD, "INSERT INTO topic_log(place, created_ms, id, data, total) VALUES(?1, ?2, ?3, ?4, ?5)")  \
+    XX(EVENT_ADD, STORE_EVENT_INSERT "(?, ?, ?, ?, ?)")                                                    \
+    XX(EVENTS_ADD, STORE_EVENT_INSERT STORE_EVENTS_4 ", " STORE_EVENTS_4 ", " STORE_EVENTS_4 ", " STORE_EVENTS_4) \
     XX(EVENTS_OLDEST, "SELECT place, created_ms, total FROM topic_log WHERE place > ?1 AND place <= ?2"    \
                       " ORDER BY place LIMIT ?3")                                                          \
     XX(EVENTS_REMOVE, "DELETE FROM topic_log WHERE place > ?1 AND place <= ?2")                            \
@@ -182,6 +183,9 @@
     XX(SYNC_NORMAL, "PRAGMA synchronous = NORMAL")                                                         \
     XX(PAGES, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
 /* clang-format on */
+#define STORE_EVENT_INSERT "INSERT INTO topic_log(place, created_ms, id, data, total) VALUES"
+#define STORE_EVENTS_4 "(?, ?, ?, ?, ?), (?, ?, ?, ?, ?), (?, ?, ?, ?, ?), (?, ?, ?, ?, ?)"
+#define STORE_EVENTS_AT_ONCE 16u /* rows of EVENTS_ADD: what a statement costs by itself, once */
 #define STORE_DEAD_COLUMNS "id, user, device, conversation, from_seq, to_seq, reason, created_ms"
 #define STORE_USER_COLUMNS                                                                         \
     "id, name, password_hash, roles, household, created_ms, preferences, version"

@@ -200,27 +200,37 @@ static bool loosen(store_db *db, struct store_topic *t) {
     return t->loose;
 }
 
+static bool bind_event(store_db *db, sqlite3_stmt *s, int at, struct store_topic *t,
+                       int64_t created_ms, ptn_unpack *u) {
+    ptn_bytes data, id = {NULL, 0};
+    if (!ptn_unpack_any(u, &data) || !(ptn_unpack_nil(u) || ptn_unpack_bin(u, &id))) {
+        db->doomed = -PTN_EPROTO; /* those before it are written */
+        return false;
+    }
+    t->last++;
+    t->total += (int64_t)data.n;
+    (void)sqlite3_bind_int64(s, at, store_place(t, t->last));
+    (void)sqlite3_bind_int64(s, at + 1, created_ms);
+    store_bind_blob(s, at + 2, id);
+    store_bind_blob(s, at + 3, data);
+    (void)sqlite3_bind_int64(s, at + 4, t->total);
+    return true;
+}
+
+/* False: the transaction is doomed, or will be by store_db_fail(). */
 static bool add_events(store_db *db, struct store_topic *t, const struct appended *a,
                        ptn_unpack *u) {
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_ADD);
-    if (s == NULL)
-        return false;
-    (void)sqlite3_bind_int64(s, 2, a->created_ms);
-    for (uint32_t i = 0; i < a->n; i++) {
-        ptn_bytes data, id = {NULL, 0};
-        if (!ptn_unpack_any(u, &data) || !(ptn_unpack_nil(u) || ptn_unpack_bin(u, &id))) {
-            db->doomed = -PTN_EPROTO; /* those before it are written */
+    for (uint32_t left = a->n, n; left > 0; left -= n) {
+        n = left >= STORE_EVENTS_AT_ONCE ? STORE_EVENTS_AT_ONCE : 1;
+        sqlite3_stmt *s = store_sql(db, n > 1 ? STORE_SQL_EVENTS_ADD : STORE_SQL_EVENT_ADD);
+        if (s == NULL)
             return false;
-        }
-        (void)sqlite3_bind_int64(s, 1, store_place(t, t->last + 1));
-        store_bind_blob(s, 3, id);
-        store_bind_blob(s, 4, data);
-        (void)sqlite3_bind_int64(s, 5, t->total + (int64_t)data.n);
+        for (uint32_t i = 0; i < n; i++)
+            if (!bind_event(db, s, 1 + 5 * (int)i, t, a->created_ms, u))
+                return false;
         if (!store_run(db, s))
             return false;
-        t->last++;
-        t->total += (int64_t)data.n;
-        db->events_added++;
+        db->events_added += n;
     }
     return true;
 }
