@@ -172,18 +172,19 @@ static void refuse_method(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
 }
 
 /* False: the problem has been sent. */
-static bool permitted(ptn_ctx *c, ptn_reply_to to, const struct route *route,
+static bool permitted(ptn_ctx *c, const ptn_msg *m, const struct route *route,
                       const ptn_request *r) {
     if (route->permission == NEEDS_NONE || route->permission == NEEDS_PROBE)
         return true;
     if (r->principal.user.n == 0) {
-        ptn_problem_send(c, to, PTN_CODE_UNAUTHENTICATED,
+        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_UNAUTHENTICATED,
                          "this needs an access token: log in at POST /api/v1/auth/login and send "
                          "it as 'Authorization: Bearer <token>' (in a frame: member 'token')");
         return false;
     }
     if (route->permission == NEEDS_ADMIN && !(r->principal.roles & PTN_ROLE_ADMIN)) {
-        ptn_problem_send(c, to, PTN_CODE_FORBIDDEN, "this needs an account with the role admin");
+        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_FORBIDDEN,
+                         "this needs an account with the role admin");
         return false;
     }
     return true;
@@ -205,7 +206,7 @@ static int on_request(ptn_ctx *c, const struct router_config *cfg, const ptn_msg
                          "no such path; the REST paths begin with /api/v1");
         return 0;
     }
-    if (route->permission != NEEDS_NONE && !permitted(c, ptn_reply_token(c, m), route, &r))
+    if (!permitted(c, m, route, &r))
         return 0;
     int err = ptn_forward(c, m, owner_of(cfg, route, &r), route->kind);
     if (err < 0)

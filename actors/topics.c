@@ -211,9 +211,17 @@ static ptn_str path_topic(ptn_ctx *c, ptn_reply_to to, const ptn_request *r, boo
 static bool read_level(const ptn_request *r, enum durability *ret_level) {
     static const char *const names[] = {"memory", "written", "synced"};
     char buf[16];
-    ptn_str text;
+    ptn_str text, prefix = PTN_STR("durability=");
     *ret_level = DURABILITY_DEFAULT;
     int64_t ignored;
+    if (r->query.n == 0)
+        return true;
+    if (ptn_str_starts(r->query, prefix)) /* as frames write it */
+        for (unsigned i = 0; i < PTN_ARRAY_LEN(names); i++)
+            if (ptn_str_eqz((ptn_str){r->query.p + prefix.n, r->query.n - prefix.n}, names[i]))
+                *ret_level = (enum durability)i;
+    if (*ret_level != DURABILITY_DEFAULT)
+        return true;
     if (ptn_query_int(r->query, "durability", 0, 0, &ignored) == 0)
         return true; /* not given */
     if (!ptn_query_get(r->query, "durability", buf, sizeof buf, &text))

@@ -251,6 +251,42 @@ static inline const uint8_t *ptn__head_read(const uint8_t *p, const uint8_t *end
     return PTN_LIKELY(h->n <= left) ? p : NULL;
 }
 
+/* The short ways, for what messages are made of: a small value is stepped over, and a short text
+ * read, without taking its header apart.  NULL, false: go the long way. */
+
+static const uint8_t ptn__short_bytes[32] = {
+    1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 5, 9, 2, 3, 5, 9, /* c0 */
+    2, 3, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+
+static inline const uint8_t *ptn__skip_short(const uint8_t *p, const uint8_t *end) {
+    size_t left = (size_t)(end - p), n;
+    if (PTN_UNLIKELY(left < 2))
+        return NULL;
+    uint8_t tag = *p;
+    if (tag < 0x80 || tag >= 0xe0)
+        return p + 1;
+    if (tag < 0xa0)
+        return NULL;
+    if (tag < 0xc0)
+        n = 1 + (tag & 31u);
+    else if (tag == 0xc4 || tag == 0xd9)
+        n = 2 + (size_t)p[1];
+    else
+        n = ptn__short_bytes[tag & 31];
+    return n - 1 < left ? p + n : NULL; /* 0 wraps */
+}
+
+static inline bool ptn__str_short(ptn_unpack *u, ptn_str *ret_s) {
+    if (PTN_UNLIKELY(u->p == u->end) || (*u->p & 0xe0) != 0xa0)
+        return false;
+    size_t n = *u->p & 31u;
+    if (PTN_UNLIKELY((size_t)(u->end - u->p) <= n))
+        return false;
+    *ret_s = (ptn_str){(const char *)u->p + 1, n};
+    u->p += 1 + n;
+    return true;
+}
+
 /* Bytes between the header and the next value: bodies of STR, BIN, EXT; none for the rest. */
 static inline size_t ptn__head_body_bytes(const struct ptn__head *h) {
     return h->kind == PTN_KIND_STR || h->kind == PTN_KIND_BIN || h->kind == PTN_KIND_EXT ? h->n : 0;

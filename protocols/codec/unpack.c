@@ -33,6 +33,10 @@ bool ptn_unpack_bool(ptn_unpack *u, bool *ret_v) {
 
 bool ptn_unpack_int(ptn_unpack *u, int64_t *ret_v) {
     struct ptn__head h;
+    if (u->p != u->end && *u->p < 0x80) {
+        *ret_v = *u->p++;
+        return true;
+    }
     const uint8_t *p = ptn__head_read(u->p, u->end, &h);
     if (p == NULL || h.kind != PTN_KIND_INT)
         return false;
@@ -43,6 +47,10 @@ bool ptn_unpack_int(ptn_unpack *u, int64_t *ret_v) {
 
 bool ptn_unpack_uint(ptn_unpack *u, uint64_t *ret_v) {
     struct ptn__head h;
+    if (u->p != u->end && *u->p < 0x80) {
+        *ret_v = *u->p++;
+        return true;
+    }
     const uint8_t *p = ptn__head_read(u->p, u->end, &h);
     if (p == NULL || !(h.kind == PTN_KIND_UINT || (h.kind == PTN_KIND_INT && h.v.i >= 0)))
         return false;
@@ -81,6 +89,8 @@ static bool unpack_body(ptn_unpack *u, enum ptn_kind kind, ptn_bytes *ret_b) {
 
 bool ptn_unpack_str(ptn_unpack *u, ptn_str *ret_s) {
     ptn_bytes b;
+    if (ptn__str_short(u, ret_s))
+        return true;
     if (!unpack_body(u, PTN_KIND_STR, &b))
         return false;
     *ret_s = (ptn_str){(const char *)b.p, b.n};
@@ -137,14 +147,18 @@ static const uint8_t *unpack_skip(const uint8_t *p, const uint8_t *end) {
     return p;
 }
 
-bool ptn_unpack_any(ptn_unpack *u, ptn_bytes *ret_raw) {
-    const uint8_t *p = unpack_skip(u->p, u->end);
-    if (p == NULL)
+static inline bool skip(ptn_unpack *u, ptn_bytes *ret_raw) {
+    const uint8_t *p = ptn__skip_short(u->p, u->end);
+    if (p == NULL && (p = unpack_skip(u->p, u->end)) == NULL)
         return false;
     if (ret_raw != NULL)
         *ret_raw = (ptn_bytes){u->p, (size_t)(p - u->p)};
     u->p = p;
     return true;
+}
+
+bool ptn_unpack_any(ptn_unpack *u, ptn_bytes *ret_raw) {
+    return skip(u, ret_raw);
 }
 
 bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value) {
@@ -156,14 +170,13 @@ bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value) {
     for (uint32_t i = 0; i < pairs; i++) {
         ptn_str k;
         bool is_match = false;
-        if (ptn_unpack_str(&u, &k))
+        if (ptn__str_short(&u, &k) || ptn_unpack_str(&u, &k))
             is_match = k.n == key_bytes && memcmp(k.p, key, key_bytes) == 0;
-        else if (!ptn_unpack_any(&u,
-                                 NULL)) /* another kind of key cannot match, but is not an error */
+        else if (!skip(&u, NULL)) /* another kind of key cannot match, but is not an error */
             return false;
         if (is_match)
-            return ptn_unpack_any(&u, ret_value);
-        if (!ptn_unpack_any(&u, NULL))
+            return skip(&u, ret_value);
+        if (!skip(&u, NULL))
             return false;
     }
     return false;
