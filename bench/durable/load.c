@@ -42,6 +42,8 @@ static void take(struct load *l, struct durable_conn *c, size_t n, uint64_t now)
 /* Until the deadline or the number of acknowledgements; then until nothing is in flight. */
 static void load_run(struct load *l, uint64_t until_ns, uint64_t count) {
     unsigned conns = l->o->connections, window = l->o->in_flight / conns;
+    /* With one in flight the client's own wake-up would be a good part of the reading. */
+    const long wait_ms = l->o->in_flight == 1 ? 0 : 30000;
     uint64_t sent = 0, now = bench_now_ns();
     l->begin_ns = l->end_ns = now;
     for (;;) {
@@ -58,7 +60,7 @@ static void load_run(struct load *l, uint64_t until_ns, uint64_t count) {
         }
         if (!busy)
             break;
-        (void)zmq_poll(l->items, (int)conns, 30000);
+        (void)zmq_poll(l->items, (int)conns, wait_ms);
         now = bench_now_ns();
         if (now - l->end_ns > 30 * UINT64_C(1000000000))
             bench_die("no acknowledgement within 30 s");
