@@ -53,7 +53,7 @@ void run_open(struct run *r, const struct options *o) {
         files.rlim_cur = files.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &files);
     }
-    struct sigaction interrupt = {.sa_handler = on_interrupt};
+    struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     (void)sigaction(SIGINT, &interrupt, NULL); /* so that the broker is stopped */
     (void)sigaction(SIGTERM, &interrupt, NULL);
     *r = (struct run){.o = o, .server_pid = (pid_t)o->server_pid};
