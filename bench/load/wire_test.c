@@ -124,7 +124,8 @@ static enum bench_got next_nats(struct bench_link *l, ptn_bytes *ret_payload) {
     return wire_next(l, nats_parse, "PONG\r\n", ret_payload);
 }
 
-static const struct bench_driver nats_in_frames = {.name = "test", .next = next_nats};
+static const struct bench_driver nats_in_frames = {
+    .name = "test", .next = next_nats, .close = wire_close};
 
 /* A link whose server is the other end of a socket pair. */
 static int linked(struct bench_link *l) {
