@@ -158,11 +158,15 @@ static void spawn_all(void) {
 
 static void make_tokens(void) {
     int64_t base_ms = INT64_C(1750000000000), hour_ms = INT64_C(3600000);
+    /* Without memory for one more ended session, every token of one that is as old is refused, and
+     * these cannot be refreshed. */
+    bool forgetful = world->plan.memory_ppm > 0 || world->plan.drought_ppm > 0;
     memset(B.key, 0x5a, sizeof B.key);
     for (unsigned u = 0; u < USERS; u++) {
         ptn_principal p = {.user = ptn_str_of(user_id(u)),
                            .name = ptn_str_of(user_name(u)),
-                           .session = u % 2 == 0 ? PTN_STR("") : PTN_STR("session-of-a-user"),
+                           .session =
+                               u % 2 == 0 || forgetful ? PTN_STR("") : PTN_STR("session-of-a-user"),
                            .roles = PTN_ROLE_USER,
                            .expires_ms = base_ms + 12 * hour_ms};
         int n = jwt_sign(B.key, sizeof B.key, &p, PTN_STR(""), base_ms - 6 * hour_ms, p.expires_ms,
