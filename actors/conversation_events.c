@@ -225,12 +225,11 @@ static void catch_up_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *rep
 static void members_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct conversation *v = arg;
     (void)state;
-    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
+    if (err != 0 || reply->type != PTN_MSG_STORE_CONV || members_adopt(c, v, reply->buf) < 0) {
         v->members_unsure = true;
         catch_up_later(c, v);
         return;
     }
-    members_adopt(c, v, reply->buf);
     catch_up_ask(c, v);
 }
 

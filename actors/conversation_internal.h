@@ -203,8 +203,8 @@ void on_list(ptn_ctx *c, struct op *op);
 void on_get(ptn_ctx *c, struct op *op);
 void on_members_add(ptn_ctx *c, struct op *op);
 void on_members_remove(ptn_ctx *c, struct op *op);
-/* The store's record is the truth; whoever is new or gone hears of it. */
-void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record);
+/* The store's record is the truth; whoever is new or gone hears of it.  <0: nothing has changed. */
+int members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record);
 /* The title of a body.  NULL: fine, *ret_title is it or empty; otherwise what is wrong with it. */
 const char *read_title(ptn_bytes body, ptn_str *ret_title);
 /* Writes a new epoch. */

@@ -269,18 +269,17 @@ static uint64_t record_last_seq(ptn_buf *record) {
     return ok && ptn_unpack_uint(&u, &seq) ? seq : 0;
 }
 
-void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
+int members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
     struct shard *s = v->shard;
     ptn_buf *old_record = ptn_buf_ref(v->record); /* keeps the old views alive */
     ptn_str *old = v->members;
     uint32_t n_old = v->n_members;
     v->members = NULL;
-    v->n_members = 0;
-    if (conv_adopt(v, record) < 0) {
+    int err = conv_adopt(v, record);
+    if (err < 0) {
         v->members = old;
-        v->n_members = n_old;
         ptn_buf_unref(old_record);
-        ptn_fail(c, PTN_ENOMEM, "the new members of a conversation cannot be kept");
+        return err;
     }
     /* Both lists are sorted by bytes: one walk finds the differences. */
     for (uint32_t i = 0; i < n_old; i++)
@@ -296,13 +295,17 @@ void members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
         }
     free(old);
     ptn_buf_unref(old_record);
+    return 0;
 }
 
 static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct op *op = arg;
     struct conversation *v = op->conv;
     (void)state;
-    if (err != 0 || reply->type != PTN_MSG_STORE_CONV) {
+    bool changed = err == 0 && reply->type == PTN_MSG_STORE_CONV;
+    if (changed)
+        err = members_adopt(c, v, reply->buf);
+    if (err != 0 || !changed) {
         if (err != 0 && err != -PTN_EOVERLOAD) { /* nobody knows whether it was done */
             v->members_unsure = true;
             catch_up(c, v);
@@ -310,7 +313,6 @@ static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *rep
         op_pass(c, op, err, reply);
         return;
     }
-    members_adopt(c, v, reply->buf);
     ptn_pack w;
     ptn_pack_init(&w, 256 + reply->len);
     ptn_response_begin(&w, 200);

@@ -31,11 +31,8 @@ static void unsure(ptn_ctx *c, struct conversation *v, int err) {
 
 static void adopt(ptn_ctx *c, struct conversation *v, ptn_bytes record) {
     ptn_buf *b = ptn_buf_copy(record.p, record.n);
-    if (b == NULL) { /* the store's record comes with the next look */
-        unsure(c, v, -PTN_ENOMEM);
-        return;
-    }
-    members_adopt(c, v, b);
+    if (b == NULL || members_adopt(c, v, b) < 0)
+        unsure(c, v, -PTN_ENOMEM); /* the store's record comes with the next look */
     ptn_buf_unref(b);
 }
 
