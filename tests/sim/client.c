@@ -4,6 +4,8 @@
  */
 #include "client.h"
 
+#include "rooms.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -68,10 +70,12 @@ int client_message(struct client *c, bool again) {
             world->sent[i].attempts++;
         return i;
     }
-    uint32_t index = world->n_sent;
     unsigned k = client_below(c, CONVERSATIONS);
-    if (!is_member(k, c->user))
-        k = 0;
+    return client_message_to(c, is_member(k, c->user) ? k : 0);
+}
+
+int client_message_to(struct client *c, unsigned k) {
+    uint32_t index = world->n_sent;
     if (index == SENT_MAX)
         return -1;
     struct sent *s = &world->sent[world->n_sent++];
@@ -87,6 +91,8 @@ int client_message(struct client *c, bool again) {
                                                                     : client_below(c, 60);
     char head[16];
     s->bytes = (uint32_t)snprintf(head, sizeof head, "m%u ", index) + extra;
+    if (k == ROOM_OPEN)
+        room_sent(index);
     return (int)index;
 }
 
@@ -241,6 +247,10 @@ static void act(void *arg) {
     struct client *c = arg;
     if (c->gone)
         return;
+    if (c->state == CLIENT_DOWN && c->kind->may_come != NULL && !c->kind->may_come(c)) {
+        later(c, BACK_NS_MEAN);
+        return;
+    }
     if (c->state == CLIENT_DOWN) {
         c->state = CLIENT_CONNECTING;
         c->peer = ptn_sim_connect(c->env, sim_address, &peer_cbs, c);
@@ -282,14 +292,26 @@ void client_start(struct client *c, ptn_env *env, unsigned index) {
 /* ---- guests ---------------------------------------------------------------------------------- */
 
 unsigned guests_planned(void) {
-    return world->plan.logins;
+    const struct plan *p = &world->plan;
+    return p->logins + (p->devices > 0) + p->devices;
 }
 
 void guest_start(struct client *c, ptn_env *env, unsigned guest) {
-    unsigned index = CLIENTS_MAX + ZMQ_CLIENTS_MAX + guest;
-    client_init(c, env, index, &login_kind);
+    unsigned index = CLIENTS_MAX + ZMQ_CLIENTS_MAX + guest, logins = world->plan.logins;
+    if (guest < logins) {
+        client_init(c, env, index, &login_kind);
+        c->user = LOGIN_USER + guest;
+    } else if (guest == logins) {
+        client_init(c, env, index, &host_kind);
+        members_begin();
+        c->user = HOST_USER;
+    } else {
+        client_init(c, env, index, &device_kind);
+        c->device = guest - logins - 1;
+        c->user = device_user(c->device);
+        c->msgpack = (world->seed >> index & 1) != 0;
+    }
     ptn_sim_rng_seed(&c->rng, (world->seed * LIVES_MAX + world->life) * 64 + index);
-    c->user = LOGIN_USER + guest;
     later(c, BACK_NS_MEAN);
 }
 

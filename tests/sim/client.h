@@ -46,9 +46,10 @@ enum client_state {
 struct client;
 struct client_kind { /* what makes a client of one kind; NULL: nothing */
     bool http;
-    void (*opened)(struct client *c); /* the connection is there */
-    void (*act)(struct client *c);    /* now and then, while it is live */
-    void (*lost)(struct client *c);   /* the connection is over; c->calls have no answers */
+    bool (*may_come)(const struct client *c); /* NULL: always */
+    void (*opened)(struct client *c);         /* the connection is there */
+    void (*act)(struct client *c);            /* now and then, while it is live */
+    void (*lost)(struct client *c);           /* the connection is over; c->calls have no answers */
     /* HTTP: `call` has this answer, and is over. */
     void (*answered)(struct client *c, const struct call *call, unsigned long status,
                      ptn_bytes envelope);
@@ -60,7 +61,7 @@ struct client {
     const struct client_kind *kind;
     ptn_env *env;
     ptn_sim_rng rng;
-    unsigned index, user;
+    unsigned index, user, device;
     bool msgpack, pattern;
     bool streaming;  /* HTTP: the head of a stream of events has come */
     unsigned stream; /* what it listens to; SUBJECTS: nothing */
@@ -102,7 +103,7 @@ uint32_t client_n_unacknowledged(const struct client *c);
 extern const char sim_address[];
 extern char sim_tokens[PEOPLE][512];
 
-extern const struct client_kind http_kind, ws_kind, login_kind;
+extern const struct client_kind http_kind, ws_kind, login_kind, host_kind, device_kind;
 extern const char login_hash[]; /* of the password of those who log in */
 
 void client_init(struct client *c, ptn_env *env, unsigned index, const struct client_kind *kind);
@@ -115,6 +116,7 @@ void client_call_end(struct client *c, struct call *call); /* keeps the others' 
 /* A message of this client: a new one, or one that is still unacknowledged.  -1: the ledger is
  * full, or the client may not write. */
 int client_message(struct client *c, bool again);
+int client_message_to(struct client *c, unsigned room); /* a new one */
 void client_pack_message(struct client *c, ptn_pack *w, uint32_t index);
 /* The body of a POST /sync that holds the message twice. */
 void client_pack_items(ptn_pack *w, uint32_t index);
@@ -130,6 +132,12 @@ void client_saw_published(struct client *c, unsigned topic, const char *epoch, u
 void ws_input(struct client *c);
 void ws_hang_up(struct client *c); /* says goodbye first */
 void http_input(struct client *c);
+void ws_send(struct client *c, ptn_pack *w);                  /* consumes w */
+struct call *ws_find_call(struct client *c, ptn_bytes frame); /* NULL: it answers nothing */
+/* A refusal that a good client must expect.  It asks again. */
+void ws_refused(struct client *c, ptn_bytes frame);
+/* A call's frame up to its own members, of which there are so many. */
+void ws_begin_call(ptn_pack *w, const char *type, const struct call *call, uint32_t members);
 /* Consumes w; NULL: no body.  token NULL: none. */
 void http_send(struct client *c, const char *method, const char *path, const char *token,
                ptn_pack *w);

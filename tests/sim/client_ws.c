@@ -38,8 +38,7 @@ static void send_frame(struct client *c, unsigned opcode, const uint8_t *p, size
     }
 }
 
-/* Consumes w. */
-static void send_packed(struct client *c, ptn_pack *w) {
+void ws_send(struct client *c, ptn_pack *w) {
     client_encode(c, w);
     send_frame(c, c->msgpack ? OP_BINARY : OP_TEXT, c->out.p, c->out.len);
 }
@@ -51,7 +50,7 @@ static void begin(ptn_pack *w, const char *type, uint32_t members) {
     ptn_pack_cstr(w, type);
 }
 
-static void begin_call(ptn_pack *w, const char *type, const struct call *call, uint32_t members) {
+void ws_begin_call(ptn_pack *w, const char *type, const struct call *call, uint32_t members) {
     begin(w, type, members + 1);
     ptn_pack_key(w, "id");
     ptn_pack_uint(w, call->id);
@@ -62,7 +61,7 @@ static void send_auth(struct client *c) {
     begin(&w, "auth", 1);
     ptn_pack_key(&w, "token");
     ptn_pack_cstr(&w, sim_tokens[c->user]);
-    send_packed(c, &w);
+    ws_send(c, &w);
 }
 
 static void opened(struct client *c) {
@@ -93,10 +92,10 @@ static void send_message(struct client *c, bool again) {
     if (index < 0)
         return;
     struct call *call = client_call(c, CALL_MESSAGE, (uint32_t)index, 0);
-    begin_call(&w, "message", call, 1);
+    ws_begin_call(&w, "message", call, 1);
     ptn_pack_key(&w, "message");
     client_pack_message(c, &w, (uint32_t)index);
-    send_packed(c, &w);
+    ws_send(c, &w);
 }
 
 static void send_publish(struct client *c) {
@@ -110,7 +109,7 @@ static void send_publish(struct client *c) {
     if (k < TOPICS)
         c->n_published[k] = n;
     (void)snprintf(unheard, sizeof unheard, "x.%u", client_below(c, 64));
-    begin_call(&w, "publish", call, 2);
+    ws_begin_call(&w, "publish", call, 2);
     ptn_pack_key(&w, "topic");
     ptn_pack_cstr(&w, k < TOPICS ? subject_name(CONVERSATIONS + k) : unheard);
     ptn_pack_key(&w, "data");
@@ -119,7 +118,7 @@ static void send_publish(struct client *c) {
     ptn_pack_uint(&w, c->session);
     ptn_pack_key(&w, "n");
     ptn_pack_uint(&w, call->ref);
-    send_packed(c, &w);
+    ws_send(c, &w);
 }
 
 static void send_subscribe(struct client *c, unsigned subject) {
@@ -130,7 +129,7 @@ static void send_subscribe(struct client *c, unsigned subject) {
         return;
     struct position none = {{0}, 0};
     struct position since = is_pattern ? none : world->remembered[c->index][subject];
-    begin_call(&w, "subscribe", call, since.epoch[0] != '\0' ? 2 : 1);
+    ws_begin_call(&w, "subscribe", call, since.epoch[0] != '\0' ? 2 : 1);
     ptn_pack_key(&w, "topic");
     ptn_pack_cstr(&w, is_pattern ? "t.*" : subject_name(subject));
     if (since.epoch[0] != '\0') {
@@ -146,7 +145,7 @@ static void send_subscribe(struct client *c, unsigned subject) {
     else
         c->subs[subject] = (struct subscription){
             .state = SUB_ASKED, .left = c->subs[subject].left, .since = since};
-    send_packed(c, &w);
+    ws_send(c, &w);
 }
 
 static void send_unsubscribe(struct client *c, unsigned subject) {
@@ -156,11 +155,11 @@ static void send_unsubscribe(struct client *c, unsigned subject) {
         return;
     c->subs[subject].state = SUB_LEAVING;
     c->subs[subject].left = true;
-    begin_call(&w, "unsubscribe", call, 1);
+    ws_begin_call(&w, "unsubscribe", call, 1);
     ptn_pack_key(&w, "topics");
     ptn_pack_array(&w, 1);
     ptn_pack_cstr(&w, subject_name(subject));
-    send_packed(c, &w);
+    ws_send(c, &w);
 }
 
 static void send_request(struct client *c) {
@@ -174,14 +173,14 @@ static void send_request(struct client *c) {
                    health ? "/api/v1/health"
                           : "/api/v1/conversations/%s/messages?limit=20&after=%u",
                    conversation_id(0), client_below(c, 50));
-    begin_call(&w, "request", call, 3);
+    ws_begin_call(&w, "request", call, 3);
     ptn_pack_key(&w, "method");
     ptn_pack_cstr(&w, "GET");
     ptn_pack_key(&w, "path");
     ptn_pack_cstr(&w, path);
     ptn_pack_key(&w, "timeoutMs");
     ptn_pack_uint(&w, 1 + client_below(c, 12000));
-    send_packed(c, &w);
+    ws_send(c, &w);
 }
 
 static void send_ping(struct client *c) {
@@ -189,8 +188,8 @@ static void send_ping(struct client *c) {
     struct call *call = client_call(c, CALL_OTHER, 0, 0);
     if (call == NULL)
         return;
-    begin_call(&w, "ping", call, 0);
-    send_packed(c, &w);
+    ws_begin_call(&w, "ping", call, 0);
+    ws_send(c, &w);
 }
 
 /* Asks for every subscription that it should have and has not. */
@@ -361,7 +360,7 @@ static void on_subscribed(struct client *c, ptn_bytes frame, const struct call *
 
 /* ---- in: answers ----------------------------------------------------------------------------- */
 
-static struct call *find_call(struct client *c, ptn_bytes frame) {
+struct call *ws_find_call(struct client *c, ptn_bytes frame) {
     uint64_t id;
     if (!ptn_map_get_uint(frame, "id", &id))
         return NULL;
@@ -430,8 +429,7 @@ static void on_response(ptn_bytes frame, const struct call *call) {
     }
 }
 
-/* Refusals that a good client must expect.  It asks again. */
-static void on_error(struct client *c, ptn_bytes frame, const struct call *call) {
+void ws_refused(struct client *c, ptn_bytes frame) {
     static const char *const expected[] = {"overloaded", "timeout", "draining", "conflict"};
     ptn_str code = {"", 0};
     (void)ptn_map_get_str(frame, "code", &code);
@@ -442,12 +440,17 @@ static void on_error(struct client *c, ptn_bytes frame, const struct call *call)
         ok = may_fail();
     else if (ptn_str_eqz(code, "storage_full"))
         ok = disk_may_be_full();
-    ORACLE(ok, "wire: client %u did nothing wrong and hears %.*s", c->index, (int)code.n, code.p);
-    world->tally.refusals++;
     ptn_str message = {"", 0};
     (void)ptn_map_get_str(frame, "message", &message);
+    ORACLE(ok, "wire: client %u did nothing wrong and hears %.*s: %.*s", c->index, (int)code.n,
+           code.p, (int)message.n, message.p);
+    world->tally.refusals++;
     (void)snprintf(c->refusal, sizeof c->refusal, "%.*s: %.*s", (int)code.n, code.p, (int)message.n,
                    message.p);
+}
+
+static void on_error(struct client *c, ptn_bytes frame, const struct call *call) {
+    ws_refused(c, frame);
     if (call == NULL)
         return;
     if (call->kind == CALL_SUBSCRIBE && call->ref == SUBJECTS)
@@ -484,7 +487,7 @@ static void on_frame(struct client *c, ptn_bytes frame) {
         c->state = CLIENT_LIVE;
     } else if (!ptn_str_eqz(type, "drain") && !ptn_str_eqz(type, "message") &&
                !ptn_str_eqz(type, "gap")) {
-        struct call *call = find_call(c, frame);
+        struct call *call = ws_find_call(c, frame);
         if (call != NULL)
             on_answer(c, frame, type, call);
         else if (ptn_str_eqz(type, "error"))

@@ -156,17 +156,17 @@ static void spawn_all(void) {
     (void)spawn(&control_actor, &B.control, 0, 0);
 }
 
+/* Half of the users have sessions; not where auth may be without memory for one that is over, and
+ * then takes no older token of any, because these clients have no newer ones. */
 static void make_tokens(void) {
+    bool sessions = world->plan.logins == 0 || !memory_may_fail();
     int64_t base_ms = INT64_C(1750000000000), hour_ms = INT64_C(3600000);
-    /* Without memory for one more ended session, every token of one that is as old is refused, and
-     * these cannot be refreshed. */
-    bool forgetful = world->plan.memory_ppm > 0 || world->plan.drought_ppm > 0;
     memset(B.key, 0x5a, sizeof B.key);
-    for (unsigned u = 0; u < USERS; u++) {
+    for (unsigned u = 0; u < PEOPLE; u++) {
         ptn_principal p = {.user = ptn_str_of(user_id(u)),
                            .name = ptn_str_of(user_name(u)),
                            .session =
-                               u % 2 == 0 || forgetful ? PTN_STR("") : PTN_STR("session-of-a-user"),
+                               u % 2 == 0 || !sessions ? PTN_STR("") : PTN_STR("session-of-a-user"),
                            .roles = PTN_ROLE_USER,
                            .expires_ms = base_ms + 12 * hour_ms};
         int n = jwt_sign(B.key, sizeof B.key, &p, PTN_STR(""), base_ms - 6 * hour_ms, p.expires_ms,
@@ -202,17 +202,17 @@ static void add_user(store_db *db, unsigned u) {
 static void add_conversation(store_db *db, unsigned k) {
     ptn_pack w;
     uint32_t n = 0;
-    for (unsigned u = 0; u < USERS; u++)
+    for (unsigned u = 0; u < PEOPLE; u++)
         n += is_member(k, u);
     ptn_pack_init(&w, 256);
     ptn_pack_array(&w, 6);
     ptn_pack_cstr(&w, conversation_id(k));
     ptn_pack_nil(&w);
-    ptn_pack_cstr(&w, user_id(0));
+    ptn_pack_cstr(&w, user_id(k < CONVERSATIONS ? 0 : HOST_USER));
     ptn_pack_int(&w, INT64_C(1750000000000));
     ptn_pack_cstr(&w, "0123456789abcdef");
     ptn_pack_array(&w, n);
-    for (unsigned u = 0; u < USERS; u++)
+    for (unsigned u = 0; u < PEOPLE; u++)
         if (is_member(k, u))
             ptn_pack_cstr(&w, user_id(u));
     execute(db, PTN_MSG_STORE_CONV_ADD, &w);
@@ -227,7 +227,7 @@ void life_prepare(void) {
     int err = store_db_begin(db);
     for (unsigned u = 0; u < (guests_planned() > 0 ? PEOPLE : USERS); u++)
         add_user(db, u);
-    for (unsigned k = 0; k < CONVERSATIONS; k++)
+    for (unsigned k = 0; k < (guests_planned() > 0 ? ROOMS : CONVERSATIONS); k++)
         add_conversation(db, k);
     if (err == 0)
         err = store_db_commit(db);
@@ -419,7 +419,11 @@ static void build(void) {
     ptn_runtime_on_trace(B.rt, on_trace, NULL);
     B.d.workers = world->plan.workers;
     for (unsigned i = 0; i < world->plan.workers; i++) {
-        B.hub[i] = ptn_hub_new(NULL, &B.d, i);
+        const struct plan *p = &world->plan;
+        const ptn_hub_limits limits = {.feed_window = p->feed_window,
+                                       .feed_deliveries_max = p->feed_deliveries_max,
+                                       .feed_redeliver_ns = p->feed_redeliver_ms * PTN_MS};
+        B.hub[i] = ptn_hub_new(p->devices > 0 ? &limits : NULL, &B.d, i);
         PTN_ASSERT(B.hub[i] != NULL);
     }
     err = ptn_endpoint_bind(B.rt, sim_address, &B.endpoint, &why);

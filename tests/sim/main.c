@@ -281,7 +281,9 @@ static void print_tally(void) {
                                 total->downs,         total->zmq_answers,
                                 total->zmq_events,    total->zmq_holes,
                                 total->streamed,      total->reads,
-                                total->logins,        total->tokens_refused};
+                                total->logins,        total->tokens_refused,
+                                total->delivered,     total->passed,
+                                total->joined,        total->removed};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -309,7 +311,11 @@ static void print_tally(void) {
                                         " events streamed, ",
                                         " messages marked as read; ",
                                         " pairs of tokens, ",
-                                        " tokens refused\n"};
+                                        " tokens refused; ",
+                                        " messages on devices, ",
+                                        " passed over, ",
+                                        " members added, ",
+                                        " removed\n"};
     for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
         printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }

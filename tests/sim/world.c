@@ -5,8 +5,9 @@
 #include "world.h"
 
 #include "actors/store_db.h"
+#include "client.h"
+#include "rooms.h"
 
-#include <postern/messages.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -89,6 +90,11 @@ static void plan_guests(uint64_t seed) {
     ptn_sim_rng_seed(r, seed ^ UINT64_C(0x60e57));
     p->logins = pick(r, 3, 1, LOGINS_MAX);
     p->access_ttl_s = 1 + (uint32_t)ptn_sim_rng_below(r, 5);
+    p->devices = pick(r, 3, 1, DEVICES_MAX);
+    p->feed_window = pick(r, 2, 1, 8);
+    p->feed_deliveries_max = ptn_sim_rng_below(r, 2) == 0 ? 2 : FEED_FOR_EVER;
+    p->feed_redeliver_ms = 200 + (uint32_t)ptn_sim_rng_below(r, 1500);
+    p->device_acks_ppm = pick(r, 2, 10000, 300000);
 }
 
 void world_plan(uint64_t seed) {
@@ -146,23 +152,26 @@ bool disk_may_be_full(void) {
 const char *user_id(unsigned user) {
     static const char *const ids[PEOPLE] = {
         "01J00000000000000000000001", "01J00000000000000000000002", "01J00000000000000000000003",
-        "01J00000000000000000000004", "01J00000000000000000000005", "01J00000000000000000000006"};
+        "01J00000000000000000000004", "01J00000000000000000000005", "01J00000000000000000000006",
+        "01J00000000000000000000007", "01J00000000000000000000008", "01J00000000000000000000009"};
     return ids[user];
 }
 
 const char *user_name(unsigned user) {
-    static const char *const names[PEOPLE] = {"ada", "ben", "cleo", "dan", "eve", "fay"};
+    static const char *const names[PEOPLE] = {"ada", "ben", "cleo", "dan", "eve",
+                                              "fay", "gus", "hal",  "ida"};
     return names[user];
 }
 
 const char *conversation_id(unsigned conversation) {
-    static const char *const ids[CONVERSATIONS] = {
-        "01J0000000000000000000000A", "01J0000000000000000000000B", "01J0000000000000000000000C"};
+    static const char *const ids[ROOMS] = {
+        "01J0000000000000000000000A", "01J0000000000000000000000B", "01J0000000000000000000000C",
+        "01J0000000000000000000000D", "01J0000000000000000000000E"};
     return ids[conversation];
 }
 
 bool is_member(unsigned conversation, unsigned user) {
-    static const unsigned members[CONVERSATIONS] = {0xf, 0x3, 0xd};
+    static const unsigned members[ROOMS] = {0xf, 0x3, 0xd, 1u << HOST_USER, 7u << HOST_USER};
     return members[conversation] >> user & 1;
 }
 
@@ -232,6 +241,8 @@ void saw_ack(unsigned conversation, ptn_bytes message, uint32_t expected, uint32
     ORACLE(index == expected, "ack: message %u is acknowledged with %u", expected, index);
     struct sent *s = &world->sent[index];
     s->acked = true;
+    if (conversation == ROOM_OPEN)
+        room_acked(index);
     world->tally.acks++;
     if (session == 0 || s->attempts != 1 || s->session != session)
         return;
@@ -340,7 +351,7 @@ void check_store(void) {
     check_integrity();
     ORACLE(store_db_open(DATABASE, &(store_db_opts){.vfs = DISK_VFS}, &db, &why) == 0,
            "store: cannot open: %s", why);
-    for (unsigned k = 0; k < CONVERSATIONS; k++) {
+    for (unsigned k = 0; k < (guests_planned() > 0 ? ROOMS : CONVERSATIONS); k++) {
         uint64_t at = 0, last = 0, before;
         do {
             before = at;
@@ -359,5 +370,6 @@ void check_store(void) {
                "durability: message %u was acknowledged and is not in the store", i);
     }
     check_totals(db, messages);
+    check_devices(db);
     store_db_close(db);
 }

@@ -14,9 +14,16 @@
 #define USERS 4u
 #define LOGINS_MAX 2u
 #define LOGIN_USER USERS /* the first of those who log in; the others carry tokens */
-#define PEOPLE (LOGIN_USER + LOGINS_MAX)
-#define GUESTS_MAX LOGINS_MAX /* clients that try one thing, numbered behind all others */
+#define HOST_USER (LOGIN_USER + LOGINS_MAX) /* says who belongs to ROOM_OPEN */
+#define DEVICE_USER (HOST_USER + 1u)        /* the first of those with devices */
+#define DEVICE_USERS 2u
+#define DEVICES_MAX (2u * DEVICE_USERS) /* device i belongs to DEVICE_USER + i % DEVICE_USERS */
+#define PEOPLE (DEVICE_USER + DEVICE_USERS)
+#define GUESTS_MAX (LOGINS_MAX + 1u + DEVICES_MAX) /* numbered behind all other clients */
 #define CONVERSATIONS 3u
+#define ROOM_OPEN CONVERSATIONS         /* of guests: members come and go */
+#define ROOM_FIXED (CONVERSATIONS + 1u) /* ... and stay */
+#define ROOMS (CONVERSATIONS + 2u)
 #define TOPICS 4u
 #define SUBJECTS (CONVERSATIONS + TOPICS) /* what a client may listen to */
 #define CLIENTS_MAX 8u
@@ -64,11 +71,34 @@ struct login {      /* what one who logs in knows */
     char over[512];  /* an access token of a session whose end was acknowledged */
 };
 
+enum standing { OUT, JOINING, IN, LEAVING }; /* in ROOM_OPEN; the second and last: not answered */
+
+struct membership { /* what the host knows of one with devices */
+    enum standing is;
+    uint32_t epoch;              /* counts what the host has asked for */
+    uint32_t since;              /* n_sent when it was answered */
+    ptn_time unsure_until;       /* something that has no answer may be done until then */
+    uint32_t apart[SENT_MAX];    /* of a message: epoch plus one when it was sent, if OUT then */
+    bool kept_from_it[SENT_MAX]; /* ... and acknowledged before it was asked back */
+};
+
+struct gap {
+    unsigned room;
+    uint64_t from, to;
+};
+
+struct device {                  /* by room minus ROOM_OPEN */
+    bool got[2][SENT_MAX + 1];   /* by seq; or told that it never will */
+    uint64_t first[2], acked[2]; /* first: that it got; of ROOM_OPEN since it joined */
+    uint32_t n_gaps;
+    struct gap gaps[16];
+};
+
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
         seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
         disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes, streamed, reads, logins,
-        tokens_refused;
+        tokens_refused, delivered, passed, joined, removed;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -92,6 +122,8 @@ struct plan { /* drawn from the seed */
     uint32_t zmq_clients; /* 0: no gateway either */
     uint32_t zmq_hwm, zmq_requests_max, zmq_lazy_ppm, vandal_ppm;
     uint32_t logins, access_ttl_s;
+#define FEED_FOR_EVER 1000000u /* of feed_deliveries_max: no message is passed over */
+    uint32_t devices, feed_window, feed_deliveries_max, feed_redeliver_ms, device_acks_ppm;
     ptn_sim_faults faults;
     struct disk_faults disk;
     uint32_t cache_bytes, checkpoint_pages; /* of the store; 0: as in production */
@@ -105,14 +137,16 @@ struct world {
     uint64_t hash, steps;
     uint32_t n_sent, n_sessions;
     struct sent sent[SENT_MAX];
-    uint32_t order[CONVERSATIONS][SENT_MAX + 1]; /* by seq: index into sent, plus one */
-    uint64_t last_seq[CONVERSATIONS];
+    uint32_t order[ROOMS][SENT_MAX + 1]; /* by seq: index into sent, plus one */
+    uint64_t last_seq[ROOMS];
     struct place places[PLACES_MAX];
     uint32_t heard[CLIENTS_MAX + ZMQ_CLIENTS_MAX][TOPICS]
                   [SESSIONS_MAX]; /* last n of each publishing session */
     struct position remembered[CLIENTS_MAX][SUBJECTS];
     struct position published[TOPICS]; /* the last acknowledged event */
     struct login logins[LOGINS_MAX];
+    struct membership members[DEVICE_USERS];
+    struct device devices[DEVICES_MAX];
     struct tally tally;
 };
 
@@ -129,7 +163,7 @@ bool may_fail(void);
 bool disk_may_be_full(void);
 bool memory_may_fail(void);
 
-/* Who is who: the same in every run. */
+/* Who is who: the same in every run.  is_member: at the beginning; only ROOM_OPEN changes. */
 const char *user_id(unsigned user);
 const char *user_name(unsigned user);
 const char *conversation_id(unsigned conversation);

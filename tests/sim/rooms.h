@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * rooms.h - the two conversations of guests: who belongs to them, and what each device is owed.
+ *
+ * ROOM_FIXED keeps its members.  In ROOM_OPEN the host, who is one client and the only one to write
+ * there, adds and removes people, one request at a time; what it knows is `struct membership`.
+ */
+#ifndef POSTERN_TESTS_SIM_ROOMS_H
+#define POSTERN_TESTS_SIM_ROOMS_H
+
+#include "world.h"
+
+struct store_db;
+
+unsigned device_user(unsigned device);
+const char *device_name(unsigned device);
+unsigned room_of(ptn_str conversation); /* ROOMS: none of the two */
+
+/* ---- ROOM_OPEN ------------------------------------------------------------------------------- */
+
+struct membership *member_of(unsigned user);
+void members_begin(void); /* a new life: nothing is under way */
+void member_asked(unsigned user, bool in);
+void member_answered(unsigned user);
+/* It may have been done, or be done later. */
+void member_unsure(unsigned user, ptn_time now);
+
+void room_sent(uint32_t index); /* for the first time */
+void room_acked(uint32_t index);
+void room_heard(unsigned user, uint32_t index);
+
+/* ---- devices --------------------------------------------------------------------------------- */
+
+void device_got(unsigned device, unsigned room, uint64_t seq, uint32_t index);
+void device_passed(unsigned device, unsigned room, uint64_t from, uint64_t to); /* it was told */
+/* The newest that it has together with all before it. */
+uint64_t device_has(unsigned device, unsigned room);
+/* The newest that it should have has not come. */
+bool device_waits(unsigned device, unsigned room);
+/* A device may begin where another one of its user is: not before that one is known. */
+bool device_may_begin(unsigned device);
+
+/* At the end: what is owed to a device and has not come is a dead letter. */
+void check_devices(struct store_db *db);
+
+#endif
