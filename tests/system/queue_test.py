@@ -319,9 +319,14 @@ class ExpiryTest(QueueCase):
         wait_until(lambda: self.say("young")[0]["timestamp"] >= after(first["timestamp"], 2),
                    "two seconds to pass")
         with connect(self.broker, self.bob) as bob:
-            gap = bob.expect("gap")
-            self.assertEqual((gap["from"], gap["reason"]), (1, "expired"))
-            self.assertEqual(bob.expect("message")["seq"], gap["to"] + 1)
+            young = bob.expect("message")["seq"]
+            gaps = [g for g in bob.pending if g["type"] == "gap" and g["from"] < young]
+            passed = 0  # what was young when the gap was told may be old a moment later: another gap
+            for gap in gaps:
+                self.assertEqual((gap["from"], gap["reason"]), (passed + 1, "expired"))
+                passed = gap["to"]
+            self.assertEqual(young, passed + 1)
+            self.assertGreaterEqual(passed, 1)
 
 
 class LifeTest(QueueCase):
