@@ -75,6 +75,7 @@ struct bench_driver {
      * Greetings and keep-alive of the wire are dealt with inside. */
     enum bench_got (*next)(struct bench_link *l, ptn_bytes *ret_payload);
     void (*close)(struct bench_link *l); /* NULL: bench_link_close() does all */
+    const char *set; /* NULL, or "key=value" for a broker that is started to be measured */
 };
 
 /* Ends with NULL. */
@@ -85,9 +86,12 @@ extern const struct bench_driver *const bench_drivers[];
 void bench_link_queue(struct bench_link *l, const void *p, size_t n); /* plain bytes, copied */
 /* Consumes the line up to CRLF and views it without; p == NULL: not whole yet. */
 ptn_bytes bench_link_line(struct bench_link *l);
-/* The next whole WebSocket message among the bytes read (bench_ws_open() made the link).  Pings are
- * answered inside; a close marks the link closed. */
+/* The next whole WebSocket message among the bytes read (bench_ws_open() made the link), inflated
+ * if it is compressed.  Pings are answered inside; a close marks the link closed. */
 bool bench_link_ws_next(struct bench_link *l, ptn_bytes *ret_message);
+/* A message that was compressed without context takeover (RFC 7692), as it was before; valid until
+ * the next call.  inflate.c */
+ptn_bytes bench_inflated(ptn_bytes compressed);
 /* Blocks for the next message, 10 s at most; a closed link ends the program. */
 enum bench_got bench_link_wait(struct bench_link *l, ptn_bytes *ret_payload);
 
@@ -103,6 +107,8 @@ bool bench_link_flush(struct bench_link *l);
  * go to one buffer of all links, and a link keeps only the beginning of a message that is not whole
  * yet: a reader of thousands of connections stays in its cache. */
 bool bench_link_read(struct bench_link *l);
+/* Bytes that all links have read, ZeroMQ's apart. */
+uint64_t bench_link_received(void);
 /* Readable when there may be something to read. */
 int bench_link_fd(const struct bench_link *l);
 

@@ -13,6 +13,11 @@ static void json_open(struct bench_link *l, const struct bench_target *t, const 
     bench_ws_open(&l->io, t->address, source, t->token, "postern.v1.json");
 }
 
+static void deflate_open(struct bench_link *l, const struct bench_target *t, const char *source) {
+    bench_ws_open_offering(&l->io, t->address, source, t->token, "postern.v1.json",
+                           "permessage-deflate");
+}
+
 static bool begins(ptn_bytes m, const char *z, size_t n) {
     return m.n > n && memcmp(m.p, z, n) == 0;
 }
@@ -102,7 +107,8 @@ static void msgpack_request(struct bench_link *l, const void *payload, size_t n)
 
 /* -------------------------------------------------------------------------------------------- */
 
-extern const struct bench_driver bench_postern_ws_json, bench_postern_ws_msgpack;
+extern const struct bench_driver bench_postern_ws_json, bench_postern_ws_msgpack,
+    bench_postern_ws_deflate;
 
 const struct bench_driver bench_postern_ws_json = {
     .name = "postern-ws-json",
@@ -126,4 +132,17 @@ const struct bench_driver bench_postern_ws_msgpack = {
     .publish = msgpack_publish,
     .request = msgpack_request,
     .next = msgpack_next,
+};
+
+const struct bench_driver bench_postern_ws_deflate = {
+    .name = "postern-ws-deflate",
+    .about = "Postern over WebSocket, JSON frames, compressed (permessage-deflate)",
+    .can = BENCH_CAN_PUBSUB | BENCH_CAN_REQUEST | BENCH_CAN_DURABLE | BENCH_ANSWERS_PUBLISH |
+           BENCH_IS_POSTERN,
+    .open = deflate_open,
+    .subscribe = json_subscribe,
+    .publish = json_publish,
+    .request = json_request,
+    .next = json_next,
+    .set = "ws.deflate=160",
 };

@@ -19,6 +19,11 @@
 
 static uint8_t common[COMMON_BYTES];
 static struct bench_link *borrower;
+static uint64_t received;
+
+uint64_t bench_link_received(void) {
+    return received;
+}
 
 static uint8_t *grown(uint8_t *p, size_t *cap, size_t need) {
     size_t bytes = *cap == 0 ? 256 : *cap;
@@ -68,6 +73,7 @@ bool bench_link_read(struct bench_link *l) {
         l->closed = true;
         return false;
     }
+    received += (size_t)n;
     if (left > 0)
         memcpy(common, w->in + w->in_pos, left);
     l->own = w->in;
@@ -191,6 +197,8 @@ bool bench_link_ws_next(struct bench_link *l, ptn_bytes *ret_message) {
         unsigned opcode = p[0] & 15;
         if (opcode <= 2) {
             *ret_message = (ptn_bytes){p + head, n};
+            if ((p[0] & 0x40) != 0) /* RFC 7692: compressed */
+                *ret_message = bench_inflated(*ret_message);
             return true;
         }
         if (opcode == 8)

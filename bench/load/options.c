@@ -34,6 +34,8 @@ static const struct option {
     {"rounds", "N", "readings; their median and range are shown", COUNT, AT(rounds), 1, ROUNDS_MAX,
      true},
     {"bytes", "N", "of a message", COUNT, AT(bytes), BENCH_STAMP_BYTES, BENCH_PAYLOAD_MAX, true},
+    {"prose", NULL, "messages are words, as compressible as speech, each different", FLAG,
+     AT(prose), 0, 0, false},
     {"json", NULL, "one JSON object instead of the table", FLAG, AT(json), 0, 0, true},
     {"svg", "FILE", "a plot of the percentiles", TEXT, AT(svg), 0, 0, true},
     {"help", NULL, "this", FLAG, AT(help), 0, 0, true},

@@ -16,7 +16,7 @@ struct options {
     unsigned subscribers, publishers, topics, connections, window, bytes, rounds, stalled;
     double seconds, warmup, rate, overload;
     unsigned server_pid;
-    bool json, help;
+    bool prose, json, help;
 };
 
 struct scenario {

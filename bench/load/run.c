@@ -33,11 +33,13 @@ void *run_zeroed(size_t n, size_t bytes) {
 
 static void start_broker(struct run *r) {
     char workers[32], durable[96], connections[64];
-    const char *const set[] = {workers, durable, connections, "limits.ws_requests=1024"};
+    const char *const set[] = {workers, durable, connections, "limits.ws_requests=1024",
+                               r->o->driver->set};
     (void)snprintf(workers, sizeof workers, "workers=%.16s", r->o->workers);
     (void)snprintf(durable, sizeof durable, "topics.durable=%.64s.durable.**", r->o->topic);
     (void)snprintf(connections, sizeof connections, "limits.connections=%u", 100000u);
-    bench_broker_start(&broker, r->o->program, set, PTN_ARRAY_LEN(set));
+    bench_broker_start(&broker, r->o->program, set,
+                       PTN_ARRAY_LEN(set) - (r->o->driver->set == NULL));
     r->server_pid = broker.pid;
     r->target.token = broker.token;
     bool by_zmq = strstr(r->o->driver->name, "zmq") != NULL;
@@ -101,6 +103,7 @@ void run_begin(struct run *r) {
     memset(&r->latency, 0, sizeof r->latency);
     memset(&r->lag, 0, sizeof r->lag);
     r->ops = 0;
+    r->received = bench_link_received();
     r->rss_bytes = r->server_pid != 0 ? bench_rss_bytes(r->server_pid) : 0;
     r->server_cpu_ns = r->server_pid != 0 ? bench_cpu_ns(r->server_pid) : 0;
     r->client_cpu_ns = bench_cpu_ns(getpid());
@@ -114,6 +117,9 @@ void run_end(struct run *r, const char *op) {
     report_put(p, op, (double)r->ops);
     report_put(p, "seconds", ns / 1e9);
     report_put(p, "rate", (double)r->ops / (ns / 1e9));
+    if (r->ops > 0 && bench_link_received() > r->received)
+        report_put(p, "wire_bytes_per_op",
+                   (double)(bench_link_received() - r->received) / (double)r->ops);
     if (r->server_pid != 0) {
         uint64_t cpu = bench_cpu_ns(r->server_pid), rss = bench_rss_bytes(r->server_pid);
         if (cpu == 0)

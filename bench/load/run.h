@@ -28,7 +28,8 @@ struct run {
     struct report report;
     /* of the round */
     uint64_t begin_ns, server_cpu_ns, client_cpu_ns, rss_bytes;
-    uint64_t ops; /* deliveries or answers */
+    uint64_t ops;      /* deliveries or answers */
+    uint64_t received; /* bytes, when it began */
     struct histogram latency, lag;
     uint64_t progress_ns;
 };

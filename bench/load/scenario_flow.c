@@ -60,6 +60,29 @@ static void topic_name(const struct flow *f, unsigned topic, char *out, size_t b
     (void)snprintf(out, bytes, "%s.%05u", f->run.o->topic, topic); /* no name begins another */
 }
 
+/* Words as common as in speech: the k-th of them one k-th as often as the first. */
+static void prose(char *out, size_t n) {
+    static const char *const words[] = {
+        "the",   "of",          "and",     "to",   "in",      "is",     "that",  "sensor",
+        "it",    "was",         "for",     "on",   "value",   "are",    "with",  "as",
+        "room",  "be",          "at",      "one",  "have",    "this",   "from",  "light",
+        "by",    "temperature", "not",     "but",  "what",    "all",    "were",  "when",
+        "door",  "there",       "can",     "an",   "kitchen", "which",  "their", "said",
+        "if",    "do",          "will",    "each", "about",   "how",    "up",    "outside",
+        "them",  "then",        "morning", "many", "some",    "so",     "these", "would",
+        "other", "humidity",    "into",    "has",  "more",    "garden", "two",   "like"};
+    static uint32_t seed;
+    for (size_t at = 0; at < n;) {
+        seed = seed * 1664525u + 1013904223u;
+        const uint32_t spread = (seed >> 8) % (PTN_ARRAY_LEN(words) * 64);
+        const char *word = words[spread / (1 + spread % 64) % PTN_ARRAY_LEN(words)];
+        for (; *word != '\0' && at < n; word++)
+            out[at++] = *word;
+        if (at < n)
+            out[at++] = ' ';
+    }
+}
+
 static void publish(struct flow *f, unsigned p, uint64_t due_ns) {
     struct publisher *from = &f->publishers[p];
     unsigned topic = (p + from->q) % f->run.o->topics;
@@ -70,6 +93,8 @@ static void publish(struct flow *f, unsigned p, uint64_t due_ns) {
     *s = (struct slot){.due_ns = due_ns, .q = from->q, .missing = f->alive[topic]};
     f->on_way += s->missing > 0;
     from->done += s->missing == 0;
+    if (f->run.o->prose)
+        prose(f->payload + BENCH_STAMP_BYTES, f->run.o->bytes - BENCH_STAMP_BYTES);
     bench_stamp(f->payload, due_ns, p << 24 | (from->q & LOW24));
     from->q++;
     f->sent++;

@@ -67,6 +67,14 @@ class Bench(unittest.TestCase):
                 self.check_flow(v, 7)
                 self.assertEqual(v["published"] % 3, 0)
 
+    def test_compressed_deliveries_are_inflated_and_checked(self):
+        plain, small = (self.reading("fanout", "--target", target, "--subscribers", "5", "--window", "4",
+                                     "--bytes", "1000", "--prose")
+                        for target in ("postern-ws-json", "postern-ws-deflate"))
+        self.check_flow(small, 5)
+        self.assertGreater(plain["wire_bytes_per_op"], 1050)
+        self.assertLess(small["wire_bytes_per_op"], 700)
+
     def test_pubsub_over_every_wire(self):
         for target in MESSAGES:
             with self.subTest(target=target):
