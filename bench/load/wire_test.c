@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wire_test.c - the parsers of other servers' wires, fed in chunks of every length, and words that
+ * WebSocket frames and reads cut anywhere.
+ */
 #include "bench/load/wire.h"
 
 #include <criterion/criterion.h>
