@@ -23,12 +23,16 @@
 #define LOAD_TIMEOUT_NS (10 * PTN_SEC)
 #define LOAD_RETRY_MIN_NS (100 * PTN_MS)
 #define LOAD_RETRY_MAX_NS (5 * PTN_SEC)
+#define LOOK_NS (1 * PTN_SEC) /* from one look at what the command line has changed to the next */
+#define TOKEN_TTL_MAX_MS (INT64_C(367) * 86400 * 1000) /* of any, the command line's too */
 
 static const char invalid_text[] =
     "the access token is not valid; log in with POST /api/v1/auth/login and send "
     "Authorization: Bearer <accessToken>";
 static const char expired_text[] =
     "the access token has expired; get a new one with POST /api/v1/auth/refresh, or log in again";
+static const char changed_text[] =
+    "the password was changed after this token was issued; log in with POST /api/v1/auth/login";
 static const char revoked_text[] = "this session was ended; log in with POST /api/v1/auth/login";
 
 /* ---- tokens -----------------------------------------------------------------------------------
@@ -49,6 +53,11 @@ static void answer_principal(ptn_ctx *c, ptn_reply_to to, ptn_buf *principal) {
 /* A token whose signature and times are good: 0 when it may be used. */
 static int check_session(ptn_ctx *c, struct auth *s, ptn_reply_to to,
                          const struct jwt_claims *claims) {
+    if (auth_revocations_check(&s->users, claims->principal.user, claims->issued_ms,
+                               ptn_wall_ms(c)) != AUTH_VALID) {
+        refuse(c, to, PTN_CODE_UNAUTHENTICATED, changed_text);
+        return -PTN_EACCESS;
+    }
     if (claims->principal.session.n == 0)
         return 0;
     switch (auth_revocations_check(&s->revoked, claims->principal.session, claims->issued_ms,
@@ -113,7 +122,7 @@ static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message
                expired ? expired_text : invalid_text);
         return;
     }
-    if (!s->loaded && claims.principal.session.n > 0) {
+    if (!s->loaded) {
         wait_for_load(c, s, to, message, ticket);
         return;
     }
@@ -164,7 +173,7 @@ static void make_ticket(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
 
 static void remember(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
     int64_t stale_before_ms = s->revoked.all_before_ms;
-    auth_revocations_add(&s->revoked, session, until_ms, ptn_wall_ms(c));
+    auth_revocations_add(&s->revoked, session, until_ms, AUTH_EVER, ptn_wall_ms(c));
     if (s->revoked.all_before_ms != stale_before_ms) {
         auth_cache_clear(&s->cache);
         PTN_LOG(PTN_LOG_WARN, "auth.revocations_full",
@@ -182,13 +191,14 @@ static int tell_edge(ptn_ctx *c, ptn_addr edge, ptn_buf *session) {
     return err == -PTN_ENOACTOR ? 0 : err;
 }
 
-int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
+/* Connections of the session, or (session empty) those that the user has without one. */
+static int tell_edges(ptn_ctx *c, const struct auth *s, ptn_str session, ptn_str user) {
     const ptn_directory *d = s->config->directory;
-    remember(c, s, session, until_ms);
     ptn_pack w;
-    ptn_pack_init(&w, 64);
-    ptn_pack_array(&w, 1);
+    ptn_pack_init(&w, 128);
+    ptn_pack_array(&w, 2);
     ptn_pack_str(&w, session);
+    ptn_pack_str_or_nil(&w, user);
     ptn_buf *b = ptn_pack_finish(&w);
     if (b == NULL)
         return -PTN_ENOMEM;
@@ -196,6 +206,11 @@ int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until
     int admin_err = tell_edge(c, d->admin_edge[s->config->worker], b);
     ptn_buf_unref(b);
     return err < 0 ? err : admin_err;
+}
+
+int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
+    remember(c, s, session, until_ms);
+    return tell_edges(c, s, session, (ptn_str){0});
 }
 
 /* AUTH_REVOKE: [session, untilMs] -> OK. */
@@ -235,6 +250,40 @@ static void load_failed(ptn_ctx *c, struct auth *s, int err) {
         s->load_retry_ns * 2 < LOAD_RETRY_MAX_NS ? s->load_retry_ns * 2 : LOAD_RETRY_MAX_NS;
 }
 
+/* An edge that is already loaded has no connection of what was over before. */
+static void load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
+    int64_t now_ms = ptn_wall_ms(c);
+    uint32_t n;
+    PTN_REQUIRE(c, ptn_unpack_array(u, &n));
+    for (; n > 0; n--) {
+        ptn_str session;
+        PTN_REQUIRE(c, ptn_unpack_str(u, &session));
+        bool known = auth_revocations_check(&s->revoked, session, AUTH_EVER, now_ms) != AUTH_VALID;
+        remember(c, s, session, now_ms + REVOKED_FOR_MS);
+        if (s->loaded && (!known || again) && tell_edges(c, s, session, (ptn_str){0}) < 0)
+            s->told_badly = true;
+    }
+}
+
+static void load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
+    int64_t now_ms = ptn_wall_ms(c), before_ms;
+    uint32_t n, two;
+    bool any = false;
+    PTN_REQUIRE(c, ptn_unpack_array(u, &n));
+    for (; n > 0; n--) {
+        ptn_str user;
+        PTN_REQUIRE(c, ptn_unpack_array(u, &two) && two == 2 && ptn_unpack_str(u, &user) &&
+                           ptn_unpack_int(u, &before_ms));
+        bool known = auth_revocations_check(&s->users, user, before_ms, now_ms) != AUTH_VALID;
+        auth_revocations_add(&s->users, user, before_ms + TOKEN_TTL_MAX_MS, before_ms, now_ms);
+        any = any || !known;
+        if (s->loaded && (!known || again) && tell_edges(c, s, (ptn_str){"", 0}, user) < 0)
+            s->told_badly = true;
+    }
+    if (any)
+        auth_cache_clear(&s->cache);
+}
+
 static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct auth *s = state;
     (void)arg;
@@ -242,16 +291,19 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
         load_failed(c, s, err < 0 ? err : -PTN_EIO);
         return;
     }
+    if (s->stopping)
+        return;
+    bool again = s->told_badly; /* then everybody hears of everything once more */
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
     uint32_t n;
-    PTN_REQUIRE(c, ptn_unpack_array(&u, &n));
-    int64_t until_ms = ptn_wall_ms(c) + REVOKED_FOR_MS;
-    for (uint32_t i = 0; i < n; i++) {
-        ptn_str session;
-        PTN_REQUIRE(c, ptn_unpack_str(&u, &session));
-        remember(c, s, session, until_ms);
-    }
+    int64_t changes;
+    PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 3 && ptn_unpack_int(&u, &changes));
+    s->told_badly = false;
+    load_sessions(c, s, &u, again);
+    load_users(c, s, &u, again);
+    s->changes = s->told_badly ? -1 : changes;
     s->loaded = true;
+    ptn_timer_start(c, &s->load_timer, LOOK_NS, load_again, NULL);
     for (uint32_t i = 0; i < s->n_waiting; i++) {
         verify(c, s, s->waiting[i].to, s->waiting[i].message, s->waiting[i].ticket);
         s->waiting[i].message = ptn_buf_unref(s->waiting[i].message);
@@ -262,8 +314,10 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
 static void load(ptn_ctx *c, struct auth *s) {
     ptn_pack w;
     ptn_pack_init(&w, 16);
-    ptn_pack_array(&w, 1);
+    ptn_pack_array(&w, 3);
+    ptn_pack_int(&w, s->changes);
     ptn_pack_int(&w, ptn_wall_ms(c) - REVOKED_FOR_MS);
+    ptn_pack_int(&w, ptn_wall_ms(c) - TOKEN_TTL_MAX_MS);
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
                         : ptn_ask(c, s->config->directory->store, PTN_MSG_STORE_SESSIONS_REVOKED, b,
@@ -285,6 +339,7 @@ static void auth_release(void *arg) {
     auth__ops_forget(s);
     auth_cache_clear(&s->cache);
     auth_revocations_done(&s->revoked);
+    auth_revocations_done(&s->users);
     ptn_json_parser_free(s->json);
 }
 
@@ -302,7 +357,9 @@ static int auth_init(ptn_ctx *c, void *state, void *arg) {
     s->load_retry_ns = LOAD_RETRY_MIN_NS;
     (void)crypto_generichash(s->ticket_key, sizeof s->ticket_key, (const uint8_t *)"ticket",
                              sizeof "ticket" - 1, config->key, config->key_bytes);
+    s->changes = -1;
     ptn_random(c, s->revoked.secret, sizeof s->revoked.secret);
+    ptn_random(c, s->users.secret, sizeof s->users.secret);
     ptn_random(c, s->limiter.secret, sizeof s->limiter.secret);
     ptn_random(c, s->cache.secret, sizeof s->cache.secret);
     int err = ptn_defer(c, auth_release, s);

@@ -30,11 +30,14 @@ struct auth {
     ptn_json_parser *json;
     uint8_t
         ticket_key[JWT_KEY_BYTES_MIN]; /* a ticket is no access token, nor the other way round */
-    struct auth_revocations revoked;
+    struct auth_revocations revoked;   /* sessions */
+    struct auth_revocations users;     /* what they were issued before a change of password */
     struct auth_limiter limiter;
     struct auth_cache cache;
 
-    bool loaded; /* revocations that were made before this incarnation are in the table */
+    bool loaded;     /* revocations that were made before this incarnation are in the table */
+    bool told_badly; /* an edge has not heard of all that the last load brought */
+    int64_t changes; /* of the store that this has seen; -1: none */
     ptn_time load_retry_ns;
     ptn_timer load_timer;
     struct auth_waiting waiting[AUTH_WAITING_MAX];

@@ -65,8 +65,8 @@ static bool revoked_room(struct auth_revocations *r, int64_t now_ms) {
     return true;
 }
 
-void auth_revocations_add(struct auth_revocations *r, ptn_str session, int64_t until_ms,
-                          int64_t now_ms) {
+void auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until_ms,
+                          int64_t before_ms, int64_t now_ms) {
     if (until_ms <= now_ms)
         return;
     if (!revoked_room(r, now_ms)) {
@@ -75,7 +75,7 @@ void auth_revocations_add(struct auth_revocations *r, ptn_str session, int64_t u
         return;
     }
     uint8_t digest[AUTH_DIGEST_BYTES];
-    digest_of(r->secret, session, digest);
+    digest_of(r->secret, name, digest);
     struct auth_revoked_slot *slot = revoked_find(r->slots, r->cap, digest);
     if (slot->until_ms == 0) {
         memcpy(slot->digest, digest, sizeof digest);
@@ -83,17 +83,21 @@ void auth_revocations_add(struct auth_revocations *r, ptn_str session, int64_t u
     }
     if (slot->until_ms < until_ms)
         slot->until_ms = until_ms;
+    if (slot->before_ms < before_ms)
+        slot->before_ms = before_ms;
 }
 
-enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str session,
+enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str name,
                                          int64_t issued_ms, int64_t now_ms) {
     uint8_t digest[AUTH_DIGEST_BYTES];
-    if (r->all_before_ms != 0 && issued_ms <= r->all_before_ms)
+    /* Workers' clocks differ by little: what was issued in the same second is older. */
+    if (r->all_before_ms != 0 && issued_ms - issued_ms % 1000 <= r->all_before_ms)
         return AUTH_STALE;
     if (r->n == 0)
         return AUTH_VALID;
-    digest_of(r->secret, session, digest);
-    return revoked_find(r->slots, r->cap, digest)->until_ms > now_ms ? AUTH_REVOKED : AUTH_VALID;
+    digest_of(r->secret, name, digest);
+    const struct auth_revoked_slot *slot = revoked_find(r->slots, r->cap, digest);
+    return slot->until_ms > now_ms && issued_ms <= slot->before_ms ? AUTH_REVOKED : AUTH_VALID;
 }
 
 void auth_revocations_done(struct auth_revocations *r) {

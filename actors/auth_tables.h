@@ -15,14 +15,15 @@
 #define AUTH_SECRET_BYTES 16
 #define AUTH_DIGEST_BYTES 16
 
-/* ---- revoked sessions -------------------------------------------------------------------------
+/* ---- revoked sessions, and users whose older tokens are over ----------------------------------
  */
 
 #define AUTH_REVOKED_MAX 65536u
 
 struct auth_revoked_slot {
     uint8_t digest[AUTH_DIGEST_BYTES];
-    int64_t until_ms; /* 0: free */
+    int64_t until_ms;  /* 0: free */
+    int64_t before_ms; /* tokens issued up to then are revoked */
 };
 
 struct auth_revocations {
@@ -34,11 +35,12 @@ struct auth_revocations {
     int64_t all_before_ms;
 };
 
+#define AUTH_EVER INT64_MAX
 /* Never fails to revoke: without room or memory every older token is refused instead. */
-void auth_revocations_add(struct auth_revocations *r, ptn_str session, int64_t until_ms,
-                          int64_t now_ms);
+void auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until_ms,
+                          int64_t before_ms, int64_t now_ms);
 enum auth_verdict { AUTH_VALID, AUTH_REVOKED, AUTH_STALE };
-enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str session,
+enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str name,
                                          int64_t issued_ms, int64_t now_ms);
 void auth_revocations_done(struct auth_revocations *r);
 

@@ -16,7 +16,7 @@ Test(auth_revocations, remembers_until_the_end_and_no_longer) {
     struct auth_revocations r = {.secret = {1}};
     char buf[32];
     for (unsigned i = 0; i < 1000; i++)
-        auth_revocations_add(&r, name_of(i, buf), 1000 + i, 0);
+        auth_revocations_add(&r, name_of(i, buf), 1000 + i, AUTH_EVER, 0);
     for (unsigned i = 0; i < 1000; i++) {
         cr_expect_eq(auth_revocations_check(&r, name_of(i, buf), 0, 500), AUTH_REVOKED);
         cr_expect_eq(auth_revocations_check(&r, name_of(i, buf), 0, 1000 + i), AUTH_VALID);
@@ -24,8 +24,21 @@ Test(auth_revocations, remembers_until_the_end_and_no_longer) {
     cr_expect_eq(auth_revocations_check(&r, PTN_STR("other"), 0, 500), AUTH_VALID);
     uint32_t cap = r.cap;
     for (unsigned i = 1000; i < 5000; i++) /* everything before is over: no growth */
-        auth_revocations_add(&r, name_of(i, buf), 5001 + i, 2000 + i);
+        auth_revocations_add(&r, name_of(i, buf), 5001 + i, AUTH_EVER, 2000 + i);
     cr_expect_leq(r.cap, cap * 32);
+    auth_revocations_done(&r);
+}
+
+Test(auth_revocations, what_was_issued_later_is_good) {
+    struct auth_revocations r = {.secret = {3}};
+    auth_revocations_add(&r, PTN_STR("ann"), 1000000, 5000, 5000);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("ann"), 4999, 6000), AUTH_REVOKED);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("ann"), 5000, 6000), AUTH_REVOKED);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("ann"), 5001, 6000), AUTH_VALID);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("bob"), 1, 6000), AUTH_VALID);
+    auth_revocations_add(&r, PTN_STR("ann"), 1000000, 7000, 7000);
+    auth_revocations_add(&r, PTN_STR("ann"), 1000000, 5000, 7000);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("ann"), 6999, 8000), AUTH_REVOKED);
     auth_revocations_done(&r);
 }
 
@@ -33,11 +46,12 @@ Test(auth_revocations, a_full_table_refuses_everything_older) {
     struct auth_revocations r = {.secret = {2}};
     char buf[32];
     for (unsigned i = 0; i <= AUTH_REVOKED_MAX * 2 && r.all_before_ms == 0; i++)
-        auth_revocations_add(&r, name_of(i, buf), 1000000, 5000);
+        auth_revocations_add(&r, name_of(i, buf), 1000000, AUTH_EVER, 5000);
     cr_assert_eq(r.all_before_ms, 5000);
     cr_expect_eq(auth_revocations_check(&r, name_of(1, buf), 4999, 6000), AUTH_STALE);
     cr_expect_eq(auth_revocations_check(&r, PTN_STR("innocent"), 5000, 6000), AUTH_STALE);
-    cr_expect_eq(auth_revocations_check(&r, PTN_STR("innocent"), 5001, 6000), AUTH_VALID);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("innocent"), 5999, 6000), AUTH_STALE);
+    cr_expect_eq(auth_revocations_check(&r, PTN_STR("innocent"), 6000, 6000), AUTH_VALID);
     auth_revocations_done(&r);
 }
 

@@ -134,8 +134,9 @@ static void put_roles(ptn_out *o, uint32_t roles) {
 static void put_claims(ptn_out *o, const ptn_principal *p, ptn_str jti, int64_t issued_ms,
                        int64_t expires_ms) {
     char times[96];
-    int n = snprintf(times, sizeof times, ",\"iat\":%lld,\"exp\":%lld",
-                     (long long)(issued_ms / 1000), (long long)((expires_ms + 999) / 1000));
+    int n = snprintf(times, sizeof times, ",\"iat\":%lld.%03d,\"exp\":%lld",
+                     (long long)(issued_ms / 1000), (int)(issued_ms % 1000),
+                     (long long)((expires_ms + 999) / 1000));
     ptn_out_put(o, "{\"iss\":\"" JWT_ISSUER "\"", sizeof "{\"iss\":\"" JWT_ISSUER "\"" - 1);
     put_member(o, "sub", p->user);
     put_member(o, "name", p->name);
@@ -264,6 +265,20 @@ static int claim_time(ptn_bytes map, const char *key, int64_t *ret_ms) {
     return 1;
 }
 
+/* The same to the millisecond, because a changed password ends what was issued before it.  Tokens
+ * of older versions say whole seconds. */
+static int claim_issued(ptn_bytes map, int64_t *ret_ms) {
+    ptn_bytes value;
+    double seconds;
+    if (!ptn_map_get(map, "iat", &value) || ptn_kind_of(value) != PTN_KIND_FLOAT)
+        return claim_time(map, "iat", ret_ms);
+    ptn_unpack u = ptn_unpack_of(value);
+    if (!ptn_unpack_double(&u, &seconds) || !(seconds >= 0 && seconds < (double)JWT_SECONDS_MAX))
+        return -PTN_EACCESS;
+    *ret_ms = (int64_t)(seconds * 1000 + 0.5);
+    return 1;
+}
+
 static int claims_check(ptn_bytes map, int64_t now_ms, struct jwt_claims *c) {
     ptn_str issuer;
     int64_t not_before_ms = 0;
@@ -278,7 +293,7 @@ static int claims_check(ptn_bytes map, int64_t now_ms, struct jwt_claims *c) {
     if (ptn_map_get(map, "sid", &ignored) &&
         !claim_copy(map, "sid", c->session, sizeof c->session, &p->session))
         return -PTN_EACCESS;
-    if (claim_time(map, "exp", &p->expires_ms) != 1 || claim_time(map, "iat", &c->issued_ms) != 1 ||
+    if (claim_time(map, "exp", &p->expires_ms) != 1 || claim_issued(map, &c->issued_ms) != 1 ||
         claim_time(map, "nbf", &not_before_ms) < 0 || c->issued_ms > now_ms + JWT_LEEWAY_MS ||
         not_before_ms > now_ms + JWT_LEEWAY_MS || p->expires_ms < c->issued_ms)
         return -PTN_EACCESS;

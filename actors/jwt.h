@@ -21,7 +21,7 @@
 /* What a good token says.  principal points into this struct: do not copy it. */
 struct jwt_claims {
     ptn_principal principal; /* expires_ms is exp */
-    int64_t issued_ms;       /* iat; whole seconds */
+    int64_t issued_ms;       /* iat */
     char user[JWT_ID_BYTES_MAX], session[JWT_ID_BYTES_MAX], name[JWT_NAME_BYTES_MAX];
 };
 

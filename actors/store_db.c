@@ -666,7 +666,7 @@ static const struct operation {
     {PTN_MSG_STORE_SESSION_ADD, WRITE, 5, store_session_add},
     {PTN_MSG_STORE_SESSION_ROTATE, WRITE, 5, store_session_rotate},
     {PTN_MSG_STORE_SESSION_REVOKE, WRITE, 2, store_session_revoke},
-    {PTN_MSG_STORE_SESSIONS_REVOKED, READ, 1, store_sessions_revoked},
+    {PTN_MSG_STORE_SESSIONS_REVOKED, READ, 3, store_sessions_revoked},
     {PTN_MSG_STORE_STATS, READ, 0, store_stats},
     {PTN_MSG_STORE_EVENTS_APPEND, WRITE, 5, store_events_append},
     {PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, WRITE, 5, store_events_append_written},

@@ -35,7 +35,9 @@
     XX(USER_SAME, "SELECT name = ?2 AND roles = ?3 AND household IS ?4 FROM users WHERE id = ?1")          \
     XX(USER_LIST, "SELECT " STORE_USER_COLUMNS " FROM users WHERE name > ?1 ORDER BY name LIMIT ?2")       \
     XX(HOUSEHOLD, "SELECT " STORE_USER_COLUMNS " FROM users WHERE household = ?1 ORDER BY name LIMIT ?2")  \
-    XX(USER_PASSWORD, "UPDATE users SET password_hash = ?2 WHERE id = ?1")                                 \
+    XX(USER_PASSWORD, "UPDATE users SET password_hash = ?2, not_before_ms = ?3 WHERE id = ?1")             \
+    XX(USERS_CUT, "SELECT id, not_before_ms FROM users WHERE not_before_ms > 0 AND not_before_ms >= ?1"    \
+                  " ORDER BY not_before_ms DESC LIMIT ?2")                                                 \
     XX(USER_EDITED, "SELECT version, edited_ms, preferences FROM users WHERE id = ?1")                     \
     XX(USER_PREFERENCES, "UPDATE users SET preferences = ?2, edited_ms = max(edited_ms, ?3), change = ?4," \
                          " version = version + 1 WHERE id = ?1")                                           \
@@ -257,13 +259,14 @@ struct store_db {
     bool claimed;   /* store_db_claim() */
     bool foreign;   /* on a VFS that is not the system's */
     bool damage_noted;
-    bool full;            /* there was no room for what was to be committed last */
-    bool afloat;          /* the log holds commits that nobody has synced yet */
-    bool unsettled;       /* the log may hold what the disk does not */
-    bool renew_topics;    /* unsynced commits may be gone: positions of loose topics are not true */
-    bool version_changed; /* another process has written since the last transaction */
-    int changes_before;   /* sqlite3_total_changes() when the transaction began */
-    int doomed;           /* 0, or the negative error that the commit will return */
+    bool full;         /* there was no room for what was to be committed last */
+    bool afloat;       /* the log holds commits that nobody has synced yet */
+    bool unsettled;    /* the log may hold what the disk does not */
+    bool renew_topics; /* unsynced commits may be gone: positions of loose topics are not true */
+    int64_t auth_version, auth_changes; /* the same for store_sessions_revoked() */
+    bool version_changed;               /* another process has written since the last transaction */
+    int changes_before;                 /* sqlite3_total_changes() when the transaction began */
+    int doomed;                         /* 0, or the negative error that the commit will return */
     int64_t users_added, conversations_added, messages_added, events_added,
         messages_removed; /* by the open transaction */
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */

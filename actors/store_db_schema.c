@@ -175,7 +175,11 @@ static const char schema_3[] =
     "ALTER TABLE cursors ADD COLUMN gap_reason TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE cursors ADD COLUMN gap_letter INTEGER NOT NULL DEFAULT 0;" /* its newest one */
 
-    "ALTER TABLE deliveries ADD COLUMN change INTEGER NOT NULL DEFAULT 0;";
+    "ALTER TABLE deliveries ADD COLUMN change INTEGER NOT NULL DEFAULT 0;"
+
+    "ALTER TABLE users ADD COLUMN not_before_ms INTEGER NOT NULL DEFAULT 0;" /* older tokens are
+                                                                                over */
+    "CREATE INDEX users_by_cut ON users(not_before_ms) WHERE not_before_ms > 0;";
 
 static const char *const migrations[] = {schema_1, schema_2, schema_3};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))

@@ -152,6 +152,10 @@ Test(store_db, passwords_change) {
     cr_expect_eq(problem_code(), PTN_CODE_NOT_FOUND);
 }
 
+static ptn_bytes revoked_since(int64_t since_ms) {
+    return element(run(STORE_SESSIONS_REVOKED, "iii", (int64_t)-1, since_ms, (int64_t)0), 1);
+}
+
 Test(store_db, a_new_password_ends_the_sessions_of_its_user_only) {
     populate();
     (void)run(STORE_SESSION_ADD, "ssbii", "s1", "alice", "h1", (int64_t)9000, (int64_t)1);
@@ -162,9 +166,27 @@ Test(store_db, a_new_password_ends_the_sessions_of_its_user_only) {
     cr_expect_eq(problem_code(), PTN_CODE_UNAUTHENTICATED);
     (void)run(STORE_SESSION_ROTATE, "sbbii", "s2", "h1", "h2", (int64_t)9500, (int64_t)8);
     cr_expect_eq(last_type, PTN_MSG_STORE_USER);
-    ptn_bytes revoked = run(STORE_SESSIONS_REVOKED, "i", (int64_t)7);
+    ptn_bytes revoked = revoked_since(7);
     cr_assert_eq(count_of(revoked), 1);
     cr_expect(str_is(element(revoked, 0), "s1"));
+    ptn_bytes all = ptn_buf_bytes(last), cut = element(element(all, 2), 0);
+    cr_assert_eq(count_of(element(all, 2)), 1, "and what was issued before to her");
+    cr_expect(str_is(element(cut, 0), "alice"));
+    cr_expect_eq(int_of(element(cut, 1)), 7);
+    int64_t seen = int_of(element(all, 0));
+    all = run(STORE_SESSIONS_REVOKED, "iii", seen, (int64_t)0, (int64_t)0);
+    cr_expect_eq(count_of(element(all, 1)) + count_of(element(all, 2)), 0, "nothing since");
+    store_db *other;
+    uint32_t type;
+    cr_assert_eq(store_db_open(dir.db, NULL, &other, NULL), 0); /* as the command line does */
+    ptn_buf *b = packed("ssi", "bob", "new", (int64_t)9);
+    ptn_buf_unref(store_db_execute(other, PTN_MSG_STORE_USER_PASSWORD, ptn_buf_bytes(b), &type));
+    ptn_buf_unref(b);
+    store_db_close(other);
+    all = run(STORE_SESSIONS_REVOKED, "iii", seen, (int64_t)0, (int64_t)8);
+    cr_assert_eq(count_of(element(all, 2)), 1);
+    cr_expect(str_is(element(element(element(all, 2), 0), 0), "bob"));
+    cr_expect_eq(count_of(element(all, 1)), 2);
 }
 
 static ptn_buf *texts2(const char *key, const char *value) {
@@ -230,17 +252,17 @@ Test(store_db, sessions_rotate_and_detect_reuse) {
     ptn_bytes u = run(STORE_SESSION_ROTATE, "sbbii", "s1", "h1", "h2", (int64_t)9500, (int64_t)2);
     cr_assert_eq(last_type, PTN_MSG_STORE_USER);
     cr_expect(str_is(element(u, 0), "alice"));
-    cr_expect_eq(count_of(run(STORE_SESSIONS_REVOKED, "i", (int64_t)0)), 0);
+    cr_expect_eq(count_of(revoked_since(0)), 0);
     ptn_bytes p = run(STORE_SESSION_ROTATE, "sbbii", "s1", "h1", "h3", (int64_t)9500, (int64_t)3);
     cr_expect_eq(problem_code(), PTN_CODE_UNAUTHENTICATED);
     bool revoked = false;
     cr_expect(ptn_map_get_bool(element(p, 2), "revoked", &revoked) && revoked);
     p = run(STORE_SESSION_ROTATE, "sbbii", "s1", "h2", "h3", (int64_t)9500, (int64_t)4);
     cr_expect_eq(problem_code(), PTN_CODE_UNAUTHENTICATED, "the whole session is dead");
-    p = run(STORE_SESSIONS_REVOKED, "i", (int64_t)3);
+    p = revoked_since(3);
     cr_assert_eq(count_of(p), 1);
     cr_expect(str_is(element(p, 0), "s1"));
-    cr_expect_eq(count_of(run(STORE_SESSIONS_REVOKED, "i", (int64_t)4)), 0);
+    cr_expect_eq(count_of(revoked_since(4)), 0);
 }
 
 Test(store_db, sessions_end) {
@@ -263,7 +285,7 @@ Test(store_db, sessions_end) {
     int64_t later = INT64_C(3) * 86400000;
     (void)run(STORE_SESSION_ADD, "ssbii", "s4", "alice", "h1", later + 1, later);
     cr_expect_eq(last_type, PTN_MSG_OK);
-    cr_expect_eq(count_of(run(STORE_SESSIONS_REVOKED, "i", (int64_t)0)), 0, "purged");
+    cr_expect_eq(count_of(revoked_since(0)), 0, "purged");
 }
 
 /* ---- conversations ------------------------------------------------------------------------ */
@@ -501,7 +523,7 @@ Test(store_db, malformed_payloads_are_refused_and_harmless) {
                                         {0x91, 0xc0},
                                         {0x97, 0xa1},
                                         {0xdd, 0xff, 0xff, 0xff},
-                                        {0x93, 0x01, 0x02, 0x03},
+                                        {0x93, 0x01, 0x02, 0xc0},
                                         {0xc1},
                                         {0x80}};
     cr_assert_eq(store_db_begin(db), 0);

@@ -206,10 +206,12 @@ ptn_buf *store_user_password(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         return store_db_fail(db, ret_type);
     store_bind_str(s, 1, id);
     store_bind_str(s, 2, hash);
+    (void)sqlite3_bind_int64(s, 3, now_ms);
     if (!store_run(db, s))
         return store_db_fail(db, ret_type);
     if (sqlite3_changes(db->sql) == 0)
         return no_such_user(ret_type);
+    db->auth_changes++;
     s = store_sql(db, STORE_SQL_SESSIONS_OF_USER_REVOKE);
     if (s == NULL)
         return store_db_fail(db, ret_type);
@@ -334,27 +336,58 @@ ptn_buf *store_session_revoke(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     return revoke(db, session, now_ms) ? store_ok(ret_type) : store_db_fail(db, ret_type);
 }
 
-ptn_buf *store_sessions_revoked(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    int64_t since_ms;
-    if (!ptn_unpack_int(u, &since_ms))
-        return store_malformed(ret_type);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_SESSIONS_REVOKED);
+/* Counts what other processes write: the command line changes passwords while a broker runs. */
+static bool count_changes(store_db *db) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_DATA_VERSION);
+    if (s == NULL || sqlite3_step(s) != SQLITE_ROW)
+        return false;
+    int64_t version = sqlite3_column_int64(s, 0);
+    (void)sqlite3_reset(s);
+    db->auth_changes += version != db->auth_version;
+    db->auth_version = version;
+    return true;
+}
+
+/* An array of what is over since then.  False: failed. */
+static bool pack_over(store_db *db, ptn_pack *w, enum store_statement which, int64_t since_ms) {
+    sqlite3_stmt *s = store_sql(db, which);
     if (s == NULL)
-        return store_db_fail(db, ret_type);
+        return false;
     (void)sqlite3_bind_int64(s, 1, since_ms);
     (void)sqlite3_bind_int64(s, 2, SESSIONS_REVOKED_MAX);
-    ptn_pack rows;
+    size_t at = ptn_pack_array_open(w);
     uint32_t n = 0;
     int rc;
-    ptn_pack_init(&rows, 1024);
-    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
-        ptn_pack_str(&rows, store_column_str(s, 0));
-        n++;
+    for (; (rc = sqlite3_step(s)) == SQLITE_ROW; n++) {
+        if (which == STORE_SQL_USERS_CUT)
+            ptn_pack_array(w, 2);
+        ptn_pack_str(w, store_column_str(s, 0));
+        if (which == STORE_SQL_USERS_CUT)
+            ptn_pack_int(w, sqlite3_column_int64(s, 1));
     }
-    if (rc != SQLITE_DONE) {
-        ptn_pack_abort(&rows);
+    ptn_pack_array_close(w, at, n);
+    (void)sqlite3_reset(s);
+    return rc == SQLITE_DONE;
+}
+
+ptn_buf *store_sessions_revoked(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    int64_t seen, since_ms, cut_since_ms;
+    if (!ptn_unpack_int(u, &seen) || !ptn_unpack_int(u, &since_ms) ||
+        !ptn_unpack_int(u, &cut_since_ms))
+        return store_malformed(ret_type);
+    if (!count_changes(db))
+        return store_db_fail(db, ret_type);
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 3);
+    ptn_pack_int(&w, db->auth_changes);
+    if (seen == db->auth_changes) {
+        ptn_pack_array(&w, 0);
+        ptn_pack_array(&w, 0);
+    } else if (!pack_over(db, &w, STORE_SQL_SESSIONS_REVOKED, since_ms) ||
+               !pack_over(db, &w, STORE_SQL_USERS_CUT, cut_since_ms)) {
+        ptn_pack_abort(&w);
         return store_db_fail(db, ret_type);
     }
-    (void)sqlite3_reset(s);
-    return store_reply_rows(db, &rows, n, PTN_MSG_STORE_SESSIONS, ret_type);
+    return store_reply(db, &w, PTN_MSG_STORE_SESSIONS, ret_type);
 }

@@ -23,7 +23,7 @@ static int sign(const uint8_t key[KEYS_TOKEN_BYTES], const struct keys_user *use
                 char token[JWT_BYTES_MAX]) {
     struct timespec now = {0};
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    int64_t now_ms = (int64_t)now.tv_sec * 1000;
+    int64_t now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
     uint8_t random[10];
     char jti[PTN_ULID_LEN + 1];
     randombytes_buf(random, sizeof random);

@@ -29,7 +29,8 @@
     XX(AUTH_RESUME)       /* edge -> auth of its worker: [ticket] -> PRINCIPAL */                          \
     XX(PRINCIPAL)         /* [user, name, session?, roles, expiresMs] */                                   \
     XX(AUTH_REVOKE)       /* issuer -> every verifier: [session, untilMs] -> OK */                         \
-    XX(SESSION_REVOKED)   /* verifier -> edges of its worker: [session]: close its connections */          \
+    XX(SESSION_REVOKED)   /* verifier -> edges of its worker: [session, user?]: close its connections, or   \
+                           * (session empty) those that the user has without a session */                  \
     /* topics: hub <-> owner (topics shard, or conversation shard for conversation.<id>) */                \
     XX(TOPIC_ATTACH)      /* [topic, user, roles, sinceEpoch?, sinceOffset] -> TOPIC_ATTACHED */           \
     XX(TOPIC_ATTACHED)    /* [epoch, offset, recovered, stored, [[offset, data], ..]]: stored: the hub     \
@@ -68,7 +69,7 @@
     XX(STORE_USER_BY_ID)  /* [id] -> STORE_USER */                                                         \
     XX(STORE_USER_LIST)   /* [afterName?, limit] -> STORE_USERS, ordered by name */                        \
     XX(STORE_HOUSEHOLD)   /* [household, limit] -> STORE_USERS */                                          \
-    XX(STORE_USER_PASSWORD)/* [id, passwordHash, nowMs] -> OK; ends the user's sessions */                 \
+    XX(STORE_USER_PASSWORD)/* [id, passwordHash, nowMs] -> OK; ends the user's sessions and tokens */      \
     XX(STORE_USER)        /* USER */                                                                       \
     XX(STORE_USERS)       /* [USER, ..] */                                                                 \
     XX(STORE_SESSION_ADD) /* [session, user, refreshHash bin, expiresMs, createdMs] -> OK */               \
@@ -76,8 +77,10 @@
                               * not the current one revokes the session: PROBLEM unauthenticated with       \
                               * details {revoked: true} */                                                 \
     XX(STORE_SESSION_REVOKE) /* [session, nowMs] -> OK */                                                  \
-    XX(STORE_SESSIONS_REVOKED) /* [sinceMs] -> STORE_SESSIONS: revoked at or after that time */            \
-    XX(STORE_SESSIONS)    /* [session, ..] */                                                              \
+    XX(STORE_SESSIONS_REVOKED) /* [changes, sinceMs, cutSinceMs] -> STORE_SESSIONS: revoked at or after     \
+                                * that time; both empty when nothing has happened since `changes` (-1: ever) */ \
+    XX(STORE_SESSIONS)    /* [changes, [session, ..], [[user, beforeMs], ..]]: users' tokens from up to     \
+                           * then are over: their password was changed */                                 \
     /* CONV = [id, title?, creator, createdMs, epoch, lastSeq, [userId, ..], version, base]: everything    \
      * up to base was removed */                                                                           \
     XX(STORE_CONV_ADD)    /* [id, title?, creator, createdMs, epoch, [member, ..], requestHash? bin] ->    \
@@ -279,6 +282,8 @@ typedef struct ptn_principal {
 } ptn_principal;
 void ptn_principal_pack(ptn_pack *w, const ptn_principal *p); /* anonymous packs nil */
 bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p);
+/* SESSION_REVOKED names p. */
+bool ptn_principal_is_revoked(const ptn_principal *p, ptn_str session, ptn_str user);
 
 /* ---- requests and responses ---------------------------------------------------------------- */
 

@@ -128,6 +128,12 @@ bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p) {
     return true;
 }
 
+bool ptn_principal_is_revoked(const ptn_principal *p, ptn_str session, ptn_str user) {
+    if (session.n > 0)
+        return ptn_str_eq(p->session, session);
+    return user.n > 0 && p->session.n == 0 && ptn_str_eq(p->user, user);
+}
+
 /* ---- requests ----------------------------------------------------------------------------- */
 
 static const char *const method_names[] = {"GET",   "HEAD",   "POST",    "PUT",

@@ -130,14 +130,15 @@ static void stop_check(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 static void session_revoked(ptn_ctx *c, struct http_edge *e, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n = 0;
-    ptn_str session;
-    if (!ptn_unpack_array(&u, &n) || n < 1 || !ptn_unpack_str(&u, &session))
+    ptn_str session, user;
+    if (!ptn_unpack_array(&u, &n) || n != 2 || !ptn_unpack_str(&u, &session) ||
+        !ptn_unpack_str_or_nil(&u, &user))
         return;
     for (struct http_conn *conn = e->base.http_conns; conn != NULL; conn = conn->next) {
-        http_exchanges_revoked(conn, session);
-        http_sse_session_revoked(c, conn, session);
+        http_exchanges_revoked(conn, session, user);
+        http_sse_session_revoked(c, conn, session, user);
     }
-    ws_session_revoked(c, &e->base, session);
+    ws_session_revoked(c, &e->base, session, user);
 }
 
 static int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {

@@ -406,9 +406,9 @@ void http_exchange_begin(ptn_ctx *c, struct http_exchange *x, const struct http_
 
 /* ---- upgrade ------------------------------------------------------------------------------- */
 
-void http_exchanges_revoked(struct http_conn *conn, ptn_str session) {
+void http_exchanges_revoked(struct http_conn *conn, ptn_str session, ptn_str user) {
     for (struct http_exchange *x = conn->first; x != NULL; x = x->next)
-        if (session.n != 0 && ptn_str_eq(x->principal.session, session))
+        if (ptn_principal_is_revoked(&x->principal, session, user))
             x->revoked = true;
 }
 

@@ -263,7 +263,7 @@ void http_exchange_begin(ptn_ctx *c, struct http_exchange *x, const struct http_
 /* The WebSocket handshake of an exchange that has become the first.  True: conn is gone. */
 bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x);
 /* The session has ended: what waits on this connection must not become a stream or a WebSocket. */
-void http_exchanges_revoked(struct http_conn *conn, ptn_str session);
+void http_exchanges_revoked(struct http_conn *conn, ptn_str session, ptn_str user);
 void http_trace_new(struct http_edge *e, uint8_t trace[16]);
 
 /* respond.c: an answer into its exchange, or onto the wire when the exchange is the first */
@@ -298,6 +298,6 @@ void http_sse_begin(ptn_ctx *c, struct http_exchange *x);
 void http_sse_free(ptn_ctx *c, struct http_conn *conn); /* c NULL: after a crash */
 void http_sse_drain(ptn_ctx *c, struct http_conn *conn);
 void http_sse_drained(ptn_ctx *c, struct http_conn *conn); /* the out-queue is empty again */
-void http_sse_session_revoked(ptn_ctx *c, struct http_conn *conn, ptn_str session);
+void http_sse_session_revoked(ptn_ctx *c, struct http_conn *conn, ptn_str session, ptn_str user);
 
 #endif

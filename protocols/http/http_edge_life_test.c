@@ -91,8 +91,9 @@ Test(http_life, event_stream_ends_with_its_session) {
     int fd = open_stream(&r, "", buf, sizeof buf);
     ptn_pack w;
     ptn_pack_init(&w, 16);
-    ptn_pack_array(&w, 1);
+    ptn_pack_array(&w, 2);
     ptn_pack_cstr(&w, "s1");
+    ptn_pack_nil(&w);
     ptn_buf *b = ptn_pack_finish(&w);
     cr_assert_eq(ptn_port_send(r.port, r.edge, PTN_MSG_SESSION_REVOKED, b), 0);
     read_until(fd, "event: revoked\n", buf, sizeof buf);

@@ -310,9 +310,9 @@ void http_sse_drain(ptn_ctx *c, struct http_conn *conn) {
                          PTN_STR("This server is draining; connect again."));
 }
 
-void http_sse_session_revoked(ptn_ctx *c, struct http_conn *conn, ptn_str session) {
-    if (conn->sse == NULL || conn->finishing || session.n == 0 ||
-        !ptn_str_eq(conn->first->principal.session, session))
+void http_sse_session_revoked(ptn_ctx *c, struct http_conn *conn, ptn_str session, ptn_str user) {
+    if (conn->sse == NULL || conn->finishing ||
+        !ptn_principal_is_revoked(&conn->first->principal, session, user))
         return;
     ptn_count(PTN_C_CLOSED_AUTH, 1);
     if (conn->sse->live)

@@ -335,9 +335,9 @@ void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
             ws__close(c, w, WS_CLOSE_RESTART, PTN_CODE_DRAINING, reconnect_after_ms);
 }
 
-void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session) {
+void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session, ptn_str user) {
     for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next) {
-        if (session.n > 0 && ptn_str_eq(w->session.identity.p.session, session))
+        if (ptn_principal_is_revoked(&w->session.identity.p, session, user))
             ws__close(c, w, WS_CLOSE_BAD_TOKEN, PTN_CODE_UNAUTHENTICATED, 0);
     }
 }

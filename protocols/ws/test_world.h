@@ -126,7 +126,7 @@ static inline int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ws_drain_idle(c, &e->base, 1500);
         return 0;
     case MSG_REVOKE:
-        ws_session_revoked(c, &e->base, (ptn_str){(const char *)m->data, m->len});
+        ws_session_revoked(c, &e->base, (ptn_str){(const char *)m->data, m->len}, (ptn_str){0});
         return 0;
     case MSG_CRASH:
         return -PTN_EINVAL;

@@ -38,7 +38,7 @@ void ws_pause_changed(ptn_ctx *c, edge *e);
  * and its requests are answered: ws_drain_idle() looks for those. */
 void ws_drain_all(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
 void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms);
-/* Those of one session close, with 4501. */
-void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session);
+/* Those of one session, or (session empty) of one user without a session close, with 4501. */
+void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session, ptn_str user);
 
 #endif

@@ -50,8 +50,8 @@ class Attack(SystemTest):
         cls.alice = cls.broker.user(unique("alice"))
         cls.bob = cls.broker.user(unique("bob"))
 
-    def login(self, user):
-        reply = self.broker.call("POST", "/api/v1/auth/login", {"username": user["username"], "password": PASSWORD})
+    def login(self, user, password=PASSWORD):
+        reply = self.broker.call("POST", "/api/v1/auth/login", {"username": user["username"], "password": password})
         return self.assertOk(reply)
 
     def remove(self, conversation, user):
@@ -128,14 +128,52 @@ class Sessions(Attack):
             self.assertEqual(raw.reply().status, 401)
             self.assertTrue(raw.closed())
 
+    def change_password(self, user, password):
+        path = os.path.join(self.broker.root, "new-password")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(password + "\n")
+        done = run_program("user", "passwd", user["username"], "--password-file", path, data=self.broker.data)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_new_password_ends_what_was_issued_before(self):
+        user, other = self.broker.user(unique("dave")), self.broker.user(unique("erin"))
+        session = self.login(user)["accessToken"]
+        old = {"of a session": session, "without one": user["token"]}
+        sockets = {what: Ws(self.broker, token) for what, token in old.items()}
+        stream = EventStream(self.broker, "some.topic", user["token"])
+        ticket = sockets["without one"].welcome["session"]
+        strangers = Ws(self.broker, other["token"])
+        for ws in (*sockets.values(), strangers, stream):
+            self.addCleanup(ws.close)
+        self.change_password(user, "another passphrase 99")
+        new = {"of a session": self.login(user, "another passphrase 99")["accessToken"],
+               "without one": self.broker.token(user["username"], "1h")}
+        for what in old:
+            with self.subTest(what):
+                wait_until(lambda: self.broker.call("GET", "/api/v1/users/me", token=old[what]).status == 401,
+                           "the token to be over")
+                self.assertEqual(sockets[what].close_code()[0], 4501)
+                with Zmq() as zmq:
+                    frame = zmq_ask(zmq.req(self.broker.zmq), {"method": "GET", "path": "/users/me",
+                                                               "token": old[what]})
+                self.assertEqual(frame["code"], "unauthenticated", frame)
+                self.assertEqual(self.broker.call("GET", "/api/v1/users/me", token=new[what]).status, 200)
+        self.assertTrue(stream.raw.closed())
+        ws = Ws(self.broker, how=None)
+        ws.send(type="resume", session=ticket)
+        self.assertEqual(ws.close_code()[0], 4501)
+        strangers.send(type="ping")
+        strangers.expect("pong")
+        self.broker.stop()
+        self.broker.start()  # and it is not forgotten
+        for what in old:
+            self.assertEqual(self.broker.call("GET", "/api/v1/users/me", token=old[what]).status, 401, what)
+            self.assertEqual(self.broker.call("GET", "/api/v1/users/me", token=new[what]).status, 200, what)
+
     def test_a_new_password_ends_the_sessions(self):
         user = self.broker.user(unique("carol"))
         tokens = self.login(user)
-        path = os.path.join(self.broker.root, "new-password")
-        with open(path, "w", encoding="utf-8") as f:
-            f.write("another passphrase 99\n")
-        done = run_program("user", "passwd", user["username"], "--password-file", path, data=self.broker.data)
-        self.assertEqual(done.returncode, 0, done.stderr)
+        self.change_password(user, "another passphrase 99")
         self.assertProblem(self.broker.call("POST", "/api/v1/auth/refresh", {"refreshToken": tokens["refreshToken"]}),
                            401, "unauthenticated")
 
