@@ -96,7 +96,7 @@ int client_message_to(struct client *c, unsigned k) {
     return (int)index;
 }
 
-static void pack_members(ptn_pack *w, uint32_t index) {
+void client_pack_members(ptn_pack *w, uint32_t index) {
     const struct sent *s = &world->sent[index];
     char text[6100];
     int n = snprintf(text, sizeof text, "m%u ", index);
@@ -112,7 +112,7 @@ static void pack_members(ptn_pack *w, uint32_t index) {
 void client_pack_message(struct client *c, ptn_pack *w, uint32_t index) {
     (void)c;
     ptn_pack_map(w, 3);
-    pack_members(w, index);
+    client_pack_members(w, index);
 }
 
 void client_pack_items(ptn_pack *w, uint32_t index) {
@@ -123,7 +123,7 @@ void client_pack_items(ptn_pack *w, uint32_t index) {
         ptn_pack_map(w, 4);
         ptn_pack_key(w, "kind");
         ptn_pack_cstr(w, "message");
-        pack_members(w, index);
+        client_pack_members(w, index);
     }
 }
 
@@ -293,7 +293,8 @@ void client_start(struct client *c, ptn_env *env, unsigned index) {
 
 unsigned guests_planned(void) {
     const struct plan *p = &world->plan;
-    return p->logins + (p->devices > 0) + p->devices;
+    bool host = p->devices > 0 || p->replicas > 0;
+    return p->logins + host + p->devices + p->replicas;
 }
 
 void guest_start(struct client *c, ptn_env *env, unsigned guest) {
@@ -305,6 +306,9 @@ void guest_start(struct client *c, ptn_env *env, unsigned guest) {
         client_init(c, env, index, &host_kind);
         members_begin();
         c->user = HOST_USER;
+    } else if (guest > logins + world->plan.devices) {
+        client_init(c, env, index, &replica_kind);
+        c->user = REPLICA_USER;
     } else {
         client_init(c, env, index, &device_kind);
         c->device = guest - logins - 1;

@@ -103,7 +103,8 @@ uint32_t client_n_unacknowledged(const struct client *c);
 extern const char sim_address[];
 extern char sim_tokens[PEOPLE][512];
 
-extern const struct client_kind http_kind, ws_kind, login_kind, host_kind, device_kind;
+extern const struct client_kind http_kind, ws_kind, login_kind, host_kind, device_kind,
+    replica_kind;
 extern const char login_hash[]; /* of the password of those who log in */
 
 void client_init(struct client *c, ptn_env *env, unsigned index, const struct client_kind *kind);
@@ -118,6 +119,8 @@ void client_call_end(struct client *c, struct call *call); /* keeps the others' 
 int client_message(struct client *c, bool again);
 int client_message_to(struct client *c, unsigned room); /* a new one */
 void client_pack_message(struct client *c, ptn_pack *w, uint32_t index);
+/* Its members: id, conversationId and content. */
+void client_pack_members(ptn_pack *w, uint32_t index);
 /* The body of a POST /sync that holds the message twice. */
 void client_pack_items(ptn_pack *w, uint32_t index);
 void client_send(struct client *c, const void *p, size_t n);

@@ -283,7 +283,9 @@ static void print_tally(void) {
                                 total->streamed,      total->reads,
                                 total->logins,        total->tokens_refused,
                                 total->delivered,     total->passed,
-                                total->joined,        total->removed};
+                                total->joined,        total->removed,
+                                total->synced,        total->pulled,
+                                total->rounds};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -315,7 +317,10 @@ static void print_tally(void) {
                                         " messages on devices, ",
                                         " passed over, ",
                                         " members added, ",
-                                        " removed\n"};
+                                        " removed; ",
+                                        " items synchronised, ",
+                                        " messages pulled in ",
+                                        " rounds\n"};
     for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
         printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }

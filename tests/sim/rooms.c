@@ -109,7 +109,8 @@ bool device_may_begin(unsigned device) {
 static bool is_own(uint32_t index, unsigned user) {
     unsigned first = CLIENTS_MAX + ZMQ_CLIENTS_MAX + world->plan.logins + 1;
     unsigned client = world->sent[index].client;
-    return client >= first && device_user(client - first) == user;
+    return client >= first && client < first + world->plan.devices &&
+           device_user(client - first) == user;
 }
 
 void device_got(unsigned device, unsigned room, uint64_t seq, uint32_t index) {

@@ -91,6 +91,7 @@ static void plan_guests(uint64_t seed) {
     p->logins = pick(r, 3, 1, LOGINS_MAX);
     p->access_ttl_s = 1 + (uint32_t)ptn_sim_rng_below(r, 5);
     p->devices = pick(r, 3, 1, DEVICES_MAX);
+    p->replicas = pick(r, 3, 1, 1);
     p->feed_window = pick(r, 2, 1, 8);
     p->feed_deliveries_max = ptn_sim_rng_below(r, 2) == 0 ? 2 : FEED_FOR_EVER;
     p->feed_redeliver_ms = 200 + (uint32_t)ptn_sim_rng_below(r, 1500);
@@ -153,13 +154,14 @@ const char *user_id(unsigned user) {
     static const char *const ids[PEOPLE] = {
         "01J00000000000000000000001", "01J00000000000000000000002", "01J00000000000000000000003",
         "01J00000000000000000000004", "01J00000000000000000000005", "01J00000000000000000000006",
-        "01J00000000000000000000007", "01J00000000000000000000008", "01J00000000000000000000009"};
+        "01J00000000000000000000007", "01J00000000000000000000008", "01J00000000000000000000009",
+        "01J00000000000000000000010"};
     return ids[user];
 }
 
 const char *user_name(unsigned user) {
     static const char *const names[PEOPLE] = {"ada", "ben", "cleo", "dan", "eve",
-                                              "fay", "gus", "hal",  "ida"};
+                                              "fay", "gus", "hal",  "ida", "jon"};
     return names[user];
 }
 
@@ -171,7 +173,7 @@ const char *conversation_id(unsigned conversation) {
 }
 
 bool is_member(unsigned conversation, unsigned user) {
-    static const unsigned members[ROOMS] = {0xf, 0x3, 0xd, 1u << HOST_USER, 7u << HOST_USER};
+    static const unsigned members[ROOMS] = {0xf, 0x3, 0xd, 1u << HOST_USER, 15u << HOST_USER};
     return members[conversation] >> user & 1;
 }
 

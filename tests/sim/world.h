@@ -18,8 +18,10 @@
 #define DEVICE_USER (HOST_USER + 1u)        /* the first of those with devices */
 #define DEVICE_USERS 2u
 #define DEVICES_MAX (2u * DEVICE_USERS) /* device i belongs to DEVICE_USER + i % DEVICE_USERS */
-#define PEOPLE (DEVICE_USER + DEVICE_USERS)
-#define GUESTS_MAX (LOGINS_MAX + 1u + DEVICES_MAX) /* numbered behind all other clients */
+#define REPLICA_USER (DEVICE_USER + DEVICE_USERS)
+#define PEOPLE (REPLICA_USER + 1u)
+#define GUESTS_MAX (LOGINS_MAX + 1u + DEVICES_MAX + 1u) /* numbered behind all other clients */
+#define ITEMS_MAX 5u                                    /* of a list that is pushed */
 #define CONVERSATIONS 3u
 #define ROOM_OPEN CONVERSATIONS         /* of guests: members come and go */
 #define ROOM_FIXED (CONVERSATIONS + 1u) /* ... and stay */
@@ -94,11 +96,26 @@ struct device {                  /* by room minus ROOM_OPEN */
     struct gap gaps[16];
 };
 
+struct item { /* something that was done offline */
+    unsigned kind;
+    uint32_t ref, n, attempts; /* ref: a message; n: its number */
+    bool known;                /* an answer has said that it is done */
+};
+
+struct replica {
+    char since[256]; /* the token; empty: none */
+    bool got[SENT_MAX + 1], knows_room, in_round;
+    uint64_t round_owes; /* of ROOM_FIXED: what somebody had seen before the round began */
+    uint64_t preferences, preferences_pulled, preferences_version, title, title_pulled;
+    uint32_t n_done, n_items;
+    struct item items[ITEMS_MAX]; /* the list that is pushed until it is answered */
+};
+
 struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
         seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
         disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes, streamed, reads, logins,
-        tokens_refused, delivered, passed, joined, removed;
+        tokens_refused, delivered, passed, joined, removed, synced, pulled, rounds;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -124,6 +141,7 @@ struct plan { /* drawn from the seed */
     uint32_t logins, access_ttl_s;
 #define FEED_FOR_EVER 1000000u /* of feed_deliveries_max: no message is passed over */
     uint32_t devices, feed_window, feed_deliveries_max, feed_redeliver_ms, device_acks_ppm;
+    uint32_t replicas; /* one, or none */
     ptn_sim_faults faults;
     struct disk_faults disk;
     uint32_t cache_bytes, checkpoint_pages; /* of the store; 0: as in production */
@@ -147,6 +165,7 @@ struct world {
     struct login logins[LOGINS_MAX];
     struct membership members[DEVICE_USERS];
     struct device devices[DEVICES_MAX];
+    struct replica replica;
     struct tally tally;
 };
 
