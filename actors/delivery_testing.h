@@ -57,6 +57,7 @@ struct client {
     bool full; /* it does not read now */
     struct subscription sub[TOPICS];
     enum listening pattern;
+    enum ptn_policy pattern_policy;
     uint64_t pattern_tag, pattern_due;
 };
 

@@ -318,6 +318,7 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         if (!a->since_given)
             return;
     }
+    sub->every_ms = a->every_ms;
     hub_flow_drop(sub); /* it had subscribed before: this is its new position */
     s->ops->subscribed(c, s->self, &r);
     if (!stored)
@@ -398,10 +399,11 @@ int hub_attach_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_atta
 }
 
 static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
-                            ptn_position since, uint8_t policy, uint64_t roles) {
+                            ptn_position since, uint8_t policy, uint16_t every_ms, uint64_t roles) {
     struct hub_attach *a = hub_attach_new(h, s, tag, topic, policy);
     int r = -PTN_ENOMEM;
     if (a != NULL) {
+        a->every_ms = every_ms;
         a->since_given = since.epoch.n > 0;
         a->since_offset = since.offset;
         r = hub_attach_topic(c, h, s, a, since, roles);
@@ -427,7 +429,10 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
         hub_refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
     } else if (s != NULL) {
         struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
-        if (l != NULL && hub_join(h, s, l, a->policy, false) != NULL) {
+        struct hub_sub *sub = l != NULL ? hub_join(h, s, l, a->policy, false) : NULL;
+        if (sub != NULL) {
+            sub->every_ms = a->every_ms;
+            hub_flow_drop(sub); /* it had subscribed before, maybe with another policy */
             ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
             s->ops->subscribed(c, s->self, &r);
         } else if (a->failed) {
@@ -515,12 +520,13 @@ static void watch_ask(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
 }
 
 static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag,
-                              ptn_str pattern, uint8_t policy) {
+                              ptn_str pattern, uint8_t policy, uint16_t every_ms) {
     struct hub_attach *a = hub_attach_new(h, s, tag, pattern, policy);
     if (a == NULL) {
         hub_refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
         return;
     }
+    a->every_ms = every_ms;
     watch_ask(c, h, a);
     if (a->waiting == 0)
         watch_settled(c, h, a);
@@ -555,23 +561,10 @@ static void unwatch(ptn_ctx *c, ptn_hub *h) {
 
 /* ---- messages ----------------------------------------------------------------------------- */
 
-/* What a client may see: its own user topics, system events, public topics; conversations are
- * decided by their owner.  Patterns over the private name spaces are refused. */
-static const char *forbidden(ptn_str topic, ptn_str user) {
-    ptn_str private_user = PTN_STR("user."), conversation = PTN_STR("conversation.");
-    bool wild = ptn_pattern_has_wildcard(topic);
-    if (wild && (ptn_str_starts(topic, private_user) || ptn_str_starts(topic, conversation)))
-        return "patterns do not reach into conversation.* or user.*: name the topic";
-    if (!ptn_str_starts(topic, private_user))
-        return NULL;
-    ptn_str id = {topic.p + private_user.n, topic.n - private_user.n};
-    return ptn_str_eq(id, user) ? NULL : "this topic belongs to another user";
-}
-
 static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
-    uint64_t id, tag, roles, policy;
+    uint64_t id, tag, roles, policy, every_ms;
     bool reserved;
     ptn_str topic, user;
     ptn_position since;
@@ -582,9 +575,10 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         return 0; /* it has gone meanwhile */
     if (n == 2 && ptn_unpack_bool(&u, &reserved))
         return subscribe_all(c, h, s, reserved);
-    if (n != 8 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
+    if (n != 9 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
         !ptn_unpack_str_or_nil(&u, &since.epoch) || !ptn_unpack_uint(&u, &since.offset) ||
-        !ptn_unpack_uint(&u, &policy) || policy >= PTN_POLICY_COUNT || !ptn_unpack_str(&u, &user) ||
+        !ptn_unpack_uint(&u, &policy) || policy >= PTN_POLICY_COUNT ||
+        !ptn_unpack_uint(&u, &every_ms) || every_ms > UINT16_MAX || !ptn_unpack_str(&u, &user) ||
         !ptn_unpack_uint(&u, &roles))
         return -PTN_EPROTO;
     if (hub_feed_holds(s, topic, PTN_MSG_HUB_SUBSCRIBE, m->buf))
@@ -596,18 +590,18 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
             c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
             "a topic is 1 to 255 bytes of dot-separated segments; `*` is one segment, `**` the "
             "rest at the end");
-    else if ((why = forbidden(topic, user)) != NULL)
+    else if ((why = hub_forbidden(topic, user)) != NULL)
         hub_refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
     else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max ||
              h->index.n_subs >= h->limits.subscriptions_max)
         hub_refuse_full(c, h, s, tag, topic);
     else if (!ptn_pattern_has_wildcard(topic))
-        subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, roles);
+        subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, (uint16_t)every_ms, roles);
     else if (policy == PTN_POLICY_STORED)
         hub_refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
                    "policy \"stored\" needs a topic, not a pattern");
     else
-        subscribe_pattern(c, h, s, tag, topic, (uint8_t)policy);
+        subscribe_pattern(c, h, s, tag, topic, (uint8_t)policy, (uint16_t)every_ms);
     return 0;
 }
 

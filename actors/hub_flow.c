@@ -74,6 +74,7 @@ static struct hub_flow *flow_new(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, ui
     if (f->next != NULL)
         f->next->pprev = &f->next;
     h->flows = f;
+    hub_latest_end(sub);
     sub->flow = f;
     slot_of(sub)->deliver = on_event;
     slot_of(sub)->self = f;
@@ -194,7 +195,7 @@ static void gaps_tell(ptn_ctx *c, struct hub_flow *f) {
 
 /* ---- kept events -------------------------------------------------------------------------- */
 
-static bool event_read(ptn_buf *b, ptn_event *ret_e) {
+bool hub_event_read(ptn_buf *b, ptn_event *ret_e) {
     ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(b));
     uint32_t n;
     *ret_e = (ptn_event){.buf = b};
@@ -222,7 +223,7 @@ static bool held_grow(struct hub_flow *f, uint32_t max) {
 /* The oldest kept one is lost.  False: the sink is reset. */
 static bool held_drop_oldest(ptn_ctx *c, struct hub_flow *f) {
     ptn_event e;
-    bool ok = event_read(f->held[f->first], &e) && gap_note(c, f, e.topic, e.offset);
+    bool ok = hub_event_read(f->held[f->first], &e) && gap_note(c, f, e.topic, e.offset);
     if (ok)
         held_pop(f);
     return ok;
@@ -233,7 +234,7 @@ static bool held_replace(ptn_ctx *c, struct hub_flow *f, const ptn_event *e) {
     for (uint32_t i = 0; i < f->n; i++) {
         ptn_event old;
         ptn_buf **at = &f->held[(f->first + i) % f->cap];
-        if (!event_read(*at, &old) || !ptn_str_eq(old.topic, e->topic))
+        if (!hub_event_read(*at, &old) || !ptn_str_eq(old.topic, e->topic))
             continue;
         if (!gap_note(c, f, old.topic, old.offset))
             return true;
@@ -292,7 +293,7 @@ static void held_flush(ptn_ctx *c, struct hub_flow *f) {
         ptn_event e;
         ptn_buf *b = ptn_buf_ref(f->held[f->first]);
         held_pop(f);
-        bool more = event_read(b, &e) && give(c, f, &e, PTN_SINK_FULL);
+        bool more = hub_event_read(b, &e) && give(c, f, &e, PTN_SINK_FULL);
         ptn_buf_unref(b);
         if (!more)
             return;
@@ -524,6 +525,8 @@ void hub_flow_full(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t offset)
 void hub_flow_drop(struct hub_sub *sub) {
     if (sub->flow != NULL)
         go_live(sub->flow);
+    else
+        hub_sub_live(sub);
 }
 
 void hub_flow_from(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t pos) {
@@ -543,6 +546,7 @@ void hub_flow_resume(ptn_ctx *c, ptn_hub *h) {
         for (struct hub_sub *sub = s->subs, *next; sub != NULL; sub = next) {
             next = sub->sink_next;
             hub_flow_go_on(c, sub);
+            hub_latest_go_on(c, sub);
         }
     }
 }

@@ -11,6 +11,7 @@
  */
 #include "actors/hub_feed.h"
 #include "actors/hub_flow.h"
+#include "actors/hub_latest.h"
 
 #include <sodium.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@
 _Static_assert(HUB_INDEX_KEY_BYTES == crypto_shorthash_KEYBYTES, "SipHash-2-4");
 _Static_assert(PTN_TOPIC_BYTES_MAX <= UINT8_MAX, "lengths of names are bytes");
 
-static uint32_t hash_of(const struct hub_index *x, ptn_str s) {
+uint32_t hub_index_hash(const struct hub_index *x, ptn_str s) {
     uint32_t out[crypto_shorthash_BYTES / sizeof(uint32_t)];
     (void)crypto_shorthash((uint8_t *)out, (const uint8_t *)s.p, s.n, x->key);
     return out[0];
@@ -31,7 +32,7 @@ static uint32_t hash_of(const struct hub_index *x, ptn_str s) {
 /* ---- topics ------------------------------------------------------------------------------- */
 
 struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make) {
-    const uint32_t hash = hash_of(x, topic);
+    const uint32_t hash = hub_index_hash(x, topic);
     uint32_t at = hash;
     struct hub_topic *t;
     while ((t = hub_table_seek(&x->topics, hash, &at)) != NULL)
@@ -62,7 +63,7 @@ static void slots_free(struct hub_list *l) {
 bool hub_index_topic_release(struct hub_index *x, struct hub_topic *t) {
     if (t->list.n > 0 || t->pending > 0)
         return false;
-    hub_table_remove(&x->topics, hash_of(x, (ptn_str){t->name, t->name_bytes}), t);
+    hub_table_remove(&x->topics, hub_index_hash(x, (ptn_str){t->name, t->name_bytes}), t);
     slots_free(&t->list);
     free(t);
     return true;
@@ -105,7 +106,7 @@ static ptn_str label_of(const struct hub_node *n) {
 }
 
 static uint32_t segment_hash(const struct hub_index *x, ptn_str segment) {
-    return is_star(segment) ? STAR_HASH : is_rest(segment) ? REST_HASH : hash_of(x, segment);
+    return is_star(segment) ? STAR_HASH : is_rest(segment) ? REST_HASH : hub_index_hash(x, segment);
 }
 
 static uint32_t child_hash(const struct hub_node *parent, uint32_t of_segment) {
@@ -279,6 +280,7 @@ struct hub_sub *hub_sub_add(struct hub_index *x, struct hub_list *l, struct hub_
 static void sub_unlink(struct hub_index *x, struct hub_sub *s) {
     struct hub_list *l = s->list;
     hub_flow_end(s->flow);
+    hub_latest_end(s);
     hub_cursor_free(s->cursor);
     l->n--;
     if (s->at != l->n) { /* the last one moves into the hole */
@@ -361,7 +363,7 @@ void hub_index_match(struct hub_index *x, ptn_str topic,
             visit(&child_of(x, s.node, PTN_STR("**"), REST_HASH)->list, arg);
         if (s.node->n_children > (uint32_t)s.node->star + s.node->rest) {
             for (; n_hashed <= s.depth; n_hashed++)
-                hash[n_hashed] = hash_of(x, m.segment[n_hashed]);
+                hash[n_hashed] = hub_index_hash(x, m.segment[n_hashed]);
             follow(&m, child_of(x, s.node, m.segment[s.depth], hash[s.depth]), s.depth);
         }
         if (star)

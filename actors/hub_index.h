@@ -45,8 +45,10 @@ struct hub_list { /* never moves */
 
 struct hub_sub { /* one subscription of one sink */
     struct hub_list *list;
-    uint32_t at;    /* index in list->slots */
-    uint8_t policy; /* enum ptn_policy, never DEFAULT */
+    uint32_t at;       /* index in list->slots */
+    uint8_t policy;    /* enum ptn_policy, never DEFAULT */
+    bool latest;       /* its slot is that of hub_latest.c, and has state there */
+    uint16_t every_ms; /* at most one event of a topic in so long; 0: any number */
     struct hub_sink *sink;
     struct hub_flow *flow;     /* NULL: it gets events as they come */
     struct hub_cursor *cursor; /* NULL: not part of a feed */
@@ -86,6 +88,8 @@ static inline struct hub_topic *hub_list_topic(struct hub_list *l) {
 }
 _Static_assert(offsetof(struct hub_topic, list) == 0, "as hub_list_topic() has it");
 
+/* The keyed hash of a name. */
+uint32_t hub_index_hash(const struct hub_index *x, ptn_str s);
 /* The topic's entry; made when `make` is set.  NULL: absent, or no memory. */
 struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make);
 /* Frees an entry that nobody uses any more; returns true when it did. */

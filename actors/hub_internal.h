@@ -8,10 +8,12 @@
 
 #include "actors/hub_feed.h"
 #include "actors/hub_flow.h"
+#include "actors/hub_latest.h"
 
 #define HUB_USER_BYTES_MAX 64
 
 struct hub_sink {
+    ptn_hub *hub;
     const ptn_sink_ops *ops;
     void *self;
     uint32_t index, generation;
@@ -38,6 +40,7 @@ struct hub_attach { /* a subscription that waits for owners to agree */
     bool canceled, failed;
     bool since_given;
     uint8_t policy; /* enum ptn_policy */
+    uint16_t every_ms;
     uint64_t since_offset;
     struct feed_item *item; /* not NULL: for the feed; nobody is told */
     uint8_t name_bytes;
@@ -66,7 +69,10 @@ struct ptn_hub {
     struct hub_flow *line_first, *line_last; /* flows that wait for a page */
     uint32_t n_pages;                        /* being read */
     uint64_t held_bytes;
-    ptn_timer page_timer; /* tries failed reads again */
+    ptn_timer page_timer;          /* tries failed reads again */
+    struct hub_latest *latest_due; /* with an interval that has begun */
+    ptn_timer latest_timer;
+    ptn_time latest_at; /* when it is due */
     struct hub_attach *attaches;
     uint64_t serial;
     uint64_t born; /* conversation shards that have been heard of */
@@ -103,6 +109,8 @@ struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l)
  * client has asked for stays as it is.  NULL: no memory, or a bound is reached. */
 struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy,
                          bool fed);
+/* What keeps the user from a topic or pattern; NULL: nothing here. */
+const char *hub_forbidden(ptn_str topic, ptn_str user);
 /* Ends a request for a subscription. */
 void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
                 const char *message);
@@ -116,7 +124,9 @@ static inline enum ptn_sink_load hub_sub_deliver(ptn_ctx *c, struct hub_sub *sub
         return hub_cursor_deliver(c, sub->cursor, e);
     return sub->sink->ops->deliver(c, sub->sink->self, e);
 }
-/* The fan-out calls the sink, or its feed, as events come. */
+/* The fields of an EVENT payload; false: it is none. */
+bool hub_event_read(ptn_buf *b, ptn_event *ret_e);
+/* The fan-out calls the sink, its feed or what conflates for it, as events come. */
 void hub_sub_live(struct hub_sub *sub);
 /* Packs and casts; a refusal is returned. */
 int hub_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_pack *w);

@@ -112,6 +112,7 @@ int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_
     struct hub_sink *s = calloc(1, sizeof *s);
     if (s == NULL)
         return -PTN_ENOMEM;
+    s->hub = h;
     s->ops = ops;
     s->self = self;
     s->index = i;
@@ -185,6 +186,12 @@ struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l)
 
 void hub_sub_live(struct hub_sub *sub) {
     struct hub_slot *slot = &sub->list->slots[sub->at];
+    hub_latest_end(sub);
+    if (sub->policy == PTN_POLICY_LATEST && sub->cursor == NULL) {
+        slot->deliver = hub_latest_first;
+        slot->self = sub;
+        return;
+    }
     slot->deliver = sub->cursor != NULL ? hub_cursor_deliver : sub->sink->ops->deliver;
     slot->self = sub->cursor != NULL ? sub->cursor : sub->sink->self;
 }
@@ -209,11 +216,27 @@ struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uin
     bool stored = t != NULL && t->stored;
     if (policy == PTN_POLICY_DEFAULT)
         policy = stored ? PTN_POLICY_STORED : PTN_POLICY_DISCONNECT;
+    const bool changed = sub->policy != policy;
     sub->policy = policy;
+    if (changed && sub->flow == NULL)
+        hub_sub_live(sub);
     return sub;
 }
 
 /* ---- refusing ------------------------------------------------------------------------------ */
+
+/* What a client may see: its own user topics, system events, public topics; conversations are
+ * decided by their owner.  Patterns over the private name spaces are refused. */
+const char *hub_forbidden(ptn_str topic, ptn_str user) {
+    ptn_str private_user = PTN_STR("user."), conversation = PTN_STR("conversation.");
+    bool wild = ptn_pattern_has_wildcard(topic);
+    if (wild && (ptn_str_starts(topic, private_user) || ptn_str_starts(topic, conversation)))
+        return "patterns do not reach into conversation.* or user.*: name the topic";
+    if (!ptn_str_starts(topic, private_user))
+        return NULL;
+    ptn_str id = {topic.p + private_user.n, topic.n - private_user.n};
+    return ptn_str_eq(id, user) ? NULL : "this topic belongs to another user";
+}
 
 void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
                 const char *message) {
@@ -260,16 +283,18 @@ enum ptn_policy ptn_policy_of(ptn_str name) {
 }
 
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
-                      ptn_position since, enum ptn_policy policy, const ptn_principal *p) {
+                      ptn_position since, enum ptn_policy policy, uint32_t every_ms,
+                      const ptn_principal *p) {
     ptn_pack w;
     ptn_pack_init(&w, 128 + topic.n);
-    ptn_pack_array(&w, 8);
+    ptn_pack_array(&w, 9);
     ptn_pack_uint(&w, sink);
     ptn_pack_uint(&w, tag);
     ptn_pack_str(&w, topic);
     ptn_pack_str_or_nil(&w, since.epoch);
     ptn_pack_uint(&w, since.offset);
     ptn_pack_uint(&w, policy);
+    ptn_pack_uint(&w, every_ms);
     ptn_pack_str(&w, p->user);
     ptn_pack_uint(&w, p->roles);
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);

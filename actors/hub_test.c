@@ -11,6 +11,8 @@
 
 #include <criterion/criterion.h>
 #include <postern/hub.h>
+#include <postern/metrics.h>
+#include <stdlib.h>
 
 #define SEEN_MAX 512
 
@@ -24,6 +26,8 @@ struct client { /* a sink that writes down what it sees */
     bool close_at_first;     /* closes itself inside deliver */
     enum ptn_sink_load load; /* what deliver says */
     enum ptn_policy policy;
+    uint32_t every_ms;
+    bool stuck; /* the transport has not taken what was delivered */
     unsigned resets;
     int code;
 };
@@ -81,8 +85,15 @@ static void on_reset(ptn_ctx *c, void *self) {
     ((struct client *)self)->resets++;
 }
 
-static const ptn_sink_ops sink_ops = {
-    .subscribed = on_subscribed, .deliver = on_deliver, .gap = on_gap, .reset = on_reset};
+static bool on_taken(void *self) {
+    return !((const struct client *)self)->stuck;
+}
+
+static const ptn_sink_ops sink_ops = {.taken = on_taken,
+                                      .subscribed = on_subscribed,
+                                      .deliver = on_deliver,
+                                      .gap = on_gap,
+                                      .reset = on_reset};
 
 /* ---- steps -------------------------------------------------------------------------------- */
 
@@ -93,8 +104,9 @@ static void subscribe_since(ptn_ctx *c, struct fixture *f, unsigned client, cons
         cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, &cl->id), 0);
     ptn_principal p = {.user = PTN_STR("u1"), .name = PTN_STR("ann"), .roles = PTN_ROLE_USER};
     ptn_position since = {ptn_str_of(epoch), offset};
-    cr_assert_eq(
-        ptn_hub_subscribe(c, f->hub[0], cl->id, 7, ptn_str_of(topic), since, cl->policy, &p), 0);
+    cr_assert_eq(ptn_hub_subscribe(c, f->hub[0], cl->id, 7, ptn_str_of(topic), since, cl->policy,
+                                   cl->every_ms, &p),
+                 0);
 }
 
 static void subscribe(ptn_ctx *c, struct fixture *f, unsigned client, const char *topic) {
@@ -165,6 +177,12 @@ static void run(struct fixture *f, unsigned workers,
         ptn_hub_free(f->hub[i]);
     rig_close(&f->rig);
     cr_assert_eq(buf_live(), live, "%lld bytes of messages leak", (long long)(buf_live() - live));
+}
+
+static uint64_t counter(enum ptn_counter k) {
+    ptn_metrics_snapshot s;
+    ptn_metrics_sum(&s);
+    return s.counter[k];
 }
 
 /* ---- order and position ------------------------------------------------------------------- */
@@ -434,7 +452,7 @@ Test(hub, a_slow_sink_loses_what_its_policy_says_and_hears_of_it) {
     run(&f, 1, steps);
     cr_expect_str_eq(f.client[0].seen, "+t@0 t:1 gap:t:2-3:slow_consumer t:4 t:5 t:6 t:7 ");
     cr_expect_str_eq(f.client[1].seen, "+t@0 t:1 gap:t:2-6:slow_consumer t:7 ");
-    cr_expect_str_eq(f.client[2].seen, "+t@0 t:1 gap:t:2-5:conflated t:6 t:7 ");
+    cr_expect_str_eq(f.client[2].seen, "+t@0 t:1 t:6 t:7 ", "no gap: 6 stands for 2 to 5");
     cr_expect_str_eq(f.client[3].seen, "+t@0 t:1 t:2 t:3 t:4 t:5 t:6 t:7 ", "disconnect queues on");
 }
 
@@ -456,9 +474,116 @@ Test(hub, a_slow_pattern_keeps_the_latest_of_each_topic) {
     static void (*const steps[])(ptn_ctx *, struct fixture *) = {slow_pattern, pattern_events,
                                                                  all_writable, NULL};
     run(&f, 1, steps);
-    cr_expect(strstr(f.client[0].seen, "gap:p.a:2-3:conflated ") != NULL, "%s", f.client[0].seen);
-    cr_expect(strstr(f.client[0].seen, "gap:p.b:1-2:conflated ") != NULL, "%s", f.client[0].seen);
-    cr_expect(strstr(f.client[0].seen, " p.a:4 p.b:3 ") != NULL, "%s", f.client[0].seen);
+    cr_expect_str_eq(f.client[0].seen, "+p.*@0 p.a:1 p.a:4 p.b:3 ");
+}
+
+/* ---- conflation ---------------------------------------------------------------------------- */
+
+static void latest_subscribe(ptn_ctx *c, struct fixture *f) {
+    for (unsigned i = 0; i < 3; i++) {
+        f->client[i].policy = PTN_POLICY_LATEST;
+        f->client[i].every_ms = i == 2 ? 0 : 10;
+        subscribe(c, f, i, i == 1 ? "t.*" : "t.a");
+    }
+}
+static void two_topics(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "t.a");
+    publish(c, f, "t.a");
+    publish(c, f, "t.b");
+}
+static void nothing(ptn_ctx *c, struct fixture *f) {
+    (void)c, (void)f;
+}
+#define TEN_MS                                                                                     \
+    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+
+Test(hub, a_rate_is_kept_and_the_newest_always_comes) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {
+        latest_subscribe, TEN_MS, two_topics, two_topics, TEN_MS,     two_topics, two_topics,
+        two_topics,       TEN_MS, TEN_MS,     TEN_MS,     two_topics, TEN_MS,     NULL};
+    const uint64_t before = counter(PTN_C_CONFLATED);
+    run(&f, 1, steps);
+    cr_expect_str_eq(f.client[2].seen,
+                     "+t.a@0 t.a:1 t.a:2 t.a:3 t.a:4 t.a:5 t.a:6 t.a:7 t.a:8 "
+                     "t.a:9 t.a:10 t.a:11 t.a:12 ",
+                     "no rate, and a sink that is free: everything");
+    for (unsigned i = 0; i < 2; i++) {
+        const char *at = f.client[i].seen;
+        unsigned n = 0;
+        uint64_t last = 0;
+        while ((at = strstr(at, " t.a:")) != NULL) {
+            const uint64_t offset = strtoull(at + 5, NULL, 10);
+            cr_expect_gt(offset, last, "%s", f.client[i].seen);
+            last = offset;
+            at += 5;
+            n++;
+        }
+        /* Three bursts, of which each spans two intervals at most. */
+        cr_expect(n >= 5 && n <= 9, "%s", f.client[i].seen);
+        cr_expect_eq(last, 12);
+        cr_expect_null(strstr(f.client[i].seen, "gap"));
+    }
+    cr_expect_not_null(strstr(f.client[1].seen, "t.b:6 "), "%s", f.client[1].seen);
+    cr_expect_geq(counter(PTN_C_CONFLATED), before + 6);
+}
+
+static void all_stuck(ptn_ctx *c, struct fixture *f) {
+    (void)c;
+    for (unsigned i = 0; i < 3; i++)
+        f->client[i].stuck = true;
+}
+static void all_taken(ptn_ctx *c, struct fixture *f) {
+    for (unsigned i = 0; i < 3; i++)
+        f->client[i].stuck = false;
+    all_writable(c, f);
+}
+
+Test(hub, one_event_waits_while_the_connection_has_the_one_before) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {
+        latest_subscribe, two_topics, TEN_MS,    all_stuck, two_topics, two_topics, TEN_MS,
+        two_topics,       TEN_MS,     all_taken, TEN_MS,    two_topics, TEN_MS,     NULL};
+    run(&f, 1, steps);
+    cr_expect_str_eq(f.client[2].seen, "+t.a@0 t.a:1 t.a:2 t.a:8 t.a:9 t.a:10 ");
+    cr_expect_str_eq(f.client[0].seen, "+t.a@0 t.a:1 t.a:2 t.a:8 t.a:9 t.a:10 ");
+    cr_expect_str_eq(f.client[1].seen, "+t.*@0 t.a:1 t.b:1 t.a:2 t.a:8 t.b:4 t.a:9 t.b:5 t.a:10 ");
+}
+
+static void keep_nothing(ptn_ctx *c, struct fixture *f) {
+    latest_subscribe(c, f);
+    f->hub[0]->limits.held_bytes_max = 64; /* one place and hardly an event */
+}
+static void keep_all(ptn_ctx *c, struct fixture *f) {
+    (void)c;
+    f->hub[0]->limits.held_bytes_max = 1 << 20;
+}
+
+Test(hub, what_cannot_be_kept_is_a_gap_unless_a_newer_one_comes) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {
+        keep_nothing, all_stuck, two_topics, TEN_MS,    all_taken, TEN_MS, all_stuck,
+        two_topics,   keep_all,  two_topics, all_taken, TEN_MS,    NULL};
+    run(&f, 1, steps);
+    cr_expect_str_eq(f.client[2].seen, "+t.a@0 gap:t.a:1-2:slow_consumer t.a:6 ");
+    cr_expect_eq(f.client[0].resets, 0);
+    cr_expect_eq(f.client[1].resets, 1, "no room for a second topic");
+}
+
+static void other_policies(ptn_ctx *c, struct fixture *f) {
+    for (unsigned i = 0; i < 3; i++) {
+        f->client[i].policy = PTN_POLICY_DISCONNECT;
+        subscribe(c, f, i, i == 1 ? "t.*" : "t.a");
+    }
+}
+
+Test(hub, another_policy_ends_conflation) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {
+        latest_subscribe, all_stuck, two_topics, other_policies, two_topics, all_taken, NULL};
+    run(&f, 1, steps);
+    cr_expect_str_eq(f.client[2].seen, "+t.a@0 +t.a@2 t.a:3 t.a:4 ");
+    cr_expect_str_eq(f.client[1].seen, "+t.*@0 +t.*@0 t.a:3 t.a:4 t.b:2 ");
 }
 
 static void stored_subscribe(ptn_ctx *c, struct fixture *f) {

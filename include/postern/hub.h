@@ -70,7 +70,7 @@ enum ptn_sink_load {
     XX(DISCONNECT, "disconnect")   /* they queue on, and past its hard bound the sink closes */    \
     XX(DROP_OLDEST, "drop_oldest") /* the newest few are kept */                                   \
     XX(DROP_NEWEST, "drop_newest")                                                                 \
-    XX(LATEST, "latest") /* the newest of each topic is kept */                                    \
+    XX(LATEST, "latest") /* conflation, from the first event on: hub_latest.h */                   \
     XX(STORED, "stored") /* nothing is kept: they are read from the store later, without loss */
 enum ptn_policy {
 #define XX(id, name) PTN_POLICY_##id,
@@ -96,6 +96,9 @@ typedef struct ptn_sink_ops {
     /* A message of the feed, the same otherwise.  NULL: this sink has no feed. */
     enum ptn_sink_load (*message)(ptn_ctx *c, void *self, ptn_event *e);
     void (*gap)(ptn_ctx *c, void *self, const ptn_gap *g);
+    /* True: the transport has taken everything that was delivered.  False: it has not, and
+     * ptn_hub_sink_writable() will be called when it has.  NULL: only deliver tells. */
+    bool (*taken)(void *self);
     /* The hub lost its state: subscriptions are gone, the client must come back (ws: 1012). */
     void (*reset)(ptn_ctx *c, void *self);
 } ptn_sink_ops;
@@ -117,9 +120,12 @@ typedef struct ptn_position {
 } ptn_position;
 
 /* topic: a topic or a pattern.  The hub checks it and what p may see.  -PTN_EOVERLOAD: the hub's
- * mailbox is full.  Subscribing twice to one topic moves the subscription (no duplicates). */
+ * mailbox is full.  every_ms: for LATEST, at most one event of a topic in so long, up to 65,535; 0:
+ * as many as the sink takes.  Subscribing twice to one topic moves the subscription (no
+ * duplicates). */
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
-                      ptn_position since, enum ptn_policy policy, const ptn_principal *p);
+                      ptn_position since, enum ptn_policy policy, uint32_t every_ms,
+                      const ptn_principal *p);
 /* Everything, reserved topics too: for gateways with an authorization of their own (ZeroMQ on ipc).
  * With reserved == false: only public topics. */
 int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved);

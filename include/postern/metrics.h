@@ -33,6 +33,7 @@
     XX(INFLATE_PACKED, "postern_ws_inflate_bytes_total", "what=\"packed\"", "Compressed messages of WebSocket clients: bytes before and after") \
     XX(INFLATE_PLAIN, "postern_ws_inflate_bytes_total", "what=\"plain\"", "")                               \
     XX(INFLATE_FAILED, "postern_ws_inflate_failures_total", "", "Compressed messages that were damaged or too large") \
+    XX(CONFLATED, "postern_messages_conflated_total", "", "Events that a newer one of their topic has replaced, for subscribers that asked for the latest") \
     XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
     XX(DEAD_LETTERS, "postern_offline_queue_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
     XX(DEVICES_FORGOTTEN, "postern_offline_queue_devices_forgotten_total", "", "Devices forgotten because their user had too many") \

@@ -430,6 +430,9 @@ Test(frames, subscribe_checks_its_members) {
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"\"}"), "each topic");
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"policy\":\"hope\"}"),
         "\"details\":{\"policy\":\"must be one of: disconnect,");
+    HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"policy\":\"latest\",\"maxRate\":0}"),
+        "\"details\":{\"maxRate\":\"must be a number");
+    HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"maxRate\":5}"), "needs the policy");
     HAS(ask(&a, "{\"type\":\"subscribe\",\"topic\":\"a\",\"since\":5}"), "\"details\":{\"since\":");
     HAS(ask(&a,
             "{\"type\":\"subscribe\",\"topic\":\"a\",\"since\":{\"epoch\":\"e\",\"offset\":-1}}"),

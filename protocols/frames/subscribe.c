@@ -8,6 +8,11 @@
  */
 #include "protocols/frames/internal.h"
 
+#include <math.h>
+
+#define FRAMES_RATE_MIN 0.02 /* an event in 50 s */
+#define FRAMES_RATE_MAX 1000 /* the resolution of timers */
+
 /* The topics of a frame: an array of texts, or one text. */
 struct topics {
     ptn_unpack first; /* cursor at the first one */
@@ -77,6 +82,25 @@ static bool read_policy(ptn_ctx *c, frames_session *s, const struct frames_in *i
     return false;
 }
 
+/* maxRate: events of a topic in a second, as the interval between them, which is rounded up. */
+static bool read_rate(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+                      enum ptn_policy policy, uint32_t *ret_every_ms) {
+    ptn_bytes raw;
+    double rate = 0;
+    *ret_every_ms = 0;
+    if (!ptn_map_get(in->frame, "maxRate", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+        return true;
+    ptn_unpack u = ptn_unpack_of(raw);
+    if (policy == PTN_POLICY_LATEST && ptn_unpack_double(&u, &rate) && rate >= FRAMES_RATE_MIN &&
+        rate <= FRAMES_RATE_MAX) {
+        *ret_every_ms = (uint32_t)ceil(1000 / rate);
+        return true;
+    }
+    frames__invalid(c, s, in, "maxRate",
+                    "must be a number from 0.02 to 1000, and needs the policy \"latest\"");
+    return false;
+}
+
 /* There is a hub to talk to, or the client has been told what to use. */
 static bool check_hub(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     if (s->hub != NULL)
@@ -110,9 +134,9 @@ static bool check_sink(ptn_ctx *c, frames_session *s, const struct frames_in *in
 /* One topic of a call; the last refusal ends it. */
 static void subscribe_one(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                           struct frames_call *call, ptn_str topic, ptn_position since,
-                          enum ptn_policy policy) {
+                          enum ptn_policy policy, uint32_t every_ms) {
     int err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since, policy,
-                                &s->identity.p);
+                                every_ms, &s->identity.p);
     if (err == 0)
         return;
     const char *message;
@@ -129,8 +153,10 @@ void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames
     struct topics t;
     ptn_position since;
     enum ptn_policy policy;
+    uint32_t every_ms;
     if (!check_hub(c, s, in) || !read_topics(c, s, in, &t) || !read_since(c, s, in, &since) ||
-        !read_policy(c, s, in, &policy) || !check_sink(c, s, in))
+        !read_policy(c, s, in, &policy) || !read_rate(c, s, in, policy, &every_ms) ||
+        !check_sink(c, s, in))
         return;
     struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_SUBSCRIBE);
     if (call == NULL)
@@ -139,7 +165,7 @@ void frames__handle_subscribe(ptn_ctx *c, frames_session *s, const struct frames
     for (uint32_t i = 0; i < t.n && !s->closed; i++) {
         ptn_str topic = {0};
         (void)ptn_unpack_str(&t.first, &topic); /* checked by read_topics */
-        subscribe_one(c, s, in, call, topic, since, policy);
+        subscribe_one(c, s, in, call, topic, since, policy, every_ms);
     }
 }
 
@@ -198,7 +224,7 @@ void frames__subscribe_positions(ptn_ctx *c, frames_session *s, const struct fra
         ptn_str topic = {0};
         ptn_position p = {0};
         (void)read_position(&u, &topic, &p); /* checked */
-        subscribe_one(c, s, in, call, topic, p, PTN_POLICY_DEFAULT);
+        subscribe_one(c, s, in, call, topic, p, PTN_POLICY_DEFAULT, 0);
     }
 }
 

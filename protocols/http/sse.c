@@ -272,7 +272,7 @@ void http_sse_begin(ptn_ctx *c, struct http_exchange *x) {
     sse->hub = conn->edge->base.config->hub;
     int err = ptn_hub_sink_open(sse->hub, &sink_ops, sse, &sse->sink);
     if (err == 0) {
-        err = ptn_hub_subscribe(c, sse->hub, sse->sink, 0, topic, since, PTN_POLICY_DEFAULT,
+        err = ptn_hub_subscribe(c, sse->hub, sse->sink, 0, topic, since, PTN_POLICY_DEFAULT, 0,
                                 &x->principal);
         if (err != 0)
             ptn_hub_sink_close(c, sse->hub, sse->sink);

@@ -64,6 +64,14 @@ static void sink_gap(ptn_ctx *c, void *self, const ptn_gap *g) {
         frames_gap(c, &w->session, g);
 }
 
+static bool sink_taken(void *self) {
+    struct ws_conn *w = self;
+    if (w->state != WS_OPEN || !ptn_stream_is_congested(w->stream, 0))
+        return true;
+    w->congested = true;
+    return false;
+}
+
 void ws__on_drain(ptn_ctx *c, void *owner) {
     struct ws_conn *w = owner;
     if (!w->congested)
@@ -84,6 +92,7 @@ static const ptn_sink_ops sink_ops = {
     .deliver = sink_deliver,
     .message = sink_message,
     .gap = sink_gap,
+    .taken = sink_taken,
     .reset = sink_reset,
 };
 

@@ -7,6 +7,8 @@ What it gets, events and gaps, must name every offset once and in order.  That a
 the policy `disconnect` is cut off is shown by ws_test.py.
 """
 
+import time
+
 from harness import RawWs, SystemTest, Ws, main, unique, wait_until
 
 PAD = "x" * 16000
@@ -122,10 +124,63 @@ class SlowTest(SystemTest):
         self.assertEqual(gap["reason"], "slow_consumer")
         self.assertIn(len(held), range(10, 17), "256 KiB are kept")
 
+    def conflated(self):
+        return self.broker.metric("postern_messages_conflated_total")
+
     def test_latest(self):
-        gap, held = self.lose(unique("m"), "latest")
-        self.assertEqual(gap["reason"], "conflated")
-        self.assertEqual(len(held), 1)
+        """While the connection has not taken one event, newer ones replace each other."""
+        topic = unique("m")
+        ws = self.slow(topic, policy="latest")
+        before = self.conflated()
+        for _ in range(BATCHES_MAX):
+            if self.conflated() > before:
+                break
+            self.publish(topic, BATCH)
+        ws.send_json(type="ping", timestamp=1)
+        self.publish(topic, 60)
+        frames = [ws.json()]
+        while frames[-1].get("offset") != self.sent:
+            frames.append(ws.json())
+        self.assertIn("pong", [f["type"] for f in frames])
+        self.assertNotIn("gap", [f["type"] for f in frames], "an event stands for those before it")
+        offsets = [f["offset"] for f in frames if f["type"] == "event"]
+        self.assertEqual(offsets, sorted(set(offsets)))
+        self.assertEqual(len(offsets) + self.conflated() - before, self.sent, "each is counted")
+        self.assertLess(len(offsets), self.sent - 50)
+        self.publish(topic, 1)
+        self.assertEqual(ws.json("event")["offset"], self.sent, "live again")
+        self.assertLess(self.broker.metric("postern_outbound_queue_bytes"), 1 << 20)
+
+    def test_rate(self):
+        """A source of any speed reaches a screen at its own; the last value always comes."""
+        topic = unique("m")
+        for encoding, pattern in (("json", topic), ("msgpack", topic + ".**")):
+            ws = Ws(self.broker, self.bob["token"], encoding=encoding)
+            self.addCleanup(ws.close)
+            ws.subscribe(pattern, policy="latest", maxRate=20)
+            subject = topic if pattern == topic else topic + ".x"
+            began = time.monotonic()
+            events = []
+            for n in range(1, 11):
+                self.writer.pipeline([{"type": "publish", "id": i, "topic": subject, "data": n}
+                                      for i in range(100)], kind="ack")
+            while not events or events[-1]["offset"] != 1000:
+                events.append(ws.expect("event", topic=subject))
+            at_most = 2 + 20 * (time.monotonic() - began)
+            self.assertLessEqual(len(events), at_most)
+            self.assertEqual(events[-1]["data"], 10)
+
+    def test_bad_rate(self):
+        ws = Ws(self.broker, self.bob["token"])
+        self.addCleanup(ws.close)
+        for members in ({"policy": "latest", "maxRate": 0}, {"policy": "latest", "maxRate": -1},
+                        {"policy": "latest", "maxRate": 1001}, {"policy": "latest", "maxRate": "9"},
+                        {"policy": "drop_oldest", "maxRate": 9}, {"maxRate": 9}):
+            with self.subTest(members):
+                ws.send(type="subscribe", id="s", topic="m.x", **members)
+                self.assertError(ws.expect("error", id="s"), "invalid_request",
+                                 "validation_failed")
+        ws.subscribe("m.x", policy="latest", maxRate=0.5)
 
     def test_policies_hold_for_stored_topics_too(self):
         gap, held = self.lose("d." + unique(), "drop_newest")
