@@ -124,7 +124,7 @@ static void ack_elsewhere(ptn_ctx *c, int64_t seq) {
 static void subscribe(ptn_ctx *c, int64_t i) {
     cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[i].id, 7,
                                    PTN_STR("conversation." CONVERSATION), (ptn_position){0},
-                                   PTN_POLICY_DEFAULT, &bob),
+                                   PTN_POLICY_DEFAULT, 0, &bob),
                  0);
 }
 
