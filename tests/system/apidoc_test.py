@@ -362,6 +362,10 @@ class RestTest(SystemTest):
         self.check_answer("push", reply)
         self.assertEqual([r["outcome"] for r in reply.data["results"]], ["rejected"] * 2)
         self.ask("push", 422, who=ann, body={"items": 1})
+        with Ws(self.broker, self.bob["token"]) as ws:
+            ws.expect("message", id=said)
+            ws.send(type="ack", conversationId=talk, seq=1)
+            wait_until(lambda: self.ask("pull", 200, who=ann)["deliveries"], "a delivery mark")
         self.ask("readMessage", 200, who=self.bob, id=said)
         page = self.ask("pull", 200, who=ann)
         for part in ("conversations", "messages", "reads", "preferences"):
@@ -622,7 +626,8 @@ class ZeroMqTest(SystemTest):
                  {"type": "request", "method": "GET", "path": "/users/me"},
                  {"type": "publish", "topic": "t", "data": 1, "token": token, "id": "p"},
                  {"type": "message", "content": "x", "token": token, "id": str(uuid.uuid4())},
-                 {"type": "ack", "conversationId": "current", "seq": 1, "token": token}]
+                 {"type": "ack", "conversationId": "current", "seq": 1, "device": "d",
+                  "token": token}]
         with Zmq() as sockets:
             req = sockets.req(self.broker.zmq)
             for encoding in ("json", "msgpack"):
