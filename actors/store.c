@@ -159,6 +159,8 @@ static void tend_log(struct store *s, ptn_lane *l) {
             ptn_count(PTN_C_STORE_ERRORS, 1);
             PTN_LOG(PTN_LOG_WARN, "store.checkpoint_failed", PTN_F_Z("error", ptn_err_name(err)));
         }
+    } else {
+        store_db_make_room(s->db);
     }
     int64_t bytes = (int64_t)store_db_log_bytes(s->db);
     ptn_gauge_add(PTN_G_STORE_LOG, bytes - s->log_bytes);

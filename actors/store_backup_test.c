@@ -229,3 +229,73 @@ Test(store_backup, the_log_is_moved_when_it_is_due_and_nobody_reads_there) {
     store_db_close(db);
     cr_expect_eq(files_remove(), 1);
 }
+
+static int64_t log_file_bytes(const char *path) {
+    char wal[160];
+    struct stat st;
+    (void)snprintf(wal, sizeof wal, "%s-wal", path);
+    cr_assert_eq(stat(wal, &st), 0);
+    return st.st_size;
+}
+
+static void copy_file(const char *from, const char *to) {
+    static char buf[64 << 10];
+    FILE *in = fopen(from, "r"), *out = fopen(to, "w");
+    cr_assert_not_null(in);
+    cr_assert_not_null(out);
+    for (size_t n; (n = fread(buf, 1, sizeof buf, in)) > 0;)
+        cr_assert_eq(fwrite(buf, 1, n, out), n);
+    (void)fclose(in);
+    cr_assert_eq(fclose(out), 0);
+}
+
+/* Commits overwrite what was written ahead of them; whoever reads the log after a crash believes
+ * the commits and not the room behind them. */
+Test(store_backup, the_log_has_room_ahead_and_ends_where_its_commits_end) {
+    char wal[160], copy_wal[160];
+    populate(0);
+    append();
+    store_db_make_room(db);
+    int64_t size = log_file_bytes(dir.db), used = (int64_t)store_db_log_bytes(db);
+    cr_expect_gt(size, used + (256 << 10));
+    for (int i = 0; i < 5; i++) {
+        append();
+        store_db_make_room(db);
+    }
+    cr_expect_gt(store_db_log_bytes(db), used);
+    cr_expect_eq(log_file_bytes(dir.db), size);
+    while (log_file_bytes(dir.db) == size && written < 1000) {
+        append();
+        store_db_make_room(db);
+    }
+    cr_expect_gt(log_file_bytes(dir.db), size, "there is always room");
+    cr_expect_gt(log_file_bytes(dir.db), (int64_t)store_db_log_bytes(db) + (128 << 10));
+    (void)snprintf(wal, sizeof wal, "%s-wal", dir.db);
+    (void)snprintf(copy_wal, sizeof copy_wal, "%s-wal", copy);
+    copy_file(dir.db, copy); /* as a crash leaves them */
+    copy_file(wal, copy_wal);
+    unsigned all = written;
+    store_db_close(db);
+    open_db(copy);
+    append(); /* behind the last commit, over the room */
+    store_db_close(db);
+    expect_state(copy, all + 1, true);
+    cr_expect_eq(files_remove(), 2);
+}
+
+/* As much as is used before the log begins anew, and no more. */
+Test(store_backup, the_room_ahead_is_bounded) {
+    static const store_db_opts opts = {.checkpoint_pages = 20};
+    populate(0);
+    store_db_close(db);
+    cr_assert_eq(store_db_open(dir.db, &opts, &db, NULL), 0);
+    for (int i = 0; i < 100; i++) {
+        append();
+        store_db_make_room(db);
+        if (store_db_checkpoint_is_due(db))
+            cr_assert_eq(store_db_checkpoint(db), 0);
+    }
+    cr_expect_lt(log_file_bytes(dir.db), 40 * 4120);
+    store_db_close(db);
+    cr_expect_eq(files_remove(), 1);
+}

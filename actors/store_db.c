@@ -604,7 +604,7 @@ void store_db_read_end(store_db *db) {
 }
 
 uint64_t store_db_log_bytes(const store_db *db) {
-    return (uint64_t)db->log_pages * 4096;
+    return (uint64_t)db->log_pages * STORE_PAGE;
 }
 
 bool store_db_checkpoint_is_due(const store_db *db) {

@@ -112,6 +112,11 @@ bool store_db_checkpoint_is_due(const store_db *db);
 int store_db_checkpoint(store_db *db);
 uint64_t store_db_log_bytes(const store_db *db); /* of what has not been moved */
 
+/* Between transactions, when nobody waits for an answer: makes the file of the log longer before
+ * the next commits have to, which is cheaper for them.  What fails, fails in silence: they do it
+ * themselves then. */
+void store_db_make_room(store_db *db);
+
 /* Messages and events stored by the transaction that committed last: for metrics. */
 uint32_t store_db_rows_committed(const store_db *db);
 

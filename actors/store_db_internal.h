@@ -16,6 +16,7 @@
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
+#define STORE_PAGE 4096 /* of the database: SQLite's default */
 #define STORE_ID_BYTES_MAX 64
 #define STORE_SENDERS 4
 
@@ -272,6 +273,7 @@ struct store_db {
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
     bool changes;   /* the open one does */
     uint32_t rows_committed, log_pages, checkpoint_pages;
+    int64_t log_room; /* the log's file ends there, or we have tried */
     struct retention retention;
     struct queue queue;
 };

@@ -6,6 +6,11 @@
  * the log's index, in shared memory, and no longer in the log: pages read from there would be
  * anything.  Without its index SQLite reads the log from its beginning and believes frames as far
  * as their checksums hold, which is what it does after a crash.
+ *
+ * Room ahead.  A commit that makes the file longer waits for the file system's journal, too, and
+ * takes twice as long as one that overwrites.  So zeros are written and synced behind the end
+ * before commits get there: a checksum does not hold for them, and a log that began anew overwrites
+ * itself anyway.
  */
 #include "actors/store_db_internal.h"
 
@@ -19,6 +24,7 @@ enum {
     INDEX_HEADER_BYTES = 96, /* two copies */
     INDEX_PAGE_SIZE_AT = 14, /* in the byte order of the machine */
     INDEX_MX_FRAME_AT = 16,
+    ROOM_BYTES = 512 << 10, /* made at once: a hundred commits of one page */
 };
 
 sqlite3_file *store_log_of(store_db *db) {
@@ -97,10 +103,54 @@ int store_log_forget_index(store_db *db, uint32_t frames) {
     if (rc == SQLITE_OK && frames > 0 &&
         size > end) /* a commit that was refused must not come back */
         rc = log->pMethods->xTruncate(log, end);
+    db->log_room = 0;
     if (rc != SQLITE_OK)
         return store_err_of(rc);
     for (size_t i = 0; i < INDEX_HEADER_BYTES; i++)
         index[i] = 0;
     file->pMethods->xShmBarrier(file);
     return 0;
+}
+
+/* ---- room ahead --------------------------------------------------------------------------- */
+
+static sqlite3_int64 end_of(uint32_t frames) {
+    return LOG_HEADER_BYTES + (sqlite3_int64)frames * (FRAME_HEADER_BYTES + STORE_PAGE);
+}
+
+static int zeros_write(sqlite3_file *log, sqlite3_int64 from, sqlite3_int64 to) {
+    static const char zeros[64 << 10];
+    int rc = SQLITE_OK;
+    for (sqlite3_int64 at = from; at < to && rc == SQLITE_OK; at += (int)sizeof zeros) {
+        int n = to - at < (int)sizeof zeros ? (int)(to - at) : (int)sizeof zeros;
+        rc = log->pMethods->xWrite(log, zeros, n, at);
+    }
+    return rc == SQLITE_OK ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : rc;
+}
+
+/* Inside a transaction: nobody else makes the log longer. */
+static int room_make(store_db *db, sqlite3_int64 end) {
+    sqlite3_file *log = store_log_of(db);
+    sqlite3_int64 size = 0, to = end + ROOM_BYTES, most = end_of(db->checkpoint_pages);
+    if (log == NULL)
+        return SQLITE_OK;
+    to = to < most ? to : most;
+    int rc = log->pMethods->xFileSize(log, &size);
+    if (rc == SQLITE_OK && size >= end && size < to)
+        rc = zeros_write(log, size, to);
+    if (rc == SQLITE_OK)
+        db->log_room = size > to ? size : to;
+    return rc;
+}
+
+void store_db_make_room(store_db *db) {
+    sqlite3_int64 end = end_of(db->log_pages);
+    if (end + ROOM_BYTES / 2 < db->log_room || db->log_room >= end_of(db->checkpoint_pages) ||
+        db->log_pages == 0 || db->in_transaction || db->unsettled || db->afloat)
+        return;
+    db->log_room = end + ROOM_BYTES; /* a failure is not looked at again before that */
+    if (store_db_begin(db) != 0)
+        return;
+    (void)room_make(db, end_of(store_log_frames(db)));
+    (void)store_db_commit(db); /* of nothing: a rollback would forget what is cached */
 }
