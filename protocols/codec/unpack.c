@@ -134,6 +134,12 @@ static const uint8_t *unpack_skip(const uint8_t *p, const uint8_t *end) {
     uint64_t outstanding = 1;
     while (outstanding > 0) {
         struct ptn__head h;
+        const uint8_t *q = ptn__skip_short(p, end);
+        if (q != NULL) {
+            p = q;
+            outstanding--;
+            continue;
+        }
         p = ptn__head_read(p, end, &h);
         if (p == NULL || outstanding - 1 > (size_t)(end - p))
             return NULL;
