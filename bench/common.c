@@ -113,10 +113,20 @@ void bench_machine(char *out, size_t out_bytes) {
 }
 
 bool bench_pin(pid_t pid, unsigned core) {
+    char path[64];
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(core, &set);
-    return sched_setaffinity(pid, sizeof set, &set) == 0;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)(pid != 0 ? pid : getpid()));
+    DIR *d = opendir(path);
+    bool all = d != NULL;
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.')
+            all =
+                sched_setaffinity((pid_t)strtol(e->d_name, NULL, 10), sizeof set, &set) == 0 && all;
+    if (d != NULL)
+        closedir(d);
+    return all;
 }
 
 /* ---- samples ------------------------------------------------------------------------------ */

@@ -24,7 +24,8 @@ void bench_machine(char *out, size_t out_bytes);
 /* Bytes that the kernel holds for all of the machine's sockets and files: slabs, and what is in
  * TCP's queues (/proc/meminfo, /proc/net/sockstat). */
 uint64_t bench_kernel_bytes(void);
-/* Runs the calling process, or pid, on one core only; false: the machine has no such core. */
+/* Runs the calling process, or pid, all its threads, on one core only; false: the machine has no
+ * such core. */
 bool bench_pin(pid_t pid, unsigned core);
 
 /* A growing sample of durations. */

@@ -411,10 +411,10 @@ static void round_end(struct flow *f) {
     }
 }
 
-/* The highest rate of messages that is kept up, by keeping a few on their way. */
+/* The highest rate of messages that is kept up, by keeping many on their way. */
 static double highest_rate(struct flow *f) {
     uint64_t sent = f->sent, begin = bench_now_ns();
-    sliding(f, 1, f->run.o->window > 1 ? f->run.o->window : 16);
+    sliding(f, 1, f->run.o->window > 1 ? f->run.o->window : 256);
     return (double)(f->sent - sent) * 1e9 / (double)(bench_now_ns() - begin);
 }
 

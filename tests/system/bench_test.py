@@ -10,8 +10,11 @@ import gzip
 import json
 import os
 import pathlib
+import selectors
+import socket
 import subprocess
 import tempfile
+import threading
 import unittest
 import xml.etree.ElementTree
 
@@ -21,6 +24,71 @@ PROGRAM = f"{harness.BIN_DIR}/postern"
 QUICK = ("--rounds", "1", "--warmup", "0.02")
 MESSAGES = ("postern-ws-json", "postern-ws-msgpack", "postern-zmq", "postern-rest")
 PERCENTILES = ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")
+
+
+class Careless(threading.Thread):
+    """A WebSocket server for target `raw`: a text frame is echoed, a binary one is a publish.  It loses every
+    seventh publish to the last subscriber, and sends every eleventh twice to the first.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:{}".format(self.listener.getsockname()[1])
+        self.lost = self.doubled = 0
+
+    def run(self):
+        loop = selectors.DefaultSelector()
+        loop.register(self.listener, selectors.EVENT_READ)
+        buffers, subscribers, n = {}, [], 0
+        while True:
+            for key, _ in loop.select():
+                s = key.fileobj
+                if s is self.listener:
+                    c = s.accept()[0]
+                    buffers[c] = bytearray()
+                    loop.register(c, selectors.EVENT_READ)
+                    continue
+                got = s.recv(65536)
+                if not got:
+                    return  # the measurement is over
+                b = buffers[s]
+                b += got
+                if b.startswith(b"GET "):
+                    if b.endswith(b"\r\n\r\n"):
+                        b.clear()
+                        s.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                                  b"Connection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n")
+                    continue
+                while (frame := self.take(b)) is not None:
+                    opcode, payload = frame
+                    if opcode == 1:
+                        subscribers.append(s)
+                        s.sendall(self.frame(payload))
+                    elif opcode == 2:
+                        n += 1
+                        for i, c in enumerate(subscribers):
+                            lose, double = n % 7 == 0 and i == len(subscribers) - 1, n % 11 == 0 and i == 0
+                            self.lost += lose
+                            self.doubled += double
+                            c.sendall(self.frame(payload) * (1 - lose + double))
+
+    @staticmethod
+    def take(b):
+        """The first masked frame of fewer than 65,536 bytes, with a key of zeros."""
+        if len(b) < 4:
+            return None
+        n, head = (b[1] & 127, 6) if b[1] & 127 < 126 else (b[2] << 8 | b[3], 8)
+        if len(b) < head + n:
+            return None
+        frame = b[0] & 15, bytes(b[head:head + n])
+        del b[:head + n]
+        return frame
+
+    @staticmethod
+    def frame(payload):
+        n = len(payload)
+        return b"\x81" + (bytes([n]) if n < 126 else b"\x7e" + n.to_bytes(2, "big")) + payload
 
 
 class Bench(unittest.TestCase):
@@ -95,6 +163,18 @@ class Bench(unittest.TestCase):
                          "--window", "8", seconds="1.5")
         self.check_flow(v, 2)
         self.assertEqual(v["stalled_cut"], 2)
+
+    def test_what_a_server_loses_or_doubles_is_counted(self):
+        server = Careless()
+        self.addCleanup(server.listener.close)
+        server.start()
+        r = self.run_bench("fanout", "--target", "raw", "--address", server.address, "--subscribers", "3",
+                           "--rate", "200", "--rounds", "1", "--warmup", "0", "--seconds", "0.1", "--json")
+        v = json.loads(r.stdout)
+        self.assertEqual(v["published"], 20)
+        self.assertEqual((v["lost"], v["doubled"]), (2, 1))
+        self.assertEqual((server.lost, server.doubled), (2, 1))
+        self.assertEqual(v["deliveries"], 20 * 3 - 2 + 1)
 
     def test_overload_finds_its_rate(self):
         v = self.reading("fanout", "--subscribers", "3", "--overload", "1.5")
