@@ -280,7 +280,8 @@ struct store_db {
 
 /* ---- store_db.c --------------------------------------------------------------------------- */
 
-/* The statement, reset and unbound.  NULL: it cannot be prepared, and store_db_fail() was called.
+/* The statement, reset; bind every parameter, they keep what they had.  NULL: it cannot be
+ * prepared, and store_db_fail() was called.
  */
 sqlite3_stmt *store_sql(store_db *db, enum store_statement which);
 /* Records a SQLite error (rc, or the handle's own) and dooms the transaction.  Returns the PROBLEM.

@@ -288,6 +288,8 @@ static bool devices_limit(store_db *db, ptn_str user, ptn_str device, uint32_t k
         store_bind_str(s, 1, user);
         if (device.p != NULL)
             store_bind_str(s, 2, device);
+        else
+            (void)sqlite3_bind_null(s, 2);
         (void)sqlite3_bind_int64(s, 3, keep);
         int rc = sqlite3_step(s);
         sqlite3_stmt *gone = rc == SQLITE_ROW ? store_sql(db, STORE_SQL_DEVICE_FORGET) : NULL;
