@@ -294,7 +294,7 @@ void client_start(struct client *c, ptn_env *env, unsigned index) {
 unsigned guests_planned(void) {
     const struct plan *p = &world->plan;
     bool host = p->devices > 0 || p->replicas > 0;
-    return p->logins + host + p->devices + p->replicas;
+    return 2 * p->logins + host + p->devices + p->replicas;
 }
 
 void guest_start(struct client *c, ptn_env *env, unsigned guest) {
@@ -302,6 +302,10 @@ void guest_start(struct client *c, ptn_env *env, unsigned guest) {
     if (guest < logins) {
         client_init(c, env, index, &login_kind);
         c->user = LOGIN_USER + guest;
+    } else if (guest >= guests_planned() - logins) {
+        client_init(c, env, index, &socket_kind);
+        c->device = guests_planned() - 1 - guest;
+        c->user = LOGIN_USER + c->device;
     } else if (guest == logins) {
         client_init(c, env, index, &host_kind);
         members_begin();
@@ -322,7 +326,8 @@ void guest_start(struct client *c, ptn_env *env, unsigned guest) {
 void client_settle(struct client *c) {
     c->settling = true;
     c->last_words = LAST_WORDS;
-    if (c->vanished || c->stream != SUBJECTS)
+    c->gone = c->kind->leaves;
+    if (c->vanished || c->stream != SUBJECTS || c->gone)
         client_hang_up(c, true);
 }
 

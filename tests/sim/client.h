@@ -46,6 +46,7 @@ enum client_state {
 struct client;
 struct client_kind { /* what makes a client of one kind; NULL: nothing */
     bool http;
+    bool leaves;                              /* when the faults are over */
     bool (*may_come)(const struct client *c); /* NULL: always */
     void (*opened)(struct client *c);         /* the connection is there */
     void (*act)(struct client *c);            /* now and then, while it is live */
@@ -54,6 +55,8 @@ struct client_kind { /* what makes a client of one kind; NULL: nothing */
     void (*answered)(struct client *c, const struct call *call, unsigned long status,
                      ptn_bytes envelope);
     void (*frame)(struct client *c, ptn_bytes frame); /* WebSocket */
+    /* WebSocket: an upgrade is refused, or a connection closed, with this; true: as it should. */
+    bool (*denied)(struct client *c, unsigned code);
     const char *(*waits_for)(const struct client *c);
 };
 
@@ -104,7 +107,7 @@ extern const char sim_address[];
 extern char sim_tokens[PEOPLE][512];
 
 extern const struct client_kind http_kind, ws_kind, login_kind, host_kind, device_kind,
-    replica_kind;
+    replica_kind, socket_kind;
 extern const char login_hash[]; /* of the password of those who log in */
 
 void client_init(struct client *c, ptn_env *env, unsigned index, const struct client_kind *kind);

@@ -8,7 +8,7 @@
  * refresh token works once, and a second use ends the session.  The wall clock that the broker
  * looks at may be set while it works: then nobody can say, and nothing is said.
  */
-#include "client.h"
+#include "login.h"
 
 #include "actors/jwt.h"
 
@@ -30,17 +30,13 @@ static struct login *login_of(const struct client *c) {
     return &world->logins[c->user - LOGIN_USER];
 }
 
-static int64_t wall_ms(const struct client *c) {
-    return c->env->ops->wall_ms(c->env);
+struct moment moment_of(const struct client *c) {
+    return (struct moment){c->env->ops->wall_ms(c->env), ptn_sim_now(c->env)};
 }
 
 /* ---- what a token says ----------------------------------------------------------------------- */
 
-struct times {
-    int64_t issued_ms, expires_ms;
-};
-
-static struct times times_of(const char *token) {
+struct times token_times(const char *token) {
     uint8_t claims[512];
     const char *from = strchr(token, '.'), *to = from != NULL ? strchr(from + 1, '.') : NULL;
     ORACLE(to != NULL, "wire: an access token that is none");
@@ -53,22 +49,26 @@ static struct times times_of(const char *token) {
     return (struct times){strtoll(iat + 6, NULL, 10) * 1000, strtoll(exp + 6, NULL, 10) * 1000};
 }
 
-/* Nobody has set the clock since the question. */
-static bool clock_went_on(const struct client *c) {
-    const struct login *l = login_of(c);
-    int64_t passed = (int64_t)((ptn_sim_now(c->env) - l->asked_at) / PTN_MS);
-    int64_t off = wall_ms(c) - l->asked_wall_ms - passed;
+bool clock_went_on(const struct client *c, struct moment since) {
+    struct moment now = moment_of(c);
+    int64_t off = now.wall_ms - since.wall_ms - (int64_t)((now.at - since.at) / PTN_MS);
     return off >= -1 && off <= 1;
 }
 
-static bool was_expired(const struct client *c, const char *token) {
-    return clock_went_on(c) && times_of(token).expires_ms + SLACK_MS <= login_of(c)->asked_wall_ms;
+bool token_was_good(const struct client *c, const char *token, struct moment since) {
+    struct times t = token_times(token);
+    return clock_went_on(c, since) && moment_of(c).wall_ms + SLACK_MS < t.expires_ms &&
+           t.issued_ms < since.wall_ms + JWT_LEEWAY_MS - SLACK_MS;
 }
 
-static bool was_good(const struct client *c, const char *token) {
-    struct times t = times_of(token);
-    return clock_went_on(c) && wall_ms(c) + SLACK_MS < t.expires_ms &&
-           t.issued_ms < login_of(c)->asked_wall_ms + JWT_LEEWAY_MS - SLACK_MS;
+static struct moment asked(const struct client *c) {
+    const struct login *l = login_of(c);
+    return (struct moment){l->asked_wall_ms, l->asked_at};
+}
+
+static bool was_expired(const struct client *c, const char *token) {
+    return clock_went_on(c, asked(c)) &&
+           token_times(token).expires_ms + SLACK_MS <= asked(c).wall_ms;
 }
 
 /* ---- questions ------------------------------------------------------------------------------- */
@@ -76,8 +76,9 @@ static bool was_good(const struct client *c, const char *token) {
 static void ask(struct client *c, unsigned what, const char *path, const char *token, ptn_pack *w) {
     struct login *l = login_of(c);
     (void)client_call(c, CALL_REQUEST, what, 0);
-    l->asked_wall_ms = wall_ms(c);
-    l->asked_at = ptn_sim_now(c->env);
+    struct moment now = moment_of(c);
+    l->asked_wall_ms = now.wall_ms;
+    l->asked_at = now.at;
     http_send(c, w == NULL && what != ASK_LOGOUT ? "GET" : "POST", path, token, w);
 }
 
@@ -132,7 +133,7 @@ static void act(struct client *c) {
         ask_refresh(c, true);
     else if (what == 2 && l->over[0] != '\0')
         ask_who(c, true);
-    else if (what < 5 || (what < 12 && times_of(l->access).expires_ms < wall_ms(c)))
+    else if (what < 5 || (what < 12 && token_times(l->access).expires_ms < moment_of(c).wall_ms))
         ask_refresh(c, false);
     else
         ask_who(c, false);
@@ -162,9 +163,17 @@ static void take_tokens(struct client *c, ptn_bytes data) {
     world->tally.logins++;
 }
 
+void login_session(const struct login *l, char out[160]) {
+    (void)snprintf(out, 160, "%.*s", (int)strcspn(l->refresh, "."), l->refresh);
+}
+
 /* It is known: the session is no more. */
-static void ended(struct login *l) {
+static void ended(struct client *c) {
+    struct login *l = login_of(c);
     memcpy(l->over, l->access, sizeof l->over);
+    l->over_at = ptn_sim_now(c->env);
+    l->over_life = world->life;
+    login_session(l, l->over_session);
     l->in = false;
     l->spent[0] = '\0';
 }
@@ -175,7 +184,7 @@ static void on_who(struct client *c, ptn_bytes data, const char *token) {
            "auth: the token of user %s shows another", user_name(c->user));
     ORACLE(!was_expired(c, token), "auth: a token of user %s is taken %lld ms after it has expired",
            user_name(c->user),
-           (long long)(login_of(c)->asked_wall_ms - times_of(token).expires_ms));
+           (long long)(login_of(c)->asked_wall_ms - token_times(token).expires_ms));
     if (c->settling && c->last_words > 0 && c->last_words < LAST_REFRESH)
         c->last_words--;
 }
@@ -197,7 +206,7 @@ static void granted(struct client *c, const struct call *call, ptn_bytes data) {
     case ASK_LOGOUT:
         ORACLE(!was_expired(c, l->access), "auth: user %s logs out with an expired token",
                user_name(c->user));
-        ended(l);
+        ended(c);
         break;
     default:
         oracle_failed(call->ref == ASK_WRONG    ? "auth: a wrong password of user %s logs in"
@@ -224,17 +233,17 @@ static void denied(struct client *c, const struct call *call, ptn_bytes envelope
         l->doubt = l->doubted;
         break;
     case ASK_WHO:
-        ORACLE(unsure || all_over || !was_good(c, l->access),
+        ORACLE(unsure || all_over || !token_was_good(c, l->access, asked(c)),
                "auth: a good token of user %s is refused: %.*s", user_name(c->user), (int)message.n,
                message.p);
         break;
     case ASK_REFRESH:
         ORACLE(unsure, "auth: a refresh token of user %s that was never used is refused: %.*s",
                user_name(c->user), (int)message.n, message.p);
-        ended(l);
+        ended(c);
         break;
     case ASK_STOLEN:
-        ended(l);
+        ended(c);
         break;
     default:
         break;

@@ -548,7 +548,8 @@ static void on_payload(struct client *c, unsigned opcode, ptn_bytes p) {
 /* True: the connection is over. */
 static bool on_close_frame(struct client *c, ptn_bytes p) {
     unsigned code = p.n >= 2 ? (unsigned)p.p[0] << 8 | p.p[1] : 1005;
-    ORACLE(code == 1001 || (code >= 1011 && code <= 1013) || code == 4401,
+    ORACLE((c->kind->denied != NULL && c->kind->denied(c, code)) || code == 1001 ||
+               (code >= 1011 && code <= 1013) || code == 4401,
            "wire: client %u did nothing wrong and is closed with %u", c->index, code);
     uint8_t copy[2] = {(uint8_t)(code >> 8), (uint8_t)code};
     send_frame(c, OP_CLOSE, copy, sizeof copy);
@@ -600,8 +601,9 @@ static void take_upgrade(struct client *c) {
     ORACLE(c->in_len > 12 && memcmp(c->in, "HTTP/1.1 ", 9) == 0, "wire: no HTTP answer");
     char digits[4] = {(char)c->in[9], (char)c->in[10], (char)c->in[11], '\0'};
     unsigned long status = strtoul(digits, NULL, 10);
-    ORACLE(status == 101 || status == 408 || status >= 500, "wire: a good upgrade is answered %lu",
-           status);
+    ORACLE(status == 101 || status == 408 || status >= 500 ||
+               (c->kind->denied != NULL && c->kind->denied(c, (unsigned)status)),
+           "wire: a good upgrade is answered %lu", status);
     if (status != 101) {
         world->tally.refusals++;
         client_hang_up(c, false);

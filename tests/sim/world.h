@@ -20,8 +20,9 @@
 #define DEVICES_MAX (2u * DEVICE_USERS) /* device i belongs to DEVICE_USER + i % DEVICE_USERS */
 #define REPLICA_USER (DEVICE_USER + DEVICE_USERS)
 #define PEOPLE (REPLICA_USER + 1u)
-#define GUESTS_MAX (LOGINS_MAX + 1u + DEVICES_MAX + 1u) /* numbered behind all other clients */
-#define ITEMS_MAX 5u                                    /* of a list that is pushed */
+#define GUESTS_MAX                                                                                 \
+    (LOGINS_MAX + 1u + DEVICES_MAX + 1u + LOGINS_MAX) /* numbered behind all other clients */
+#define ITEMS_MAX 5u                                  /* of a list that is pushed */
 #define CONVERSATIONS 3u
 #define ROOM_OPEN CONVERSATIONS         /* of guests: members come and go */
 #define ROOM_FIXED (CONVERSATIONS + 1u) /* ... and stay */
@@ -71,6 +72,9 @@ struct login {      /* what one who logs in knows */
     char access[512], refresh[160];
     char spent[160]; /* the refresh token before; empty: none */
     char over[512];  /* an access token of a session whose end was acknowledged */
+    ptn_time over_at;
+    unsigned over_life;
+    char over_session[160]; /* what its refresh tokens began with */
 };
 
 enum standing { OUT, JOINING, IN, LEAVING }; /* in ROOM_OPEN; the second and last: not answered */
