@@ -262,7 +262,7 @@ Test(store_backup, the_log_has_room_ahead_and_ends_where_its_commits_end) {
         append();
         store_db_make_room(db);
     }
-    cr_expect_gt(store_db_log_bytes(db), used);
+    cr_expect_gt((int64_t)store_db_log_bytes(db), used);
     cr_expect_eq(log_file_bytes(dir.db), size);
     while (log_file_bytes(dir.db) == size && written < 1000) {
         append();
