@@ -94,6 +94,10 @@ static void act(struct client *c) {
             return;
         }
     }
+    if (c->settling && state == SUB_ON) {
+        send_subscribe(c, room, false); /* what it has not acknowledged comes again */
+        return;
+    }
     if (c->settling && c->last_words > 0) {
         c->last_words--;
         send_message(c, false);

@@ -163,6 +163,11 @@ uint64_t device_has(unsigned device, unsigned room) {
 
 bool device_waits(unsigned device, unsigned room) {
     uint64_t seq = world->last_seq[room];
+    if (world->plan.feed_deliveries_max == FEED_FOR_EVER) { /* all of them, then */
+        while (seq > beginning(device, room) && !misses(device, room, seq))
+            seq--;
+        return seq > beginning(device, room);
+    }
     while (seq > beginning(device, room) && world->order[room][seq] != 0 &&
            is_own(world->order[room][seq] - 1, device_user(device)))
         seq--;

@@ -35,7 +35,7 @@ void device_got(unsigned device, unsigned room, uint64_t seq, uint32_t index);
 void device_passed(unsigned device, unsigned room, uint64_t from, uint64_t to); /* it was told */
 /* The newest that it has together with all before it. */
 uint64_t device_has(unsigned device, unsigned room);
-/* The newest that it should have has not come. */
+/* Something that it should have has not come; the newest, where others may be passed over. */
 bool device_waits(unsigned device, unsigned room);
 /* A device may begin where another one of its user is: not before that one is known. */
 bool device_may_begin(unsigned device);
