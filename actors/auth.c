@@ -303,7 +303,8 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     load_users(c, s, &u, again);
     s->changes = s->told_badly ? -1 : changes;
     s->loaded = true;
-    ptn_timer_start(c, &s->load_timer, LOOK_NS, load_again, NULL);
+    ptn_timer_start(c, &s->load_timer, s->config->look_ns != 0 ? s->config->look_ns : LOOK_NS,
+                    load_again, NULL);
     for (uint32_t i = 0; i < s->n_waiting; i++) {
         verify(c, s, s->waiting[i].to, s->waiting[i].message, s->waiting[i].ticket);
         s->waiting[i].message = ptn_buf_unref(s->waiting[i].message);

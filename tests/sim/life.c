@@ -105,6 +105,8 @@ static void spawn_worker_actors(unsigned i) {
                               .worker = i,
                               .key = B.key,
                               .key_bytes = sizeof B.key,
+                              .look_ns = 3600 * PTN_SEC, /* nobody else writes, and a look each
+                                                          * second would heal lost wake-ups */
                               .access_ttl_ms = (int64_t)p->access_ttl_s * 1000};
     B.health[i] = (struct health_config){.directory = &B.d,
                                          .worker = i,
