@@ -89,7 +89,8 @@ bool bench_ws_flush(struct bench_ws *w) {
             break;
         done += (size_t)n;
     }
-    memmove(w->out, w->out + done, w->out_len - done);
+    if (w->out_len > done && done > 0)
+        memmove(w->out, w->out + done, w->out_len - done);
     w->out_len -= done;
     return w->out_len == 0;
 }
