@@ -46,6 +46,7 @@ struct zclient {
     ptn_time asked_at[IN_FLIGHT_MAX]; /* of base.calls */
     struct position at[SUBJECTS];
     bool heard[SUBJECTS]; /* through this subscriber */
+    bool narrow;          /* a queue of its way holds less than a settling client might ask for */
     bool lossless;        /* nothing on the way to it may drop an event */
     uint8_t ids[IDS_MAX]; /* by id: ID_.. */
 };
@@ -167,8 +168,8 @@ static void come(struct zclient *z) {
     z->up = true;
     z->heard_since_settled = false;
     memset(z->heard, 0, sizeof z->heard);
-    z->lossless = Z.fifo && hwm == HWM && world->plan.zmq_hwm == 0 &&
-                  world->plan.hub_mailbox == 0 && !actors_may_fail();
+    z->narrow = hwm < HWM || world->plan.zmq_hwm != 0;
+    z->lossless = Z.fifo && !z->narrow && world->plan.hub_mailbox == 0 && !actors_may_fail();
 }
 
 static void drop(void **socket, bool vanish) {
@@ -544,7 +545,7 @@ static unsigned own_topic(const struct zclient *z) {
 
 static void act_settling(struct zclient *z) {
     struct client *c = &z->base;
-    if (c->n_calls > 0)
+    if (z->narrow && c->n_calls > 0)
         return; /* its queue may be as short as one answer, and what does not fit is dropped */
     if (c->last_words > 0) {
         c->last_words--;
