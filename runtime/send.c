@@ -74,11 +74,22 @@ INLINE struct ptn__env *envelope_for(ptn_runtime *rt, struct ptn__mag *m, enum p
     return e;
 }
 
+/* A monitor goes to an actor that has ended, too: what that one said last may still be on its way,
+ * and DOWN has to come behind it, so it has to come from there. */
+static __attribute__((noinline)) bool watches_the_dead(const ptn_runtime *rt,
+                                                       const struct ptn__env *proto) {
+    const struct ptn__slot *s = ptn__slot_at(rt, proto->to);
+    uint32_t gen = (uint32_t)proto->to;
+    /* relaxed: the owner compares env->to; and who was never there has said nothing */
+    return proto->kind == PTN__ENV_CONTROL && proto->type == PTN__CTL_MONITOR && s != NULL &&
+           (gen & 1) == 1 && atomic_load_explicit(&s->gen, memory_order_relaxed) > gen;
+}
+
 /* From another thread than the receiver's.  w NULL: a foreign one. */
 static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag,
                     const struct ptn__env *proto, ptn_buf *buf) {
     struct ptn__slot *s = ptn__slot_find(rt, proto->to);
-    if (PTN_UNLIKELY(s == NULL))
+    if (PTN_UNLIKELY(s == NULL) && !watches_the_dead(rt, proto))
         return -PTN_ENOACTOR;
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = ptn__payload_len(buf);

@@ -667,6 +667,71 @@ Test(supervise, a_restart_is_not_the_end) {
     check_monitors(2, PTN_PERMANENT, 0);
 }
 
+/* It ends on worker 0, and in the next turn of worker 1, before its last words are taken there, a
+ * timer asks about it. */
+struct mourner {
+    ptn_addr self, target;
+    ptn_timer t;
+    char heard[8];
+};
+
+static void speak_and_exit(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)state;
+    (void)t;
+    cr_expect_eq(ptn_cast(c, ((const struct mourner *)arg)->self, MSG_COUNT, NULL), 0);
+    ptn_exit(c, 0);
+}
+
+static int speaker_init(ptn_ctx *c, void *state, void *arg) {
+    ptn_timer_start(c, state, PTN_MS, speak_and_exit, arg);
+    return 0;
+}
+
+static const ptn_actor_ops speaker_ops = {.name = "speaker",
+                                          .state_size = sizeof(ptn_timer),
+                                          .init = speaker_init,
+                                          .handle = exit_on_stopping};
+
+static void mourner_asks(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    const struct mourner *w = arg;
+    (void)state;
+    (void)t;
+    cr_expect_eq(ptn_cast(c, w->target, MSG_COUNT, NULL), -PTN_ENOACTOR, "it has ended");
+    cr_expect_eq(ptn_monitor(c, w->target, NULL), 0);
+}
+
+static int mourner_init(ptn_ctx *c, void *state, void *arg) {
+    struct mourner *w = arg;
+    *(void **)state = arg;
+    w->self = ptn_self(c);
+    ptn_timer_start(c, &w->t, PTN_MS, mourner_asks, arg);
+    return ptn_spawn(c, &speaker_ops, &(ptn_actor_opts){.worker = 0}, arg, &w->target);
+}
+
+static int mourner_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct mourner *w = *(struct mourner **)state;
+    if (m->type == MSG_COUNT || m->type == PTN_MSG_DOWN)
+        w->heard[strlen(w->heard)] = m->type == MSG_COUNT ? 'w' : 'd';
+    if (m->type == PTN_MSG_DOWN)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+    return exit_on_stopping(c, state, m);
+}
+
+static const ptn_actor_ops mourner_ops = {.name = "mourner",
+                                          .state_size = sizeof(void *),
+                                          .init = mourner_init,
+                                          .handle = mourner_handle};
+
+Test(supervise, down_of_who_is_gone_comes_behind_its_last_words) {
+    struct rig r;
+    struct mourner w = {0};
+    rig_open(&r, 2);
+    rig_spawn(&r, &mourner_ops, &w, 1, PTN_PERMANENT);
+    cr_assert_eq(ptn_runtime_run(r.rt), 0);
+    cr_expect_str_eq(w.heard, "wd");
+    rig_close(&r);
+}
+
 /* ---- resources ---------------------------------------------------------------------------- */
 
 struct res {

@@ -6,7 +6,8 @@
  * and works across workers.  The watcher keeps its references, and a DOWN whose reference it no
  * longer has is dropped: that makes "exactly once" and "none after ptn_demonitor()" local
  * decisions.  DOWN comes after everything the target sent to the watcher before it ended, because
- * it takes the same queue.
+ * it takes the same queue: also when the target had ended before ptn_monitor(), for then its worker
+ * is asked all the same.
  */
 #include "runtime/mbox.h"
 

@@ -203,7 +203,8 @@ static inline bool ptn_timer_is_armed(const ptn_timer *t) {
     return t->pprev != NULL;
 }
 
-/* PTN_MSG_DOWN later, exactly once. */
+/* PTN_MSG_DOWN later, exactly once, behind all that the target sent here; also when it has ended
+ * already. */
 int ptn_monitor(ptn_ctx *c, ptn_addr target, uint64_t *ret_ref);
 /* The same, and the level of the target's mailbox: PTN_MSG_PRESSURE when more than half of its
  * bound waits after one of its batches, in messages or bytes; PTN_MSG_RELIEF when less than a
