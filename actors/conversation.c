@@ -461,6 +461,12 @@ static void resync_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     for (unsigned i = 0; i < s->directory->workers; i++)
         if (hubs & UINT64_C(1) << i)
             shard_resync(c, s, i);
+    struct op *op = s->held;
+    s->held = NULL;
+    for (struct op *next; op != NULL; op = next) {
+        next = op->wait_next;
+        members_answer(c, op);
+    }
 }
 
 void shard_resync(ptn_ctx *c, struct shard *s, unsigned worker) {

@@ -9,6 +9,9 @@
  * whose answer did not come is looked up there likewise.  Catch-up also serves a hub whose mailbox
  * refused an event: it gets nothing more of this conversation until it has got what it missed.
  *
+ * A change of members is answered when every hub has been told: a hub that refuses to hear who is
+ * gone would go on giving it what is stored, and it reads that from the store by itself.
+ *
  * Lifetime.  A conversation is pinned by every request that uses it, by every hub attached to it,
  * and by its catch-up.  Unpinned ones form an LRU list.  All of it is malloc'ed and freed by one
  * defer, so a crash of the shard leaks nothing; the next incarnation starts from the store.
@@ -34,7 +37,7 @@ struct conversation;
 
 struct op {                   /* one request in flight; op_end() is its only end */
     struct op *next, **pprev; /* of the shard */
-    struct op *wait_next;     /* while the conversation is being loaded */
+    struct op *wait_next;     /* while the conversation is being loaded, or the answer held */
     struct shard *shard;
     struct conversation *conv; /* pinned; NULL: none */
     uint32_t type;
@@ -90,6 +93,7 @@ struct shard {
     uint64_t watching; /* hubs that want every event */
     uint64_t resync;   /* hubs that must still hear OWNER_RESTARTED */
     ptn_timer resync_timer;
+    struct op *held;    /* changes of members, not answered before that */
     struct mark *marks; /* that the members have not heard of */
     uint32_t n_marks;
     ptn_timer marks_timer;
@@ -203,6 +207,8 @@ void on_list(ptn_ctx *c, struct op *op);
 void on_get(ptn_ctx *c, struct op *op);
 void on_members_add(ptn_ctx *c, struct op *op);
 void on_members_remove(ptn_ctx *c, struct op *op);
+/* Answers a change of members, as soon as no hub must still hear OWNER_RESTARTED. */
+void members_answer(ptn_ctx *c, struct op *op);
 /* The store's record is the truth; whoever is new or gone hears of it.  <0: nothing has changed. */
 int members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record);
 /* The title of a body.  NULL: fine, *ret_title is it or empty; otherwise what is wrong with it. */

@@ -298,6 +298,20 @@ int members_adopt(ptn_ctx *c, struct conversation *v, ptn_buf *record) {
     return 0;
 }
 
+void members_answer(ptn_ctx *c, struct op *op) {
+    struct shard *s = op->shard;
+    if (s->resync != 0) {
+        op->wait_next = s->held;
+        s->held = op;
+        return;
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 256 + ptn_buf_bytes(op->conv->record).n);
+    ptn_response_begin(&w, 200);
+    conv_pack(&w, op->conv);
+    op_respond(c, op, &w);
+}
+
 static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct op *op = arg;
     struct conversation *v = op->conv;
@@ -313,11 +327,7 @@ static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *rep
         op_pass(c, op, err, reply);
         return;
     }
-    ptn_pack w;
-    ptn_pack_init(&w, 256 + reply->len);
-    ptn_response_begin(&w, 200);
-    conv_pack(&w, v);
-    op_respond(c, op, &w);
+    members_answer(c, op);
 }
 
 static void ask_members(ptn_ctx *c, struct op *op, uint32_t type, ptn_unpack u, uint32_t n,

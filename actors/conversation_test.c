@@ -637,6 +637,34 @@ Test(conversation, a_hub_that_refuses_events_catches_up) {
     expect_events(&f->hub[1], 1, 300);
 }
 
+static unsigned restarts_before, restarts_at_answer;
+
+static void flood_and_remove(ptn_ctx *c, struct fixture *x) {
+    restarts_before = x->hub[1].restarts_seen;
+    flood(c, x);
+    r[1] = change(c, x, false, "bob");
+}
+
+static void await_removal(ptn_ctx *c, struct fixture *x) {
+    (void)c;
+    if (x->answer[r[1]].ended && restarts_at_answer == 0)
+        restarts_at_answer = x->hub[1].restarts_seen;
+}
+
+/* Who is told that bob is gone may rely on it: hub 1 refuses to hear it at first. */
+Test(conversation, a_removal_is_answered_when_every_hub_has_heard) {
+    static struct step steps[128] = {
+        {0, create}, {0, remember}, {1, attach_bob}, {0, flood_and_remove}};
+    for (unsigned i = 4; i < 127; i++)
+        steps[i] = (struct step){0, await_removal};
+    f->hub_mbox_msgs_max[1] = 32;
+    run(2, steps);
+    (void)data_of(f, r[1], 200);
+    for (unsigned i = 0; i < f->hub[1].n_notes; i++)
+        cr_expect_neq(f->hub[1].note[i].type, PTN_MSG_HUB_EVICT, "it was to be refused");
+    cr_expect_gt(restarts_at_answer, restarts_before);
+}
+
 static unsigned first_sent;
 
 /* 60 messages, and in their middle something that fails the shard. */
