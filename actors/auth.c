@@ -171,16 +171,16 @@ static void make_ticket(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
 /* ---- revocations ------------------------------------------------------------------------------
  */
 
-static void remember(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
-    int64_t stale_before_ms = s->revoked.all_before_ms;
-    auth_revocations_add(&s->revoked, session, until_ms, AUTH_EVER, ptn_wall_ms(c));
-    if (s->revoked.all_before_ms != stale_before_ms) {
+static int remember(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
+    int err = auth_revocations_add(&s->revoked, session, until_ms, AUTH_EVER, ptn_wall_ms(c));
+    if (err < 0) {
         auth_cache_clear(&s->cache);
-        PTN_LOG(PTN_LOG_WARN, "auth.revocations_full",
+        PTN_LOG(PTN_LOG_WARN, "auth.revocations_full", PTN_F_Z("error", ptn_err_name(err)),
                 PTN_F_Z("effect", "older access tokens are refused; clients refresh"));
     } else {
         auth_cache_drop_session(&s->cache, session);
     }
+    return err;
 }
 
 /* No edge there: no connections to close. */
@@ -208,8 +208,16 @@ static int tell_edges(ptn_ctx *c, const struct auth *s, ptn_str session, ptn_str
     return err < 0 ? err : admin_err;
 }
 
+static void load_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
+/* What there was no memory for is in the store: it is loaded anew, with everything. */
 int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
-    remember(c, s, session, until_ms);
+    if (remember(c, s, session, until_ms) == -PTN_ENOMEM) {
+        s->lost = true;
+        s->changes = -1;
+        if (!s->loading)
+            ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
+    }
     return tell_edges(c, s, session, (ptn_str){0});
 }
 
@@ -241,6 +249,7 @@ static void load_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 }
 
 static void load_failed(ptn_ctx *c, struct auth *s, int err) {
+    s->loading = false;
     if (s->stopping)
         return;
     PTN_LOG(PTN_LOG_WARN, "auth.revocations_not_loaded", PTN_F_Z("error", ptn_err_name(err)),
@@ -250,38 +259,55 @@ static void load_failed(ptn_ctx *c, struct auth *s, int err) {
         s->load_retry_ns * 2 < LOAD_RETRY_MAX_NS ? s->load_retry_ns * 2 : LOAD_RETRY_MAX_NS;
 }
 
-/* An edge that is already loaded has no connection of what was over before. */
-static void load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
+/* An edge that is already loaded has no connection of what was over before.  0; -PTN_ENOMEM: load
+ * again; -PTN_ETOOBIG: not all are in the table. */
+static int load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
     int64_t now_ms = ptn_wall_ms(c);
     uint32_t n;
     PTN_REQUIRE(c, ptn_unpack_array(u, &n));
+    int err = auth_revocations_reserve(&s->revoked, n, now_ms);
+    if (err < 0)
+        return err;
     for (; n > 0; n--) {
         ptn_str session;
         PTN_REQUIRE(c, ptn_unpack_str(u, &session));
         bool known = auth_revocations_check(&s->revoked, session, AUTH_EVER, now_ms) != AUTH_VALID;
-        remember(c, s, session, now_ms + REVOKED_FOR_MS);
+        if (remember(c, s, session, now_ms + REVOKED_FOR_MS) < 0)
+            err = -PTN_ETOOBIG;
         if (s->loaded && (!known || again) && tell_edges(c, s, session, (ptn_str){0}) < 0)
             s->told_badly = true;
     }
+    return err;
 }
 
-static void load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
+static int load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
     int64_t now_ms = ptn_wall_ms(c), before_ms;
     uint32_t n, two;
     bool any = false;
     PTN_REQUIRE(c, ptn_unpack_array(u, &n));
+    int err = auth_revocations_reserve(&s->users, n, now_ms);
+    if (err < 0)
+        return err;
     for (; n > 0; n--) {
         ptn_str user;
         PTN_REQUIRE(c, ptn_unpack_array(u, &two) && two == 2 && ptn_unpack_str(u, &user) &&
                            ptn_unpack_int(u, &before_ms));
         bool known = auth_revocations_check(&s->users, user, before_ms, now_ms) != AUTH_VALID;
-        auth_revocations_add(&s->users, user, before_ms + TOKEN_TTL_MAX_MS, before_ms, now_ms);
+        if (auth_revocations_add(&s->users, user, before_ms + TOKEN_TTL_MAX_MS, before_ms, now_ms) <
+            0)
+            err = -PTN_ETOOBIG;
         any = any || !known;
         if (s->loaded && (!known || again) && tell_edges(c, s, (ptn_str){"", 0}, user) < 0)
             s->told_badly = true;
     }
     if (any)
         auth_cache_clear(&s->cache);
+    return err;
+}
+
+static void load_later(ptn_ctx *c, struct auth *s) {
+    ptn_time look_ns = s->config->look_ns != 0 ? s->config->look_ns : LOOK_NS;
+    ptn_timer_start(c, &s->load_timer, s->lost ? s->load_retry_ns : look_ns, load_again, NULL);
 }
 
 static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -299,12 +325,22 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     int64_t changes;
     PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 3 && ptn_unpack_int(&u, &changes));
     s->told_badly = false;
-    load_sessions(c, s, &u, again);
-    load_users(c, s, &u, again);
-    s->changes = s->told_badly ? -1 : changes;
+    int sessions_err = load_sessions(c, s, &u, again);
+    int users_err = sessions_err != -PTN_ENOMEM ? load_users(c, s, &u, again) : -PTN_ENOMEM;
+    if (users_err == -PTN_ENOMEM) {
+        s->told_badly = s->told_badly || again;
+        load_failed(c, s, users_err);
+        return;
+    }
+    bool all = changes != s->changes && !s->lost; /* otherwise nothing, or not the latest, came */
+    if (all && sessions_err == 0)
+        s->revoked.all_before_ms = 0;
+    if (all && users_err == 0)
+        s->users.all_before_ms = 0;
+    s->changes = s->told_badly || s->lost ? -1 : changes;
     s->loaded = true;
-    ptn_timer_start(c, &s->load_timer, s->config->look_ns != 0 ? s->config->look_ns : LOOK_NS,
-                    load_again, NULL);
+    s->loading = false;
+    load_later(c, s);
     for (uint32_t i = 0; i < s->n_waiting; i++) {
         verify(c, s, s->waiting[i].to, s->waiting[i].message, s->waiting[i].ticket);
         s->waiting[i].message = ptn_buf_unref(s->waiting[i].message);
@@ -314,6 +350,8 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
 
 static void load(ptn_ctx *c, struct auth *s) {
     ptn_pack w;
+    s->loading = true;
+    s->lost = false;
     ptn_pack_init(&w, 16);
     ptn_pack_array(&w, 3);
     ptn_pack_int(&w, s->changes);

@@ -35,7 +35,9 @@ struct auth {
     struct auth_limiter limiter;
     struct auth_cache cache;
 
-    bool loaded;     /* revocations that were made before this incarnation are in the table */
+    bool loaded; /* revocations that were made before this incarnation are in the table */
+    bool loading;
+    bool lost;       /* no memory for a revocation, since the last load was asked for */
     bool told_badly; /* an edge has not heard of all that the last load brought */
     int64_t changes; /* of the store that this has seen; -1: none */
     ptn_time load_retry_ns;

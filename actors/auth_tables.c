@@ -41,20 +41,20 @@ static struct auth_revoked_slot *revoked_find(struct auth_revoked_slot *slots, u
     return &slots[at];
 }
 
-/* Makes room for one more: forgets what is over, and grows when that is not enough. */
-static bool revoked_room(struct auth_revocations *r, int64_t now_ms) {
+/* Makes room for more: forgets what is over, and grows when that is not enough. */
+static int revoked_room(struct auth_revocations *r, uint32_t more, int64_t now_ms) {
     uint32_t live = 0, cap = r->cap == 0 ? REVOKED_SLOTS_MIN : r->cap;
-    if (r->cap > 0 && r->n < r->cap / 2)
-        return true;
+    if (r->n + more <= r->cap / 2)
+        return 0;
     for (uint32_t i = 0; i < r->cap; i++)
         live += r->slots[i].until_ms > now_ms;
-    if (live >= AUTH_REVOKED_MAX)
-        return false;
-    while (live >= cap / 4)
+    if (live + more > AUTH_REVOKED_MAX)
+        return -PTN_ETOOBIG;
+    while (live + more > cap / 4)
         cap *= 2;
     struct auth_revoked_slot *slots = calloc(cap, sizeof *slots);
     if (slots == NULL)
-        return false;
+        return -PTN_ENOMEM;
     for (uint32_t i = 0; i < r->cap; i++)
         if (r->slots[i].until_ms > now_ms)
             *revoked_find(slots, cap, r->slots[i].digest) = r->slots[i];
@@ -62,17 +62,24 @@ static bool revoked_room(struct auth_revocations *r, int64_t now_ms) {
     r->slots = slots;
     r->cap = cap;
     r->n = live;
-    return true;
+    return 0;
 }
 
-void auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until_ms,
-                          int64_t before_ms, int64_t now_ms) {
+int auth_revocations_reserve(struct auth_revocations *r, uint32_t n, int64_t now_ms) {
+    int err = n <= AUTH_REVOKED_MAX ? revoked_room(r, n, now_ms) : 0;
+    return err == -PTN_ENOMEM ? err : 0;
+}
+
+int auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until_ms,
+                         int64_t before_ms, int64_t now_ms) {
     if (until_ms <= now_ms)
-        return;
-    if (!revoked_room(r, now_ms)) {
-        auth_revocations_done(r);
+        return 0;
+    int err = revoked_room(r, 1, now_ms);
+    if (err < 0) {
+        if (err == -PTN_ETOOBIG)
+            auth_revocations_done(r);
         r->all_before_ms = now_ms;
-        return;
+        return err;
     }
     uint8_t digest[AUTH_DIGEST_BYTES];
     digest_of(r->secret, name, digest);
@@ -85,6 +92,7 @@ void auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t unti
         slot->until_ms = until_ms;
     if (slot->before_ms < before_ms)
         slot->before_ms = before_ms;
+    return 0;
 }
 
 enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str name,

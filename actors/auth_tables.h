@@ -31,14 +31,19 @@ struct auth_revocations {
     struct auth_revoked_slot *slots;   /* open addressing, at most half full */
     uint32_t n, cap;
     /* Session tokens issued at or before this time are refused: what stands in for a table that was
-     * full. Their holders refresh, which a revoked session cannot. */
+     * full, or without memory. Their holders refresh, which a revoked session cannot.  0: none.
+     * The clock may be set back behind it, and then new tokens are refused too: whoever can load
+     * all revocations anew does, and takes it back. */
     int64_t all_before_ms;
 };
 
 #define AUTH_EVER INT64_MAX
-/* Never fails to revoke: without room or memory every older token is refused instead. */
-void auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until_ms,
-                          int64_t before_ms, int64_t now_ms);
+/* Makes memory for n more.  0, or -PTN_ENOMEM.  More than a table may hold need none. */
+int auth_revocations_reserve(struct auth_revocations *r, uint32_t n, int64_t now_ms);
+/* Never fails to revoke.  0; -PTN_ENOMEM or -PTN_ETOOBIG (the table was full, and is empty now):
+ * every older token is refused instead. */
+int auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until_ms,
+                         int64_t before_ms, int64_t now_ms);
 enum auth_verdict { AUTH_VALID, AUTH_REVOKED, AUTH_STALE };
 enum auth_verdict auth_revocations_check(const struct auth_revocations *r, ptn_str name,
                                          int64_t issued_ms, int64_t now_ms);

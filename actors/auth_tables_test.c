@@ -42,11 +42,31 @@ Test(auth_revocations, what_was_issued_later_is_good) {
     auth_revocations_done(&r);
 }
 
+Test(auth_revocations, what_was_reserved_needs_no_memory_later) {
+    struct auth_revocations r = {.secret = {4}};
+    char buf[32];
+    cr_assert_eq(auth_revocations_reserve(&r, 0, 0), 0);
+    cr_expect_eq(r.cap, 0);
+    cr_assert_eq(auth_revocations_reserve(&r, 1000, 0), 0);
+    uint32_t cap = r.cap;
+    for (unsigned i = 0; i < 1000; i++)
+        cr_assert_eq(auth_revocations_add(&r, name_of(i, buf), 1000, AUTH_EVER, 0), 0);
+    cr_expect_eq(r.cap, cap);
+    cr_assert_eq(auth_revocations_reserve(&r, 1000, 0), 0);
+    cr_expect_eq(auth_revocations_check(&r, name_of(7, buf), 0, 500), AUTH_REVOKED);
+    auth_revocations_done(&r);
+}
+
 Test(auth_revocations, a_full_table_refuses_everything_older) {
     struct auth_revocations r = {.secret = {2}};
     char buf[32];
-    for (unsigned i = 0; i <= AUTH_REVOKED_MAX * 2 && r.all_before_ms == 0; i++)
-        auth_revocations_add(&r, name_of(i, buf), 1000000, AUTH_EVER, 5000);
+    int err = 0;
+    for (unsigned i = 0; i <= AUTH_REVOKED_MAX * 2 && err == 0; i++) {
+        cr_assert_eq(r.all_before_ms, 0);
+        cr_assert_eq(auth_revocations_reserve(&r, 1, 5000), 0, "no memory would help");
+        err = auth_revocations_add(&r, name_of(i, buf), 1000000, AUTH_EVER, 5000);
+    }
+    cr_assert_eq(err, -PTN_ETOOBIG);
     cr_assert_eq(r.all_before_ms, 5000);
     cr_expect_eq(auth_revocations_check(&r, name_of(1, buf), 4999, 6000), AUTH_STALE);
     cr_expect_eq(auth_revocations_check(&r, PTN_STR("innocent"), 5000, 6000), AUTH_STALE);
