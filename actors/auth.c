@@ -95,6 +95,21 @@ static void wait_for_load(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *
     s->waiting[s->n_waiting++] = (struct auth_waiting){ticket, to, ptn_buf_ref(message)};
 }
 
+static void load(ptn_ctx *c, struct auth *s);
+
+static ptn_time look_ns(const struct auth *s) {
+    return s->config->look_ns != 0 ? s->config->look_ns : LOOK_NS;
+}
+
+/* False: what the command line may have changed since the last look is on its way.  Looks come with
+ * questions, so that an idle broker sleeps. */
+static bool is_fresh(ptn_ctx *c, struct auth *s) {
+    if (s->loading || ptn_timer_is_armed(&s->load_timer) || ptn_now(c) - s->looked_at < look_ns(s))
+        return true;
+    load(c, s);
+    return false;
+}
+
 /* AUTH_TOKEN and AUTH_RESUME: [token or ticket] -> PRINCIPAL.  Tickets are used once in a while,
  * and must not be found in the cache of tokens. */
 static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message, bool ticket) {
@@ -103,6 +118,10 @@ static void verify(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *message
     ptn_str token;
     uint32_t n;
     PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 1 && ptn_unpack_str(&u, &token));
+    if (s->loaded && !is_fresh(c, s)) {
+        wait_for_load(c, s, to, message, ticket);
+        return;
+    }
     int64_t now_ms = ptn_wall_ms(c);
     ptn_buf *known = ticket ? NULL : auth_cache_get(&s->cache, token, now_ms);
     if (known != NULL) {
@@ -240,12 +259,18 @@ static void revoke_asked(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
 /* ---- loading ----------------------------------------------------------------------------------
  */
 
-static void load(ptn_ctx *c, struct auth *s);
-
 static void load_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     (void)t;
     (void)arg;
     load(c, state);
+}
+
+static void waiting_verify(ptn_ctx *c, struct auth *s) {
+    for (uint32_t i = 0; i < s->n_waiting; i++) {
+        verify(c, s, s->waiting[i].to, s->waiting[i].message, s->waiting[i].ticket);
+        s->waiting[i].message = ptn_buf_unref(s->waiting[i].message);
+    }
+    s->n_waiting = 0;
 }
 
 static void load_failed(ptn_ctx *c, struct auth *s, int err) {
@@ -257,6 +282,8 @@ static void load_failed(ptn_ctx *c, struct auth *s, int err) {
     ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
     s->load_retry_ns =
         s->load_retry_ns * 2 < LOAD_RETRY_MAX_NS ? s->load_retry_ns * 2 : LOAD_RETRY_MAX_NS;
+    if (s->loaded)
+        waiting_verify(c, s); /* by what is known: a store in trouble stops nobody */
 }
 
 /* An edge that is already loaded has no connection of what was over before.  0; -PTN_ENOMEM: load
@@ -278,6 +305,15 @@ static int load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) 
             s->told_badly = true;
     }
     return err;
+}
+
+/* They have connections to close, too, and perhaps nobody who asks.  A refusal is harmless: the
+ * next question looks. */
+static void tell_verifiers(ptn_ctx *c, const struct auth *s) {
+    const ptn_directory *d = s->config->directory;
+    for (unsigned i = 0; i < d->workers; i++)
+        if (i != s->config->worker)
+            (void)ptn_cast(c, d->auth[i], PTN_MSG_AUTH_LOOK, NULL);
 }
 
 static int load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
@@ -302,12 +338,9 @@ static int load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
     }
     if (any)
         auth_cache_clear(&s->cache);
+    if (any && s->loaded)
+        tell_verifiers(c, s);
     return err;
-}
-
-static void load_later(ptn_ctx *c, struct auth *s) {
-    ptn_time look_ns = s->config->look_ns != 0 ? s->config->look_ns : LOOK_NS;
-    ptn_timer_start(c, &s->load_timer, s->lost ? s->load_retry_ns : look_ns, load_again, NULL);
 }
 
 static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -340,12 +373,10 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     s->changes = s->told_badly || s->lost ? -1 : changes;
     s->loaded = true;
     s->loading = false;
-    load_later(c, s);
-    for (uint32_t i = 0; i < s->n_waiting; i++) {
-        verify(c, s, s->waiting[i].to, s->waiting[i].message, s->waiting[i].ticket);
-        s->waiting[i].message = ptn_buf_unref(s->waiting[i].message);
-    }
-    s->n_waiting = 0;
+    s->looked_at = ptn_now(c);
+    if (s->lost)
+        ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
+    waiting_verify(c, s);
 }
 
 static void load(ptn_ctx *c, struct auth *s) {
@@ -425,6 +456,10 @@ static int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return 0;
     case PTN_MSG_AUTH_REVOKE:
         revoke_asked(c, s, m);
+        return 0;
+    case PTN_MSG_AUTH_LOOK:
+        if (s->loaded && !s->loading)
+            load(c, s);
         return 0;
     case PTN_MSG_ROUTE_AUTH_LOGIN:
         auth__login(c, s, m);

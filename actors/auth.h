@@ -18,7 +18,8 @@ typedef struct auth_config { /* arg of the actor, which it outlives */
     size_t key_bytes;
     int64_t access_ttl_ms;  /* 0: 15 min; at most AUTH_ACCESS_TTL_MAX_MS */
     int64_t refresh_ttl_ms; /* 0: 30 days */
-    ptn_time look_ns;       /* between two looks at what other processes have changed; 0: 1 s */
+    ptn_time look_ns; /* from one look at what other processes have changed to the next, at least;
+                         0: 1 s */
 } auth_config;
 
 extern const ptn_actor_ops auth_actor;

@@ -37,9 +37,10 @@ struct auth {
 
     bool loaded; /* revocations that were made before this incarnation are in the table */
     bool loading;
-    bool lost;       /* no memory for a revocation, since the last load was asked for */
-    bool told_badly; /* an edge has not heard of all that the last load brought */
-    int64_t changes; /* of the store that this has seen; -1: none */
+    bool lost;          /* no memory for a revocation, since the last load was asked for */
+    bool told_badly;    /* an edge has not heard of all that the last load brought */
+    int64_t changes;    /* of the store that this has seen; -1: none */
+    ptn_time looked_at; /* when the last load ended */
     ptn_time load_retry_ns;
     ptn_timer load_timer;
     struct auth_waiting waiting[AUTH_WAITING_MAX];
