@@ -350,9 +350,9 @@ class Exhaustion(Attack):
             wait_until(lambda: self.broker.metric(done, 'protocol="http"') >= before + 32, "all answers to be made")
             raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
             replies = [raw.reply() for _ in range(32)]
-        self.assertEqual(replies[0].status, 200)
         expired = {504} if harness.SLOW else set()
         self.assertLessEqual({r.status for r in replies}, {200, 503} | expired)
+        self.assertIn(replies[0].status, {200, 503} if harness.SLOW else {200})
         self.assertLess(sum(len(r.body) for r in replies), 16 * one)
         for reply in replies:
             if reply.status == 503:
