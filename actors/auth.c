@@ -21,6 +21,7 @@
 #define ACCESS_TTL_DEFAULT_MS (INT64_C(15) * 60 * 1000)
 #define REFRESH_TTL_DEFAULT_MS (INT64_C(30) * 24 * 3600 * 1000)
 #define LOAD_TIMEOUT_NS (10 * PTN_SEC)
+#define LOOK_TIMEOUT_NS (1 * PTN_SEC) /* of a load when one has succeeded before */
 #define LOAD_RETRY_MIN_NS (100 * PTN_MS)
 #define LOAD_RETRY_MAX_NS (5 * PTN_SEC)
 #define LOOK_NS (1 * PTN_SEC) /* from one look at what the command line has changed to the next */
@@ -89,7 +90,8 @@ static void wait_for_load(ptn_ctx *c, struct auth *s, ptn_reply_to to, ptn_buf *
     }
     if (s->n_waiting == AUTH_WAITING_MAX) {
         ptn_problem_send(c, to, PTN_CODE_OVERLOADED,
-                         "the broker is starting; try again after the time in Retry-After");
+                         "the broker is still reading which sessions were ended; try again after "
+                         "the time in Retry-After");
         return;
     }
     s->waiting[s->n_waiting++] = (struct auth_waiting){ticket, to, ptn_buf_ref(message)};
@@ -101,13 +103,18 @@ static ptn_time look_ns(const struct auth *s) {
     return s->config->look_ns != 0 ? s->config->look_ns : LOOK_NS;
 }
 
-/* False: what the command line may have changed since the last look is on its way.  Looks come with
- * questions, so that an idle broker sleeps. */
+/* Whether a token may be judged by what is known.  If not, a load is under way, and the question
+ * waits for it.  Looks come with questions, so that an idle broker sleeps.  Under steady traffic
+ * only the first question of a look waits; after a rest all of them do.  A store in trouble stops
+ * nobody: until the retry succeeds, what was known counts. */
 static bool is_fresh(ptn_ctx *c, struct auth *s) {
-    if (s->loading || ptn_timer_is_armed(&s->load_timer) || ptn_now(c) - s->looked_at < look_ns(s))
+    ptn_time age = ptn_now(c) - s->looked_at;
+    if (age < look_ns(s) || s->troubled)
         return true;
+    if (s->loading)
+        return age < 2 * look_ns(s);
     load(c, s);
-    return false;
+    return !s->loading; /* it failed at once */
 }
 
 /* AUTH_TOKEN and AUTH_RESUME: [token or ticket] -> PRINCIPAL.  Tickets are used once in a while,
@@ -232,7 +239,7 @@ static void load_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 /* What there was no memory for is in the store: it is loaded anew, with everything. */
 int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
     if (remember(c, s, session, until_ms) == -PTN_ENOMEM) {
-        s->lost = true;
+        s->stale = true;
         s->changes = -1;
         if (!s->loading)
             ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
@@ -275,6 +282,7 @@ static void waiting_verify(ptn_ctx *c, struct auth *s) {
 
 static void load_failed(ptn_ctx *c, struct auth *s, int err) {
     s->loading = false;
+    s->troubled = true;
     if (s->stopping)
         return;
     PTN_LOG(PTN_LOG_WARN, "auth.revocations_not_loaded", PTN_F_Z("error", ptn_err_name(err)),
@@ -365,24 +373,26 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
         load_failed(c, s, users_err);
         return;
     }
-    bool all = changes != s->changes && !s->lost; /* otherwise nothing, or not the latest, came */
+    bool all = changes != s->changes && !s->stale; /* otherwise nothing, or not the latest, came */
     if (all && sessions_err == 0)
         s->revoked.all_before_ms = 0;
     if (all && users_err == 0)
         s->users.all_before_ms = 0;
-    s->changes = s->told_badly || s->lost ? -1 : changes;
+    s->changes = s->told_badly || s->stale ? -1 : changes;
     s->loaded = true;
-    s->loading = false;
+    s->loading = s->troubled = false;
+    s->load_retry_ns = LOAD_RETRY_MIN_NS;
     s->looked_at = ptn_now(c);
-    if (s->lost)
+    if (s->stale)
         ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
     waiting_verify(c, s);
 }
 
 static void load(ptn_ctx *c, struct auth *s) {
     ptn_pack w;
+    ptn_timer_stop(c, &s->load_timer);
     s->loading = true;
-    s->lost = false;
+    s->stale = false;
     ptn_pack_init(&w, 16);
     ptn_pack_array(&w, 3);
     ptn_pack_int(&w, s->changes);
@@ -391,7 +401,8 @@ static void load(ptn_ctx *c, struct auth *s) {
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
                         : ptn_ask(c, s->config->directory->store, PTN_MSG_STORE_SESSIONS_REVOKED, b,
-                                  ptn_now(c) + LOAD_TIMEOUT_NS, load_done, NULL, NULL);
+                                  ptn_now(c) + (s->loaded ? LOOK_TIMEOUT_NS : LOAD_TIMEOUT_NS),
+                                  load_done, NULL, NULL);
     if (err < 0) {
         ptn_buf_unref(b);
         load_failed(c, s, err);
@@ -458,7 +469,9 @@ static int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         revoke_asked(c, s, m);
         return 0;
     case PTN_MSG_AUTH_LOOK:
-        if (s->loaded && !s->loading)
+        if (s->loading)
+            s->stale = true;
+        else
             load(c, s);
         return 0;
     case PTN_MSG_ROUTE_AUTH_LOGIN:

@@ -14,7 +14,7 @@
 #define AUTH_OPS_MAX 1024u     /* login, refresh and logout requests in flight */
 #define AUTH_LOGINS_MAX 68u    /* of them logins: 4 being hashed, 64 waiting */
 #define AUTH_HASHINGS_MAX 4u   /* each takes a core and 64 MiB for a tenth of a second */
-#define AUTH_WAITING_MAX 256u  /* tokens that wait until the revocations are loaded */
+#define AUTH_WAITING_MAX 512u  /* tokens that wait until the revocations are loaded */
 #define AUTH_REFRESH_BYTES 32u /* of the secret in a refresh token */
 #define AUTH_HASH_BYTES 32u    /* SHA-256 of it */
 
@@ -37,7 +37,8 @@ struct auth {
 
     bool loaded; /* revocations that were made before this incarnation are in the table */
     bool loading;
-    bool lost;          /* no memory for a revocation, since the last load was asked for */
+    bool stale;         /* the last load was asked for before something that it must bring */
+    bool troubled;      /* the last load failed: what is known counts until the next one */
     bool told_badly;    /* an edge has not heard of all that the last load brought */
     int64_t changes;    /* of the store that this has seen; -1: none */
     ptn_time looked_at; /* when the last load ended */

@@ -37,11 +37,12 @@ struct fx {
     unsigned load_failures; /* how many loads of revocations still fail */
     unsigned loads;
     unsigned first_worker; /* where the script asks */
+    ptn_time asked_at;
     /* the last answer, and counts over a burst */
     int err;
     uint32_t type;
     ptn_buf *answer;
-    unsigned n_ok, n_overloaded, n_crashed, n_limited;
+    unsigned n_ok, n_overloaded, n_crashed, n_limited, n_refused;
     char access[1024], refresh[256], old_refresh[256], message[256];
 };
 
@@ -148,6 +149,7 @@ static void answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, voi
     f->answer = reply != NULL ? ptn_buf_ref(reply->buf) : NULL;
     f->n_ok += f->type == PTN_MSG_RESPONSE || f->type == PTN_MSG_PRINCIPAL;
     f->n_overloaded += problem_code(f) == PTN_CODE_OVERLOADED;
+    f->n_refused += problem_code(f) == PTN_CODE_UNAUTHENTICATED;
     f->n_limited += problem_code(f) == PTN_CODE_RATE_LIMITED;
     f->n_crashed += err == -PTN_ECRASHED;
     if (--f->outstanding == 0)
@@ -569,6 +571,109 @@ Test(auth, tokens_wait_until_revocations_are_known) {
     static struct fx f;
     f.load_failures = 2;
     run(&f, (const step_fn[]){token_before_load, all_but_eleven, NULL});
+}
+
+/* ---- what the command line writes while the broker runs ---------------------------------------
+ */
+
+static void rest(ptn_ctx *c, struct fx *f) {
+    expect_principal(f, "ann");
+    f->outstanding = 1;
+    ptn_timer_start(c, &f->timer, 30 * PTN_SEC, run_step, f);
+}
+/* As `postern user passwd` does it, beside the broker. */
+static void change_password(ptn_ctx *c, struct fx *f) {
+    uint32_t type;
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 3);
+    ptn_pack_cstr(&w, "id-ann");
+    ptn_pack_cstr(&w, "no hash");
+    ptn_pack_int(&w, ptn_wall_ms(c));
+    ptn_buf *b = ptn_pack_finish(&w);
+    ptn_buf *reply = store_db_execute(f->db, PTN_MSG_STORE_USER_PASSWORD, ptn_buf_bytes(b), &type);
+    cr_assert_neq(type, PTN_MSG_PROBLEM);
+    ptn_buf_unref(reply);
+    ptn_buf_unref(b);
+}
+static void three_old_tokens_in_one_turn(ptn_ctx *c, struct fx *f) {
+    f->outstanding = 0;
+    change_password(c, f);
+    f->n_ok = 0;
+    for (unsigned i = 0; i < 3; i++)
+        token(c, f, 0, f->access);
+}
+static void all_refused(ptn_ctx *c, struct fx *f) {
+    (void)c;
+    cr_expect_eq(f->n_ok, 0);
+    cr_expect_eq(f->n_refused, 3);
+}
+/* Nobody has asked the other worker. */
+static void both_edges_close(ptn_ctx *c, struct fx *f) {
+    (void)c;
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_eq(f->edge[i].n, 2, "edge %u was told %u times", i, f->edge[i].n);
+        cr_expect_eq(strncmp(f->edge[i].session[0], f->refresh, PTN_ULID_LEN), 0);
+        cr_expect_str_eq(f->edge[i].session[1], "", "and of tokens without a session");
+    }
+}
+
+Test(auth, after_a_rest_every_question_waits_for_what_was_written) {
+    static struct fx f;
+    run(&f, (const step_fn[]){ann_logs_in, ann_shows_token_on_0, rest, three_old_tokens_in_one_turn,
+                              all_refused, both_edges_close, NULL});
+}
+
+static void store_is_in_trouble(ptn_ctx *c, struct fx *f) {
+    f->outstanding = 0;
+    change_password(c, f);
+    f->loads = 0;
+    f->load_failures = 3;
+    token(c, f, 0, f->access);
+}
+static void passes_at_once(ptn_ctx *c, struct fx *f) {
+    expect_principal(f, "ann");
+    cr_expect_eq(f->loads, 1);
+    token(c, f, 0, f->access);
+}
+static void asks_after_the_retries(ptn_ctx *c, struct fx *f) {
+    expect_principal(f, "ann");
+    cr_expect_eq(f->loads, 1, "questions do not hurry a store in trouble");
+    f->outstanding = 1;
+    ptn_timer_start(c, &f->timer, PTN_SEC, run_step, f);
+}
+static void old_token_in_the_end(ptn_ctx *c, struct fx *f) {
+    f->outstanding = 0;
+    cr_expect_eq(f->load_failures, 0, "tried again by itself");
+    token(c, f, 0, f->access);
+}
+static void refused_in_the_end(ptn_ctx *c, struct fx *f) {
+    (void)c;
+    expect_problem(f, PTN_CODE_UNAUTHENTICATED);
+}
+
+Test(auth, a_store_in_trouble_stops_nobody_and_what_was_written_counts_after_it) {
+    static struct fx f;
+    run(&f, (const step_fn[]){ann_logs_in, ann_shows_token_on_0, rest, store_is_in_trouble,
+                              passes_at_once, asks_after_the_retries, old_token_in_the_end,
+                              refused_in_the_end, NULL});
+}
+
+static void store_is_gone(ptn_ctx *c, struct fx *f) {
+    f->outstanding = 0;
+    f->d.store = (ptn_addr){0};
+    f->asked_at = ptn_now(c);
+    token(c, f, 0, f->access);
+}
+static void passes_without_a_wait(ptn_ctx *c, struct fx *f) {
+    expect_principal(f, "ann");
+    cr_expect_lt(ptn_now(c) - f->asked_at, 10 * PTN_MS);
+}
+
+Test(auth, a_store_that_cannot_even_be_asked_stops_nobody) {
+    static struct fx f;
+    run(&f, (const step_fn[]){ann_logs_in, ann_shows_token_on_0, rest, store_is_gone,
+                              passes_without_a_wait, NULL});
 }
 
 static void too_many_logins(ptn_ctx *c, struct fx *f) {
