@@ -239,6 +239,7 @@ Test(report, shows_median_and_range) {
     cr_assert_not_null(strstr(json, ",\"rate\":200.5,"));
     cr_assert_not_null(strstr(json, ",\"p50_us\":2,"));
     cr_assert_not_null(strstr(json, "\"range\":{\"rate\":[100,300],"));
+    cr_assert_not_null(strstr(json, "\"confidence\":0.7500,"));
     cr_assert_null(strstr(json, "limit"));
     cr_assert_null(strstr(json, "connections"), "flow has none");
     cr_assert_not_null(strstr(table, "(100 to 300)"));
@@ -249,4 +250,29 @@ Test(report, shows_median_and_range) {
     cr_assert_not_null(strstr(json, "\"limit\":\"generator\""));
     free(json);
     free(r);
+}
+
+Test(report, says_how_sure_a_median_is) {
+    static const struct {
+        unsigned rounds;
+        const char *confidence;
+    } cases[] = {{1, "\"confidence\":0.0000,\"median_within\":{\"rate\":[1,1]}"},
+                 {2, "\"confidence\":0.5000,\"median_within\":{\"rate\":[1,2]}"},
+                 {5, "\"confidence\":0.9375,\"median_within\":{\"rate\":[1,5]}"},
+                 {6, "\"confidence\":0.9688,\"median_within\":{\"rate\":[1,6]}"},
+                 {9, "\"confidence\":0.9609,\"median_within\":{\"rate\":[2,8]}"},
+                 {20, "\"confidence\":0.9586,\"median_within\":{\"rate\":[6,15]}"}};
+    struct options o;
+    cr_assert_null(refusal("flow --rounds 3", &o));
+    for (size_t i = 0; i < PTN_ARRAY_LEN(cases); i++) {
+        struct report *r = calloc(1, sizeof *r);
+        cr_assert_not_null(r);
+        for (unsigned k = cases[i].rounds; k > 0; k--)
+            report_put(r, "rate", k);
+        char *json = printed(report_json, r, &o);
+        cr_expect_not_null(strstr(json, cases[i].confidence), "%u rounds: %s", cases[i].rounds,
+                           json);
+        free(json);
+        free(r);
+    }
 }

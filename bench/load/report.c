@@ -30,21 +30,40 @@ void report_latency(struct report *r, const struct histogram *h) {
     histogram_merge(&r->latency, h);
 }
 
-/* Median, least and greatest of a figure. */
-static void summary(const struct figure *f, double ret_v[3]) {
+struct summary {
+    double median, least, greatest;
+    double low, high, confidence; /* the true median lies between, with this probability */
+};
+
+/* The interval between two order statistics holds the median whatever the distribution (David and
+ * Nagaraja, Order Statistics, 7.1): the k-th least to the k-th greatest of n does with probability
+ * 1 - 2 * (C(n, 0) + ... + C(n, k - 1)) / 2^n.  The narrowest of at least 95 %; of fewer than six
+ * rounds all of the range, and less confidence. */
+static struct summary summary(const struct figure *f) {
     double v[ROUNDS_MAX];
     memcpy(v, f->values, f->n * sizeof *v);
-    ret_v[0] = bench_median(v, f->n); /* sorts */
-    ret_v[1] = v[0];
-    ret_v[2] = v[f->n - 1];
+    struct summary s = {.median = bench_median(v, f->n)}; /* sorts */
+    s.least = v[0];
+    s.greatest = v[f->n - 1];
+    double choices = 1, outside = 0; /* C(n, k), and the sum of those before */
+    for (unsigned k = 0; 2 * k < f->n; k++) {
+        outside += choices;
+        double confidence = 1 - 2 * ldexp(outside, -(int)f->n);
+        if (k > 0 && confidence < 0.95)
+            break;
+        s.low = v[k];
+        s.high = v[f->n - 1 - k];
+        s.confidence = confidence;
+        choices = choices * (f->n - k) / (k + 1);
+    }
+    return s;
 }
 
 double report_median(const struct report *r, const char *name) {
-    double v[3] = {0};
     for (unsigned i = 0; i < r->n_figures; i++)
         if (strcmp(r->figures[i].name, name) == 0)
-            summary(&r->figures[i], v);
-    return v[0];
+            return summary(&r->figures[i]).median;
+    return 0;
 }
 
 /* As many digits as are worth reading. */
@@ -85,10 +104,23 @@ static size_t parameters(const struct options *o, const char *names[8], double v
     return n;
 }
 
+/* ,"name":{"figure":[from,to],...} */
+static void json_intervals(FILE *f, const struct report *r, const char *name, bool whole) {
+    char a[32], b[32];
+    fprintf(f, ",\"%s\":{", name);
+    for (unsigned i = 0; i < r->n_figures; i++) {
+        struct summary s = summary(&r->figures[i]);
+        fprintf(f, "%s\"%s\":[%s,%s]", i > 0 ? "," : "", r->figures[i].name,
+                number(whole ? s.least : s.low, a, sizeof a),
+                number(whole ? s.greatest : s.high, b, sizeof b));
+    }
+    fputc('}', f);
+}
+
 void report_json(FILE *f, const struct report *r, const struct options *o) {
-    char machine[320], a[32], b[32];
+    char machine[320], a[32];
     const char *names[8];
-    double values[8], v[3];
+    double values[8], confidence = 0;
     bench_machine(machine, sizeof machine);
     fprintf(f, "{\"scenario\":\"%s\",\"target\":\"%s\",\"machine\":", o->scenario->name,
             o->driver->name);
@@ -98,25 +130,23 @@ void report_json(FILE *f, const struct report *r, const struct options *o) {
         fprintf(f, ",\"%s\":%s", names[i], number(values[i], a, sizeof a));
     fprintf(f, ",\"bytes\":%u,\"rounds\":%u", o->bytes, o->rounds);
     for (unsigned i = 0; i < r->n_figures; i++) {
-        summary(&r->figures[i], v);
-        fprintf(f, ",\"%s\":%s", r->figures[i].name, number(v[0], a, sizeof a));
+        struct summary s = summary(&r->figures[i]);
+        confidence = s.confidence;
+        fprintf(f, ",\"%s\":%s", r->figures[i].name, number(s.median, a, sizeof a));
     }
     if (r->generator_limits)
         fputs(",\"limit\":\"generator\"", f);
-    fputs(",\"range\":{", f);
-    for (unsigned i = 0; i < r->n_figures; i++) {
-        summary(&r->figures[i], v);
-        fprintf(f, "%s\"%s\":[%s,%s]", i > 0 ? "," : "", r->figures[i].name,
-                number(v[1], a, sizeof a), number(v[2], b, sizeof b));
-    }
-    fputs("}}\n", f);
+    json_intervals(f, r, "range", true);
+    fprintf(f, ",\"confidence\":%.4f", confidence);
+    json_intervals(f, r, "median_within", false);
+    fputs("}\n", f);
     (void)fflush(f);
 }
 
 void report_table(FILE *f, const struct report *r, const struct options *o) {
-    char machine[320], a[32], b[32], c[32];
+    char machine[320], a[32], b[32];
     const char *names[8];
-    double values[8], v[3];
+    double values[8], confidence = 0;
     bench_machine(machine, sizeof machine);
     fprintf(f, "%s\n%s, %s", machine, o->scenario->name, o->driver->name);
     size_t n = parameters(o, names, values);
@@ -124,12 +154,19 @@ void report_table(FILE *f, const struct report *r, const struct options *o) {
         fprintf(f, ", %s %s", names[i], number(values[i], a, sizeof a));
     fprintf(f, ", %u bytes; medians of %u\n", o->bytes, o->rounds);
     for (unsigned i = 0; i < r->n_figures; i++) {
-        summary(&r->figures[i], v);
-        fprintf(f, "  %-26s %12s", r->figures[i].name, number(v[0], a, sizeof a));
-        if (r->figures[i].n > 1 && v[1] < v[2])
-            fprintf(f, "   (%s to %s)", number(v[1], b, sizeof b), number(v[2], c, sizeof c));
+        struct summary s = summary(&r->figures[i]);
+        fprintf(f, "  %-26s %12s", r->figures[i].name, number(s.median, a, sizeof a));
+        if (s.low < s.high) {
+            fprintf(f, "   (%s to %s)", number(s.low, a, sizeof a), number(s.high, b, sizeof b));
+            confidence = s.confidence;
+        }
         fputc('\n', f);
     }
+    if (confidence > 0)
+        fprintf(f,
+                "  in brackets: where the median of many more rounds would lie, with %.0f %% "
+                "confidence\n",
+                confidence * 100);
     if (r->generator_limits)
         fputs(
             "  limit: load generator (client_cpu, lag_p99_us): the server may be able to do more\n",

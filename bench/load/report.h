@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * report.h - figures by name, one per round; what is shown is their median and range.
+ * report.h - figures by name, one per round; what is shown is their median, how sure it is, and the
+ * range.
  */
 #ifndef POSTERN_BENCH_LOAD_REPORT_H
 #define POSTERN_BENCH_LOAD_REPORT_H
