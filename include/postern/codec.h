@@ -51,8 +51,20 @@ typedef struct ptn_out {
 } ptn_out;
 void ptn_out_done(ptn_out *o);
 void ptn_out_clear(ptn_out *o); /* keeps the memory */
-void ptn_out_put(ptn_out *o, const void *p, size_t n);
-uint8_t *ptn_out_reserve(ptn_out *o, size_t n); /* room for n more; NULL: no memory */
+uint8_t *ptn__out_grow(ptn_out *o, size_t n);
+/* Room for n more bytes at the returned place; the caller adds to len what it used.  NULL: o->err.
+ */
+static inline uint8_t *ptn_out_reserve(ptn_out *o, size_t n) {
+    bool fits = o->err == 0 && o->p != NULL && n <= o->cap - o->len;
+    return fits ? o->p + o->len : ptn__out_grow(o, n);
+}
+static inline void ptn_out_put(ptn_out *o, const void *p, size_t n) {
+    uint8_t *q = n != 0 ? ptn_out_reserve(o, n) : NULL;
+    if (q != NULL) {
+        memcpy(q, p, n);
+        o->len += n;
+    }
+}
 
 /* Appends one valid msgpack value as JSON.  bin becomes base64 text, NaN and infinities become
  * null, numbers round-trip.  -PTN_EPROTO: not one value of at most 1024 levels, or one that JSON

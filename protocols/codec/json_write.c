@@ -28,11 +28,6 @@
 
 _Static_assert(SCALAR_BYTES_MAX > PTN__DOUBLE_TEXT_BYTES_MAX + 2, "a double and its separator fit");
 
-/* One check and no call on the path where there is room already. */
-static inline uint8_t *room(ptn_out *o, size_t n) {
-    return PTN_LIKELY(o->cap - o->len >= n && o->err == 0) ? o->p + o->len : ptn_out_reserve(o, n);
-}
-
 /* ---- strings -------------------------------------------------------------------------------- */
 
 static bool needs_escape(uint8_t b) {
@@ -151,7 +146,7 @@ static void put_escaped(ptn_out *o, const uint8_t *p, size_t n) {
     bool is_high = false;
     while (n > 0) {
         size_t part = n < ESCAPED_PART_BYTES ? n : ESCAPED_PART_BYTES;
-        uint8_t *q = room(o, part * ESCAPE_BYTES_MAX + BLOCK_BYTES), *start = q;
+        uint8_t *q = ptn_out_reserve(o, part * ESCAPE_BYTES_MAX + BLOCK_BYTES), *start = q;
         if (q == NULL)
             return;
         const uint8_t *end = p + part;
@@ -186,7 +181,7 @@ void ptn_json_string(ptn_out *o, ptn_str s) {
         (void)ptn_out_reserve(o, PTN_BUF_BYTES_MAX + (size_t)1); /* sets the error */
         return;
     }
-    uint8_t *q = room(o, s.n + 2 + BLOCK_BYTES);
+    uint8_t *q = ptn_out_reserve(o, s.n + 2 + BLOCK_BYTES);
     if (q == NULL)
         return;
     *q++ = '"';
@@ -211,7 +206,7 @@ void ptn_json_string(ptn_out *o, ptn_str s) {
 /* Appends bytes as base64 (RFC 4648 section 4, with padding) in quotes. */
 static void put_base64(ptn_out *o, const uint8_t *p, size_t n) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    uint8_t *q = room(o, (n / 3 + 1) * 4 + 2), *start = q;
+    uint8_t *q = ptn_out_reserve(o, (n / 3 + 1) * 4 + 2), *start = q;
     if (q == NULL)
         return;
     *q++ = '"';
@@ -306,7 +301,7 @@ static bool write_after(struct writer *w) {
         if (w->open >= 2) {
             if (w->depth == 0)
                 return true;
-            uint8_t *q = room(w->o, 1);
+            uint8_t *q = ptn_out_reserve(w->o, 1);
             if (q == NULL)
                 return false;
             *q = (w->open & 3) == 3 ? ':' : ','; /* odd outstanding in a map: a key was written */
@@ -315,7 +310,7 @@ static bool write_after(struct writer *w) {
         }
         if (w->depth == 0)
             return true;
-        uint8_t *q = room(w->o, 1);
+        uint8_t *q = ptn_out_reserve(w->o, 1);
         if (q == NULL)
             return false;
         *q = (w->open & 1) != 0 ? '}' : ']';
@@ -353,7 +348,7 @@ static int write_step(struct writer *w) {
     const uint8_t *p = ptn__head_read(w->p, w->end, &h);
     if (p == NULL || h.kind == PTN_KIND_EXT || ((w->open & 3) == 1 && h.kind != PTN_KIND_STR))
         return -PTN_EPROTO;
-    uint8_t *q = room(w->o, SCALAR_BYTES_MAX);
+    uint8_t *q = ptn_out_reserve(w->o, SCALAR_BYTES_MAX);
     if (q == NULL)
         return w->o->err;
     w->p = p + ptn__head_body_bytes(&h);

@@ -23,12 +23,10 @@ void ptn_out_clear(ptn_out *o) {
     o->err = 0;
 }
 
-/* Room for n more bytes at the returned place; the caller adds to o->len what it used. */
-uint8_t *ptn_out_reserve(ptn_out *o, size_t n) {
+/* ptn_out_reserve() when what there is does not do. */
+uint8_t *ptn__out_grow(ptn_out *o, size_t n) {
     if (o->err != 0)
         return NULL;
-    if (o->p != NULL && n <= o->cap - o->len)
-        return o->p + o->len;
     if (n > PTN_BUF_BYTES_MAX - o->len) {
         o->err = -PTN_ETOOBIG;
         return NULL;
@@ -47,14 +45,4 @@ uint8_t *ptn_out_reserve(ptn_out *o, size_t n) {
     o->p = p;
     o->cap = cap;
     return p + o->len;
-}
-
-void ptn_out_put(ptn_out *o, const void *p, size_t n) {
-    if (n == 0)
-        return;
-    uint8_t *q = ptn_out_reserve(o, n);
-    if (q != NULL) {
-        memcpy(q, p, n);
-        o->len += n;
-    }
 }
