@@ -60,11 +60,6 @@ static void deliver_once(struct hub_list *l, void *arg) {
     }
 }
 
-static void release_forms(ptn_event *e) {
-    for (unsigned i = 0; i < PTN_FORM_COUNT; i++)
-        e->forms[i] = ptn_frame_unref(e->forms[i]);
-}
-
 /* The hot loop.  Sinks may close themselves meanwhile: slots stay where they are until hub_bury().
  */
 static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *e) {
@@ -87,7 +82,7 @@ static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *
             deliver_once(&h->index.all_public, &f);
         n = f.delivered;
     }
-    release_forms(e);
+    hub_forms_release(e);
     return n;
 }
 
@@ -100,8 +95,6 @@ void hub_reset_sink(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
     ops->reset(c, self);
 }
 
-/* Events were lost on the way here, after the topic's offset.  Subscribers whose policy is the
- * store read them there; the others must come back and resume. */
 static void reset_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
     for (uint32_t i = 0; i < t->list.n; i++) {
         struct hub_sink *s = t->list.slots[i].sub->sink;
@@ -112,6 +105,8 @@ static void reset_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
     }
 }
 
+/* Subscribers whose policy is the store read there what was lost; the others must come back and
+ * resume. */
 static void mend_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
     for (uint32_t i = 0; i < t->list.n; i++) {
         struct hub_sub *sub = t->list.slots[i].sub;
@@ -127,7 +122,7 @@ static void mend_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
     }
 }
 
-/* The next event is not the one after the topic's offset. */
+/* Events were lost on the way here, after the topic's offset. */
 static void lost_events(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_str epoch) {
     if (t->stored && ptn_str_eq(epoch, (ptn_str){t->epoch, t->epoch_bytes}))
         mend_topic(c, h, t);
@@ -153,14 +148,9 @@ static void release_topic(ptn_ctx *c, ptn_hub *h, struct hub_topic *t) {
 }
 
 static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
-    ptn_event e = {0};
-    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
-    uint32_t n;
-    if (!ptn_unpack_array(&u, &n) || n < 4 || !ptn_unpack_str(&u, &e.topic) ||
-        !ptn_unpack_str(&u, &e.epoch) || !ptn_unpack_uint(&u, &e.offset) ||
-        !ptn_unpack_any(&u, &e.data))
+    ptn_event e;
+    if (!hub_event_read(m->buf, &e))
         return -PTN_EPROTO;
-    e.buf = m->buf;
     struct hub_topic *t = hub_index_topic(&h->index, e.topic, false);
     uint32_t delivered = 0;
     if (t != NULL && t->list.n == 0 && t->pending == 0) {
@@ -260,7 +250,7 @@ static void replay(ptn_ctx *c, ptn_hub *h, ptn_sink_id id, const ptn_subscribed 
             !ptn_unpack_uint(&history, &e.offset) || !ptn_unpack_any(&history, &e.data))
             return;
         s->ops->deliver(c, s->self, &e);
-        release_forms(&e);
+        hub_forms_release(&e);
     }
 }
 
@@ -300,10 +290,8 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     }
     bool joined = hub_find_sub(s, &t->list) != NULL;
     struct hub_sub *sub = hub_join(h, s, &t->list, a->policy, a->item != NULL);
-    if (sub == NULL && a->item != NULL)
-        return; /* the bound of the feed */
     if (sub == NULL) {
-        hub_refuse_full(c, h, s, a->tag, r.topic);
+        hub_refuse_full(c, h, s, a->tag, r.topic, a->item != NULL);
         return;
     }
     memcpy(t->epoch, r.epoch.p, r.epoch.n);
@@ -441,7 +429,7 @@ static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
         } else {
             if (l != NULL)
                 hub_index_pattern_release(&h->index, l);
-            hub_refuse_full(c, h, s, a->tag, name);
+            hub_refuse_full(c, h, s, a->tag, name, false);
         }
     }
     attach_end(h, a);
@@ -536,7 +524,7 @@ static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserv
     struct hub_list *all = reserved ? &h->index.all_reserved : &h->index.all_public;
     ptn_str name = PTN_STR("**");
     if (hub_join(h, s, all, PTN_POLICY_DISCONNECT, false) == NULL) {
-        hub_refuse_full(c, h, s, 0, name);
+        hub_refuse_full(c, h, s, 0, name, false);
         return 0;
     }
     watch_set(c, h, WATCH_TOPICS, true);
@@ -560,6 +548,29 @@ static void unwatch(ptn_ctx *c, ptn_hub *h) {
 }
 
 /* ---- messages ----------------------------------------------------------------------------- */
+
+/* The sink's subscription to a valid topic or pattern; NULL: none. */
+static struct hub_sub *sub_named(ptn_hub *h, const struct hub_sink *s, ptn_str topic) {
+    struct hub_list *l = NULL;
+    if (ptn_pattern_has_wildcard(topic)) {
+        l = hub_index_pattern(&h->index, topic, false);
+    } else {
+        struct hub_topic *t = hub_index_topic(&h->index, topic, false);
+        l = t != NULL ? &t->list : NULL;
+    }
+    return l != NULL ? hub_find_sub(s, l) : NULL;
+}
+
+/* Moving a subscription takes none; taking one over from the feed takes some of the connection's.
+ */
+static bool has_room(ptn_hub *h, const struct hub_sink *s, ptn_str topic) {
+    const bool of_sink = s->n_subs + s->n_attaches < h->limits.sink_subscriptions_max,
+               of_all = h->index.n_subs < h->limits.subscriptions_max;
+    if (PTN_LIKELY(of_sink && of_all))
+        return true;
+    const struct hub_sub *sub = sub_named(h, s, topic);
+    return sub != NULL && (of_sink || !hub_cursor_is_fed(sub->cursor));
+}
 
 static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
@@ -592,9 +603,8 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
             "rest at the end");
     else if ((why = hub_forbidden(topic, user)) != NULL)
         hub_refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
-    else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max ||
-             h->index.n_subs >= h->limits.subscriptions_max)
-        hub_refuse_full(c, h, s, tag, topic);
+    else if (!has_room(h, s, topic))
+        hub_refuse_full(c, h, s, tag, topic, false);
     else if (!ptn_pattern_has_wildcard(topic))
         subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, (uint16_t)every_ms, roles);
     else if (policy == PTN_POLICY_STORED)
@@ -621,14 +631,7 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         if (a->sink == id && a->item == NULL &&
             ptn_str_eq(topic, (ptn_str){a->name, a->name_bytes}))
             a->canceled = true;
-    struct hub_list *l = NULL;
-    if (ptn_pattern_has_wildcard(topic)) {
-        l = hub_index_pattern(&h->index, topic, false);
-    } else {
-        struct hub_topic *t = hub_index_topic(&h->index, topic, false);
-        l = t != NULL ? &t->list : NULL;
-    }
-    struct hub_sub *sub = l != NULL ? hub_find_sub(s, l) : NULL;
+    struct hub_sub *sub = sub_named(h, s, topic);
     if (sub != NULL && sub->cursor != NULL)
         hub_cursor_return(c, h, sub->cursor);
     else if (sub != NULL)

@@ -13,6 +13,8 @@
 #include "actors/store_testing.h"
 #include "runtime/testing.h"
 
+#include <postern/metrics.h>
+
 #define CONVERSATION "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 #define SEEN_MAX 512
 
@@ -203,6 +205,11 @@ static void replay(ptn_ctx *c, int64_t arg) {
                  0);
 }
 
+static void allow(ptn_ctx *c, int64_t subscriptions) {
+    (void)c;
+    S.hub->limits.sink_subscriptions_max = (uint32_t)subscriptions;
+}
+
 static void clear(ptn_ctx *c, int64_t i) {
     (void)c;
     S.device[i].seen[0] = '\0';
@@ -365,6 +372,21 @@ Test(hub_feed, a_crash_of_the_queue_loses_no_message) {
                                {0, NULL, 0}});
     cr_expect_eq(S.rig.crashes, 1);
     cr_expect_str_eq(S.device[1].seen, "m3 ");
+}
+
+static uint64_t refusals(void) {
+    ptn_metrics_snapshot m;
+    ptn_metrics_sum(&m);
+    return m.counter[PTN_C_SUBSCRIPTIONS_REFUSED_ONE];
+}
+
+Test(hub_feed, a_conversation_without_room_is_refused_aloud) {
+    const uint64_t before = refusals();
+    play((const struct step[]){
+        {0, say, 1}, {0, allow, 0}, {0, open_feed, 0}, {0, say, 1}, {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "! ");
+    cr_expect_eq(S.device[0].resets, 0);
+    cr_expect_eq(refusals(), before + 1);
 }
 
 /* ---- again, and in vain -----------------------------------------------------------------------

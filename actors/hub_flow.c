@@ -272,15 +272,10 @@ static void hold(ptn_ctx *c, struct hub_flow *f, const ptn_event *e) {
     h->held_bytes += n;
 }
 
-static void forms_release(ptn_event *e) {
-    for (unsigned i = 0; i < PTN_FORM_COUNT; i++)
-        e->forms[i] = ptn_frame_unref(e->forms[i]);
-}
-
 /* Gives one event to the sink.  True: it may take another one. */
 static bool give(ptn_ctx *c, struct hub_flow *f, ptn_event *e, enum ptn_sink_load stop_at) {
     enum ptn_sink_load load = hub_sub_deliver(c, f->sub, e);
-    forms_release(e);
+    hub_forms_release(e);
     f->waiting = load >= stop_at;
     return !f->waiting && is_open(f);
 }

@@ -114,8 +114,10 @@ const char *hub_forbidden(ptn_str topic, ptn_str user);
 /* Ends a request for a subscription. */
 void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
                 const char *message);
-/* hub_join() has found no room, or there would be none: says which, and what to do about it. */
-void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic);
+/* hub_join() has found no room, or there would be none: says which, and what to do about it.  fed:
+ * for the feed, whose client can do nothing about memory but come back. */
+void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
+                     bool fed);
 /* Handles a HUB_SUBSCRIBE or HUB_UNSUBSCRIBE that the feed has held back. */
 void hub_take(ptn_ctx *c, ptn_hub *h, uint32_t type, ptn_buf *b);
 /* What the fan-out and flows call: the sink, or its feed. */
@@ -123,6 +125,10 @@ static inline enum ptn_sink_load hub_sub_deliver(ptn_ctx *c, struct hub_sub *sub
     if (sub->cursor != NULL)
         return hub_cursor_deliver(c, sub->cursor, e);
     return sub->sink->ops->deliver(c, sub->sink->self, e);
+}
+static inline void hub_forms_release(ptn_event *e) {
+    for (unsigned i = 0; i < PTN_FORM_COUNT; i++)
+        e->forms[i] = ptn_frame_unref(e->forms[i]);
 }
 /* The fields of an EVENT payload; false: it is none. */
 bool hub_event_read(ptn_buf *b, ptn_event *ret_e);

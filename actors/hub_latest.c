@@ -166,8 +166,7 @@ static bool sink_is_free(struct hub_latest *l) {
 }
 
 static void batch_done(struct batch *b) {
-    for (unsigned i = 0; i < PTN_FORM_COUNT; i++)
-        b->event.forms[i] = ptn_frame_unref(b->event.forms[i]);
+    hub_forms_release(&b->event);
     b->buf = ptn_buf_unref(b->buf);
 }
 

@@ -244,16 +244,23 @@ void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int
     s->ops->subscribed(c, s->self, &r);
 }
 
-void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic) {
+void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
+                     bool fed) {
     const char *message = "the broker is out of memory; try again in a moment";
+    const uint32_t n = fed ? s->n_fed : s->n_subs + s->n_attaches;
     if (h->index.n_subs >= h->limits.subscriptions_max) {
         ptn_count(PTN_C_SUBSCRIPTIONS_REFUSED_ALL, 1);
         message = "all connections of this worker together have as many subscriptions as "
                   "limits.subscriptions_total allows; try later";
-    } else if (s->n_subs + s->n_attaches >= h->limits.sink_subscriptions_max) {
+    } else if (n >= h->limits.sink_subscriptions_max) {
         ptn_count(PTN_C_SUBSCRIPTIONS_REFUSED_ONE, 1);
-        message = "this connection has as many subscriptions as limits.subscriptions allows; "
-                  "unsubscribe from some";
+        message = fed ? "this connection gets the messages of as many conversations as "
+                        "limits.subscriptions allows; read those of this one by request"
+                      : "this connection has as many subscriptions as limits.subscriptions allows; "
+                        "unsubscribe from some";
+    } else if (fed) {
+        hub_reset_sink(c, h, s);
+        return;
     }
     hub_refuse(c, s, tag, topic, PTN_CODE_OVERLOADED, message);
 }

@@ -225,6 +225,9 @@ static void three_events(ptn_ctx *c, struct fixture *f) {
 static void subscribe_t(ptn_ctx *c, struct fixture *f) {
     subscribe(c, f, 0, "t");
 }
+static void one_event(ptn_ctx *c, struct fixture *f) {
+    publish(c, f, "t");
+}
 static void resume_t(ptn_ctx *c, struct fixture *f) {
     subscribe_since(c, f, 1, "t", f->client[0].epoch, 1);
     subscribe_since(c, f, 2, "t", "another-life", 1);
@@ -327,6 +330,25 @@ Test(hub, a_gateway_hears_whether_it_will_get_everything) {
     run(&f, 1, steps);
     cr_assert_str_eq(f.client[0].seen, "!** +**@0 z:2 ");
     cr_assert_eq(f.client[0].code, -1);
+}
+
+static void limit_one(ptn_ctx *c, struct fixture *f) {
+    f->hub[0]->limits.sink_subscriptions_max = 1;
+    subscribe(c, f, 0, "t");
+}
+static void limit_all(ptn_ctx *c, struct fixture *f) {
+    f->hub[0]->limits.subscriptions_max = 1;
+    subscribe(c, f, 0, "t");
+    subscribe(c, f, 0, "u");
+    subscribe(c, f, 0, "t.*");
+}
+
+Test(hub, moving_a_subscription_needs_no_room) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {subscribe_t, limit_one, limit_all,
+                                                                 one_event, NULL};
+    run(&f, 1, steps);
+    cr_assert_str_eq(f.client[0].seen, "+t@0 +t@0 !u !t.* +t@0 t:1 ");
 }
 
 /* ---- closing and crashing ----------------------------------------------------------------- */
@@ -436,10 +458,6 @@ static void all_writable(ptn_ctx *c, struct fixture *f) {
         ptn_hub_sink_writable(c, f->hub[0], f->client[i].id);
     }
 }
-static void one_event(ptn_ctx *c, struct fixture *f) {
-    publish(c, f, "t");
-}
-
 static void keep_three(ptn_ctx *c, struct fixture *f) {
     (void)c;
     f->hub[0]->limits.held_events_max = 3;

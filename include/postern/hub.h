@@ -89,8 +89,8 @@ typedef struct ptn_gap { /* events that this subscription will not get: from..to
 
 typedef struct ptn_sink_ops {
     /* Exactly once per ptn_hub_subscribe() or ptn_hub_subscribe_all() that returned 0, unless the
-     * sink was closed before; and once more, with the code forbidden, when the user may no longer
-     * have what was granted. */
+     * sink was closed before; and with tag 0, when the user may no longer have what was granted
+     * (forbidden), or there is no room for a conversation of the feed (overloaded). */
     void (*subscribed)(ptn_ctx *c, void *self, const ptn_subscribed *r);
     enum ptn_sink_load (*deliver)(ptn_ctx *c, void *self, ptn_event *e);
     /* A message of the feed, the same otherwise.  NULL: this sink has no feed. */
