@@ -301,12 +301,12 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         hub_feed_granted(c, h, sub, a->item, joined);
         return;
     }
+    sub->every_ms = a->every_ms;
     if (hub_cursor_is_fed(sub->cursor)) {
         hub_cursor_take(c, sub->cursor, !a->since_given, &r);
         if (!a->since_given)
             return;
     }
-    sub->every_ms = a->every_ms;
     hub_flow_drop(sub); /* it had subscribed before: this is its new position */
     s->ops->subscribed(c, s->self, &r);
     if (!stored)

@@ -299,7 +299,7 @@ void hub_cursor_new(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t acked,
         hub_flow_full(c, h, sub, acked);
     else if (!taken && acked < newest)
         hub_flow_from(c, h, sub, acked);
-    else if (sub->flow == NULL)
+    else if (sub->flow == NULL && !sub->latest)
         hub_sub_live(sub);
 }
 
@@ -324,7 +324,10 @@ void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, bool backlog, const ptn_s
     if (!backlog)
         return;
     s->ops->subscribed(c, s->self, &told);
-    hub_flow_go_on(c, sub);
+    if (sub->flow != NULL)
+        hub_flow_go_on(c, sub);
+    else
+        hub_sub_live(sub);
 }
 
 void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k) {
@@ -339,8 +342,10 @@ void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k) {
     k->deliveries = 1;
     k->due = ptn_now(c) + backoff(c, k);
     list(c, k);
-    if (sub->flow != NULL)
+    if (sub->flow != NULL || sub->latest)
         hub_flow_from(c, h, sub, k->pos);
+    else
+        hub_sub_live(sub);
 }
 
 void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {

@@ -102,10 +102,19 @@ static const ptn_principal bob = {
     .user = {"bob", 3}, .name = {"bob", 3}, .roles = PTN_ROLE_USER, .expires_ms = INT64_MAX};
 static const char *const device_name[] = {"phone", "phone", "tablet"};
 
-static void open_feed(ptn_ctx *c, int64_t i) {
+static void open_sink(ptn_ctx *c, int64_t i) {
     struct device *d = &S.device[i];
+    (void)c;
     cr_assert_eq(ptn_hub_sink_open(S.hub, &sink_ops, d, &d->id), 0);
-    cr_assert_eq(ptn_hub_feed(c, S.hub, d->id, ptn_str_of(device_name[i]), &bob), 0);
+}
+
+static void feed_sink(ptn_ctx *c, int64_t i) {
+    cr_assert_eq(ptn_hub_feed(c, S.hub, S.device[i].id, ptn_str_of(device_name[i]), &bob), 0);
+}
+
+static void open_feed(ptn_ctx *c, int64_t i) {
+    open_sink(c, i);
+    feed_sink(c, i);
 }
 
 static void close_feed(ptn_ctx *c, int64_t i) {
@@ -127,6 +136,14 @@ static void subscribe(ptn_ctx *c, int64_t i) {
     cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[i].id, 7,
                                    PTN_STR("conversation." CONVERSATION), (ptn_position){0},
                                    PTN_POLICY_DEFAULT, 0, &bob),
+                 0);
+}
+
+/* Of device 0, an event in every_ms. */
+static void subscribe_latest(ptn_ctx *c, int64_t every_ms) {
+    cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[0].id, 7,
+                                   PTN_STR("conversation." CONVERSATION), (ptn_position){0},
+                                   PTN_POLICY_LATEST, (uint32_t)every_ms, &bob),
                  0);
 }
 
@@ -458,4 +475,46 @@ Test(hub_feed, events_need_no_acknowledgement) {
                                {0, NULL, 0}});
     cr_expect_str_eq(S.device[0].seen, "+@0 e1 e2 e3 e4 e5 e6 e7 e8 ");
     cr_expect_str_eq(S.device[1].seen, "", "but it counts");
+}
+
+/* The newest of each interval, and the newest of all; what was left out still waits for the device.
+ */
+Test(hub_feed, a_conversation_may_be_conflated) {
+    play((const struct step[]){{0, open_feed, 0},
+                               {0, subscribe_latest, 10000},
+                               {0, say, 1},
+                               {0, say, 3},
+                               {10 * PTN_SEC, say, 1},
+                               {10 * PTN_SEC, subscribe_latest, 0},
+                               {0, say, 1},
+                               {0, close_feed, 0},
+                               {0, open_feed, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@0 e1 e4 e5 +@5 e6 ");
+    cr_expect_str_eq(S.device[1].seen, "m1 m2 m3 m4 ");
+}
+
+Test(hub_feed, what_conflation_has_kept_comes_when_the_feed_goes_on) {
+    play((const struct step[]){{0, open_feed, 0},
+                               {0, subscribe_latest, 10000},
+                               {0, say, 1},
+                               {0, say, 2},
+                               {0, unsubscribe, 0},
+                               {0, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@0 e1 m2 m3 m4 ");
+}
+
+/* It subscribes while the queue cannot answer yet: the feed comes to a subscription that keeps
+ * something. */
+Test(hub_feed, a_feed_that_comes_later_takes_nothing_from_conflation) {
+    play((const struct step[]){{0, open_sink, 0},
+                               {0, subscribe_latest, 10000},
+                               {0, say, 1},
+                               {0, say, 2},
+                               {0, feed_sink, 0},
+                               {10 * PTN_SEC, say, 1},
+                               {10 * PTN_SEC, say, 0},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@0 e1 e3 e4 ");
 }

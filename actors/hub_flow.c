@@ -156,10 +156,6 @@ static bool is_open(const struct hub_flow *f) {
 
 /* ---- gaps --------------------------------------------------------------------------------- */
 
-static const char *gap_reason(const struct hub_flow *f) {
-    return f->mode == PTN_POLICY_LATEST ? "conflated" : "slow_consumer";
-}
-
 /* Remembers that an event is lost.  False: too many topics, and the sink is reset. */
 static bool gap_note(ptn_ctx *c, struct hub_flow *f, ptn_str topic, uint64_t offset) {
     ptn_count(PTN_C_DROPPED_SLOW_CONSUMER, 1);
@@ -186,7 +182,7 @@ static bool gap_note(ptn_ctx *c, struct hub_flow *f, ptn_str topic, uint64_t off
 static void gaps_tell(ptn_ctx *c, struct hub_flow *f) {
     struct hub_sink *s = f->sub->sink;
     for (struct gap *g = f->gaps; g != NULL; g = g->next) {
-        ptn_gap gap = {{g->topic, g->topic_bytes}, g->from, g->to, gap_reason(f)};
+        ptn_gap gap = {{g->topic, g->topic_bytes}, g->from, g->to, "slow_consumer"};
         if (s->ops->gap != NULL)
             s->ops->gap(c, s->self, &gap);
     }
@@ -229,30 +225,9 @@ static bool held_drop_oldest(ptn_ctx *c, struct hub_flow *f) {
     return ok;
 }
 
-/* LATEST: an older event of the same topic gives way. */
-static bool held_replace(ptn_ctx *c, struct hub_flow *f, const ptn_event *e) {
-    for (uint32_t i = 0; i < f->n; i++) {
-        ptn_event old;
-        ptn_buf **at = &f->held[(f->first + i) % f->cap];
-        if (!hub_event_read(*at, &old) || !ptn_str_eq(old.topic, e->topic))
-            continue;
-        if (!gap_note(c, f, old.topic, old.offset))
-            return true;
-        size_t before = ptn_buf_bytes(*at).n, after = ptn_buf_bytes(e->buf).n;
-        ptn_buf_unref(*at);
-        *at = ptn_buf_ref(e->buf);
-        f->bytes += after - before;
-        f->hub->held_bytes += after - before;
-        return true;
-    }
-    return false;
-}
-
 static void hold(ptn_ctx *c, struct hub_flow *f, const ptn_event *e) {
     ptn_hub *h = f->hub;
     const ptn_hub_limits *l = &h->limits;
-    if (f->mode == PTN_POLICY_LATEST && held_replace(c, f, e))
-        return;
     size_t n = ptn_buf_bytes(e->buf).n;
     while (f->n > 0 && (f->n == l->held_events_max || f->bytes + n > l->held_bytes_max ||
                         h->held_bytes + n > l->held_total_bytes))
@@ -496,7 +471,6 @@ static enum ptn_sink_load on_event(ptn_ctx *c, void *self, ptn_event *e) {
     case PTN_POLICY_STORED:
         return stored_event(c, f, e);
     case PTN_POLICY_DROP_OLDEST:
-    case PTN_POLICY_LATEST:
         hold(c, f, e);
         break;
     default:

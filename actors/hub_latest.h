@@ -9,6 +9,9 @@
  * drained, or when the interval ends, whichever is later, so the newest event of a topic always
  * arrives.  No gap is told: an event stands for all of its topic before it.
  *
+ * In a conversation that the client has taken over from its feed the cursor stands behind: it hears
+ * of what goes out, and what was left out comes with the feed again.
+ *
  * Intervals are those of the clock, not of a subscription's first event: all that have the same one
  * go out together, and share what was encoded.
  *

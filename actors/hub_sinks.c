@@ -187,7 +187,7 @@ struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l)
 void hub_sub_live(struct hub_sub *sub) {
     struct hub_slot *slot = &sub->list->slots[sub->at];
     hub_latest_end(sub);
-    if (sub->policy == PTN_POLICY_LATEST && sub->cursor == NULL) {
+    if (sub->policy == PTN_POLICY_LATEST && !hub_cursor_is_fed(sub->cursor)) {
         slot->deliver = hub_latest_first;
         slot->self = sub;
         return;

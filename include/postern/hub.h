@@ -84,7 +84,7 @@ enum ptn_policy ptn_policy_of(ptn_str name);
 typedef struct ptn_gap { /* events that this subscription will not get: from..to, both included */
     ptn_str topic;
     uint64_t from, to;
-    const char *reason; /* "slow_consumer", "conflated", "expired" */
+    const char *reason; /* "slow_consumer", "expired", "max_deliveries", "overflow" */
 } ptn_gap;
 
 typedef struct ptn_sink_ops {
