@@ -11,9 +11,7 @@
 #include <stdlib.h>
 
 #define TURN_END_MAX 65536u /* callbacks waiting on one worker */
-#define TURN_END_KEPT                                                                              \
-    16u /* ...for which there is always memory: who asks is often in the middle                    \
-         */
+#define TURN_END_KEPT 16u   /* of them have memory always: who asks is often in the middle */
 
 struct ptn__defer {
     struct ptn__defer *next;

@@ -308,10 +308,10 @@ static size_t gather(ptn_stream *s, ptn_iov *iov, size_t *ret_total) {
         n = at > 0;
         total = at > 0 ? iov[0].len : 0;
     }
-    for (; at < s->q_n && n < PTN__STREAM_IOV_MAX; at++, n++) {
+    for (; at < s->q_n && n < PTN__STREAM_IOV_MAX; at++) {
         const ptn_frame *f = queue_at(s, at);
         iov[n] = (ptn_iov){.base = f->data + skip, .len = f->len - skip};
-        total += iov[n].len;
+        total += iov[n++].len;
         skip = 0;
         if (PTN_BUGGIFY("stream.gather"))
             break;
@@ -326,6 +326,7 @@ static int stream_write_out(ptn_stream *s) {
     ptn_iov iov[PTN__STREAM_IOV_MAX];
     while (s->q_n > 0) {
         size_t total, n = gather(s, iov, &total);
+        PTN_DEBUG_ASSERT(n > 0 && total > 0);
         int64_t took = env_of(s)->write(s->t, iov, n);
         if (took < 0)
             return (int)took;
