@@ -519,6 +519,7 @@ static void note_change(ptn_ctx *c, struct store_state *st, uint32_t type) {
     case PTN_MSG_STORE_MEMBERS_REMOVE:
     case PTN_MSG_STORE_FEED_OPEN:
     case PTN_MSG_STORE_FEED_ACK:
+    case PTN_MSG_STORE_DEAD_ADD:
     case PTN_MSG_STORE_DEAD_REPLAY:
         break;
     default:

@@ -197,38 +197,29 @@ static bool find_fitting(struct visit *v, int64_t key, int64_t after, int64_t la
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
-/* Everything up to `to` is passed: a dead letter, and a gap that the device has to hear of. */
-static bool cursor_pass(struct visit *v, ptn_str conversation, int64_t key, int64_t to,
-                        const char *why, struct cursor *k) {
-    const struct dead d = {.user = v->user,
-                           .device = v->device,
-                           .conversation = conversation,
-                           .reason = ptn_str_of(why),
-                           .from = k->seq + 1,
-                           .to = to,
-                           .now_ms = v->now_ms};
+/* The device gets nothing more up to d->to: a dead letter, and a gap that it has to hear of. */
+static bool cursor_pass(store_db *db, const struct dead *d, int64_t key, struct cursor *k) {
     bool follows = k->gap_from > 0;
     if (!follows)
         k->gap_letter = 0;
-    if ((!k->known && cursor_set(v->db, v->user, conversation, v->device, k, v->now_ms) < 0) ||
-        !dead_extend(v->db, &d, &k->gap_letter))
+    if (!dead_extend(db, d, &k->gap_letter))
         return false;
-    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_CURSOR_PASS);
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_CURSOR_PASS);
     if (s == NULL)
         return false;
-    k->gap_from = follows ? k->gap_from : k->seq + 1;
-    k->seq = to;
+    k->gap_from = follows ? k->gap_from : d->from;
+    k->seq = d->to;
     k->deliveries = 0;
-    k->known = true;
-    (void)sqlite3_snprintf(sizeof k->gap_reason, k->gap_reason, "%s", why);
-    store_bind_str(s, 1, v->user);
+    (void)sqlite3_snprintf(sizeof k->gap_reason, k->gap_reason, "%.*s", (int)d->reason.n,
+                           d->reason.p);
+    store_bind_str(s, 1, d->user);
     (void)sqlite3_bind_int64(s, 2, key);
-    store_bind_str(s, 3, v->device);
-    (void)sqlite3_bind_int64(s, 4, to);
+    store_bind_str(s, 3, d->device);
+    (void)sqlite3_bind_int64(s, 4, d->to);
     (void)sqlite3_bind_int64(s, 5, k->gap_from);
-    store_bind_str(s, 6, ptn_str_of(why));
+    store_bind_str(s, 6, d->reason);
     (void)sqlite3_bind_int64(s, 7, k->gap_letter);
-    return store_run(v->db, s);
+    return store_run(db, s);
 }
 
 /* Passes what is too old, or over the limits.  base: retention has removed everything up to it. */
@@ -250,7 +241,18 @@ static bool cursor_limit(struct visit *v, ptn_str conversation, int64_t key, int
         why = "overflow";
         seq = fitting;
     }
-    return why == NULL || cursor_pass(v, conversation, key, seq - 1, why, k);
+    if (why == NULL)
+        return true;
+    const struct dead d = {.user = v->user,
+                           .device = v->device,
+                           .conversation = conversation,
+                           .reason = ptn_str_of(why),
+                           .from = k->seq + 1,
+                           .to = seq - 1,
+                           .now_ms = v->now_ms};
+    if (!k->known && cursor_set(db, v->user, conversation, v->device, k, v->now_ms) < 0)
+        return false;
+    return cursor_pass(db, &d, key, k);
 }
 
 /* The current row of FEED_LIST. */
@@ -586,7 +588,13 @@ ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         !ptn_unpack_str(u, &d.conversation) || !ptn_unpack_int(u, &d.from) ||
         !ptn_unpack_int(u, &d.to) || !ptn_unpack_str(u, &d.reason) || !ptn_unpack_int(u, &d.now_ms))
         return store_malformed(ret_type);
-    return dead_add(db, &d, NULL) ? store_ok(ret_type) : store_db_fail(db, ret_type);
+    struct store_conv *c;
+    struct cursor k = {.known = false};
+    int err = store_conv_find(db, d.conversation, &c);
+    bool ok = err == 0 ? cursor_load(db, d.user, d.device, c->key, 0, &k) : err == -PTN_ENOTFOUND;
+    if (ok)
+        ok = k.known && k.seq < d.to ? cursor_pass(db, &d, c->key, &k) : dead_add(db, &d, NULL);
+    return ok ? store_ok(ret_type) : store_db_fail(db, ret_type);
 }
 
 static void pack_dead(ptn_pack *w, sqlite3_stmt *row) {

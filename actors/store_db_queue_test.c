@@ -213,6 +213,29 @@ Test(store_db_queue, dead_letters_are_listed_replayed_and_purged) {
     cr_expect_eq(count_of(run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10)), 0);
 }
 
+Test(store_db_queue, a_device_hears_of_what_was_delivered_in_vain_until_it_acknowledges) {
+    for (int i = 0; i < 6; i++)
+        say("alice", NOW_MS);
+    (void)acked("bob", "a");
+    (void)run(STORE_DEAD_ADD, "sssiisi", "bob", "a", "c1", INT64_C(2), INT64_C(3), "max_deliveries",
+              NOW_MS); /* the acknowledgement of 1 is on its way */
+    (void)ack("bob", "a", 1, 0, 1);
+    (void)ack("bob", "a", 3, 0, 1);
+    expect_gap(feed("bob", "a", 0, 0, 0), 2, 3, "max_deliveries");
+    cr_expect_str_eq(status_of(1), "delivered");
+    (void)run(STORE_DEAD_ADD, "sssiisi", "bob", "a", "c1", INT64_C(4), INT64_C(4), "max_deliveries",
+              NOW_MS);
+    expect_gap(feed("bob", "a", 0, 0, 0), 2, 4, "max_deliveries");
+    cr_expect_eq(count_of(run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10)), 1, "one letter");
+    (void)ack("bob", "a", 5, 0, 5);
+    (void)run(STORE_DEAD_ADD, "sssiisi", "bob", "a", "c1", INT64_C(5), INT64_C(5), "max_deliveries",
+              NOW_MS); /* late */
+    (void)run(STORE_DEAD_ADD, "sssiisi", "bob", "b", "c1", INT64_C(1), INT64_C(1), "max_deliveries",
+              NOW_MS); /* a device that was forgotten meanwhile */
+    cr_expect_eq(ptn_kind_of(element(feed("bob", "a", 0, 0, 0), 4)), PTN_KIND_NIL);
+    cr_expect_eq(acked("bob", "b"), 5);
+}
+
 /* ---- devices that are away ------------------------------------------------------------------ */
 
 static int64_t waiting, devices;
@@ -332,4 +355,14 @@ Test(store_db_queue, the_device_away_longest_is_forgotten) {
     (void)tend();
     cr_expect_eq(devices, 1);
     cr_expect(is_known("c"));
+}
+
+Test(store_db_queue, a_new_device_that_is_over_a_limit_at_once_counts) {
+    db->queue.limits.devices = 1;
+    come("a", NOW_MS);
+    db->queue.limits.messages = 2;
+    for (int i = 0; i < 5; i++)
+        say("alice", NOW_MS);
+    come("b", NOW_MS + 1000);
+    cr_expect(!is_known("a") && is_known("b"));
 }

@@ -51,13 +51,14 @@
     XX(HUB_FEED)          /* hub.h packs these two */                                                      \
     XX(HUB_ACK)                                                                                            \
     XX(HUB_JOINED)        /* conversation -> hubs: [topic, [user, ..], seq]: members from after seq on */  \
-    XX(QUEUE_DEAD)        /* the same: [user, device, conversation, toSeq, fromSeq, 0]: delivered in vain */ \
     XX(HUB_CURSOR)        /* offline queue, store -> hubs: [topic, user, device, seq, reason?]: again from \
                            * after seq; with a reason everything up to seq was passed, or acknowledged by  \
                            * another way (reason "acknowledged") */                                        \
     XX(QUEUE_OPEN)        /* hub -> offline queue of the user: [user, device] -> STORE_FEED */             \
     XX(QUEUE_ACK)         /* hub -> offline queue, cast: [user, device, conversation, seq, deliveries,     \
                            * gotSeq] */                                                                    \
+    XX(QUEUE_DEAD)        /* hub -> offline queue, cast: [user, device, conversation, toSeq, fromSeq, 0]:  \
+                           * delivered in vain */                                                          \
     XX(QUEUE_GOT)         /* edge -> offline queue, cast: [user, device, conversation, seq]: acknowledged  \
                            * by a client without a feed */                                                 \
     XX(HUB_EVICT)         /* conversation -> hubs: [topic, user]: no longer a member */                    \
@@ -124,7 +125,8 @@
                            * STORE_FEED_ACKED; gotSeq: up to there the device had them; 0: unknown */      \
     XX(STORE_FEED_ACKED)  /* [[conversation, user, seq], ..]: whose messages up to seq are delivered now */ \
     /* DEAD = [id, user, device, conversation, fromSeq, toSeq, reason, createdMs] */                       \
-    XX(STORE_DEAD_ADD)    /* [user, device, conversation, fromSeq, toSeq, reason, nowMs] -> OK */          \
+    XX(STORE_DEAD_ADD)    /* [user, device, conversation, fromSeq, toSeq, reason, nowMs] -> OK; the device's \
+                           * cursor passes it */                                                           \
     XX(STORE_DEAD_LIST)   /* [afterId, limit] -> STORE_DEADS */                                            \
     XX(STORE_DEAD_REPLAY) /* [id, nowMs] -> STORE_DEADS, that one; its cursor is back before it */         \
     XX(STORE_DEAD_PURGE)  /* [all, id] -> STORE_DEADS, empty */                                           \
