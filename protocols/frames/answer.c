@@ -10,26 +10,6 @@
 
 #define CLOSE_NO_MEMORY 1011 /* as ws/ does (docs/api.md) */
 
-/* What a client hears when there is no memory to say more: {type: "error", code: "overloaded", ..}.
- */
-static const char no_memory_frame[] = "\x85\xa4"
-                                      "type"
-                                      "\xa5"
-                                      "error"
-                                      "\xa4"
-                                      "code"
-                                      "\xaa"
-                                      "overloaded"
-                                      "\xa7"
-                                      "message"
-                                      "\xb8"
-                                      "out of memory; try again"
-                                      "\xa9"
-                                      "retryable"
-                                      "\xc3\xa7"
-                                      "details"
-                                      "\x80";
-
 void frames__begin(ptn_pack *w, const char *type, ptn_bytes id, uint32_t n) {
     ptn_pack_init(w, 0);
     ptn_pack_map(w, n + 1 + (id.n > 0));
@@ -48,12 +28,7 @@ void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w) {
         s->ops->close(c, s->self, CLOSE_NO_MEMORY, PTN_CODE_OVERLOADED);
         return;
     }
-    if (b == NULL) { /* no connection to close: one question, one answer */
-        const ptn_bytes sorry = {(const uint8_t *)no_memory_frame, sizeof no_memory_frame - 1};
-        s->ops->send(c, s->self, ticket, sorry);
-        return;
-    }
-    s->ops->send(c, s->self, ticket, ptn_buf_bytes(b));
+    s->ops->send(c, s->self, ticket, ptn_buf_bytes(b)); /* NULL: of no bytes */
     ptn_buf_unref(b);
 }
 

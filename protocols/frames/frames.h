@@ -19,7 +19,8 @@
 typedef struct frames_session frames_session;
 
 typedef struct frames_ops {
-    /* An encoded msgpack map for the client; borrowed. */
+    /* An encoded msgpack map for the client; borrowed.  Without `close` it may be of no bytes:
+     * there was no memory for the answer, and the adapter has words of its own for that. */
     void (*send)(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes frame);
     /* The session is authenticated now (`welcome` has been sent).  May be NULL. */
     void (*authenticated)(ptn_ctx *c, void *self);

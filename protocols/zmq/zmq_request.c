@@ -233,6 +233,8 @@ ptn_buf *zmq_gw_frame_with_id(ptn_bytes frame, ptn_bytes id) {
 
 unsigned zmq_gw_frame_status(ptn_bytes frame) {
     ptn_str type;
+    if (frame.n == 0)
+        return (unsigned)ptn_code_info_of(PTN_CODE_OVERLOADED)->status;
     if (!ptn_map_get_str(frame, "type", &type))
         return 200;
     if (ptn_str_eqz(type, "response")) {

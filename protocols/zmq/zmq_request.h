@@ -54,8 +54,8 @@ void zmq_gw_request_done(zmq_gw_request *r);
  */
 ptn_buf *zmq_gw_frame_with_id(ptn_bytes frame, ptn_bytes id);
 
-/* What an outgoing frame reports: the status of a `response`, that of an `error`'s code, otherwise
- * 200. */
+/* What an outgoing frame reports: the status of a `response`, that of an `error`'s code, that of
+ * `overloaded` when there was no memory for it (n == 0), otherwise 200. */
 unsigned zmq_gw_frame_status(ptn_bytes frame);
 
 #endif

@@ -240,4 +240,5 @@ Test(zmq_status, of_outgoing_frames) {
     cr_expect_eq(status_of("{\"type\":\"error\",\"code\":\"overloaded\"}"), 503);
     cr_expect_eq(status_of("{\"type\":\"error\",\"code\":\"never heard of\"}"), 500);
     cr_expect_eq(status_of("{}"), 200);
+    cr_expect_eq(zmq_gw_frame_status((ptn_bytes){NULL, 0}), 503);
 }
