@@ -178,7 +178,9 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
         int flags = (o.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) |
                     SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
                     (o.vfs != NULL && !o.read_only ? SQLITE_OPEN_CREATE : 0);
-        int rc = sqlite3_open_v2(path, &db->sql, flags, o.vfs);
+        const char *vfs = o.read_only ? o.vfs : store_gather_open(db, o.vfs);
+        int rc =
+            o.read_only || vfs != NULL ? sqlite3_open_v2(path, &db->sql, flags, vfs) : SQLITE_NOMEM;
         if (rc == SQLITE_OK)
             rc = set_pragmas(db, &o);
         err = store_err_of(rc);
@@ -225,6 +227,7 @@ void store_db_close(store_db *db) {
     if (db->unsettled) /* the next start reads it from the log, and makes it durable first */
         (void)sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)NULL);
     (void)sqlite3_close(db->sql);
+    store_gather_close(db);
     free(db);
 }
 
@@ -549,7 +552,7 @@ int store_db_commit(store_db *db) {
                add_total(db, "change", db->changes));
     }
     sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
-    if (s != NULL && store_run(db, s)) {
+    if (s != NULL && (db->relaxed ? store_run(db, s) : store_gather_commit(db, s))) {
         db->in_transaction = false;
         db->change += db->changes;
         db->renew_topics = false;

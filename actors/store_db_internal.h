@@ -247,8 +247,11 @@ struct queue { /* and the device that its round has come to */
     int64_t waiting, devices; /* counted so far */
 };
 
+struct store_gather;
+
 struct store_db {
     sqlite3 *sql;
+    struct store_gather *gather; /* NULL: it only reads */
     sqlite3_stmt *statement[STORE_SQL_COUNT];
     struct store_conv *convs;
     struct store_topic *topics;
@@ -380,6 +383,15 @@ uint32_t store_log_frames(store_db *db);
 /* Inside a transaction that writes, which must be rolled back then: the next one reads the log from
  * its beginning.  frames: cut off what comes after so many; 0: nothing. */
 int store_log_forget_index(store_db *db, uint32_t frames);
+
+/* store_db_gather.c */
+/* The name of a VFS for this handle, over the one of that name (NULL: the default); its log takes a
+ * commit in one write.  NULL: no memory, or no such VFS. */
+const char *store_gather_open(store_db *db, const char *base);
+/* After sqlite3_close(). */
+void store_gather_close(store_db *db);
+/* Runs COMMIT, which has to sync the log; as store_run(). */
+bool store_gather_commit(store_db *db, sqlite3_stmt *s);
 
 /* store_db_topics.c */
 ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
