@@ -96,6 +96,7 @@
     XX(DEVICE_NEXT, "SELECT min(device) FROM cursors WHERE user = ?1 AND (device > ?2 OR ?3)")             \
     XX(DEVICE_OVER, "SELECT device FROM cursors WHERE user = ?1 AND device IS NOT ?2 GROUP BY device"      \
                     " ORDER BY max(seen_ms) DESC, device LIMIT 1 OFFSET ?3")                               \
+    XX(DEVICE_KNOWN, "SELECT 1 FROM cursors WHERE user = ?1 AND device = ?2 LIMIT 1")                      \
     XX(DEVICE_FORGET, "DELETE FROM cursors WHERE user = ?1 AND device = ?2")                               \
     XX(DELIVERED_BY_OTHERS, "SELECT seq FROM deliveries WHERE conversation = ?1 AND user <> ?2"            \
                             " ORDER BY seq DESC LIMIT 2")                                                  \

@@ -79,10 +79,10 @@ struct cursor {
     bool known; /* this device has one */
 };
 
-/* The device's cursor; a new device begins where the furthest one is, the first one where the
- * member joined. */
-static bool cursor_load(store_db *db, ptn_str user, ptn_str device, int64_t key, int64_t joined,
-                        struct cursor *ret_k) {
+/* The device's cursor.  A new device begins where the furthest one is, the first one where the
+ * member joined; so does one that was there before the member. */
+static bool cursor_load(store_db *db, ptn_str user, ptn_str device, bool is_new, int64_t key,
+                        int64_t joined, struct cursor *ret_k) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_CURSORS);
     *ret_k = (struct cursor){.seq = joined};
     if (s == NULL)
@@ -101,7 +101,7 @@ static bool cursor_load(store_db *db, ptn_str user, ptn_str device, int64_t key,
             (void)sqlite3_snprintf(sizeof ret_k->gap_reason, ret_k->gap_reason, "%s",
                                    (const char *)sqlite3_column_text(s, 5));
         }
-        if (ret_k->known || seq > ret_k->seq)
+        if (ret_k->known || (is_new && seq > ret_k->seq))
             ret_k->seq = seq;
     }
     bool ok = ret_k->known || rc == SQLITE_DONE;
@@ -129,6 +129,7 @@ static int cursor_set(store_db *db, ptn_str user, ptn_str conversation, ptn_str 
 struct visit { /* to one device */
     store_db *db;
     ptn_str user, device;
+    bool is_new; /* the device has no cursor at all */
     int64_t now_ms;
     uint64_t messages, bytes; /* what is left of the limits */
     int64_t waiting, rows;    /* found, looked at */
@@ -260,7 +261,8 @@ static bool visit_row(struct visit *v, sqlite3_stmt *row, struct cursor *ret_k) 
     int64_t key = sqlite3_column_int64(row, 0), last = sqlite3_column_int64(row, 3),
             base = sqlite3_column_int64(row, 4);
     v->rows++;
-    if (!cursor_load(v->db, v->user, v->device, key, sqlite3_column_int64(row, 2), ret_k) ||
+    if (!cursor_load(v->db, v->user, v->device, v->is_new, key, sqlite3_column_int64(row, 2),
+                     ret_k) ||
         !cursor_limit(v, store_column_str(row, 1), key, base, last, ret_k))
         return false;
     int64_t from = ret_k->seq > base ? ret_k->seq : base;
@@ -325,17 +327,27 @@ static bool device_seen(struct visit *v, int64_t key) {
     return store_run(v->db, s);
 }
 
+/* False: failed. */
+static bool device_look_up(struct visit *v) {
+    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_DEVICE_KNOWN);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, v->user);
+    store_bind_str(s, 2, v->device);
+    int rc = sqlite3_step(s);
+    v->is_new = rc == SQLITE_DONE;
+    (void)sqlite3_reset(s);
+    return rc == SQLITE_DONE || rc == SQLITE_ROW;
+}
+
 /* ---- opening a feed ----------------------------------------------------------------------- */
 
-/* *new_device: no conversation before this one has a cursor of it. */
-static bool open_row(struct visit *v, ptn_pack *w, sqlite3_stmt *row, bool first,
-                     bool *new_device) {
+static bool open_row(struct visit *v, ptn_pack *w, sqlite3_stmt *row, bool first) {
     struct cursor k;
     int64_t key = sqlite3_column_int64(row, 0);
     ptn_str id = store_column_str(row, 1);
     if (!visit_row(v, row, &k))
         return false;
-    *new_device = *new_device && !k.known;
     if (!k.known && cursor_set(v->db, v->user, id, v->device, &k, v->now_ms) < 0)
         return false;
     if (first && k.known && !device_seen(v, key))
@@ -356,18 +368,17 @@ ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         device.n > STORE_ID_BYTES_MAX)
         return store_malformed(ret_type);
     struct visit v = visit_of(db, user, device, now_ms);
-    sqlite3_stmt *s = feed_list(db, user);
+    sqlite3_stmt *s = device_look_up(&v) ? feed_list(db, user) : NULL;
     if (s == NULL)
         return store_db_fail(db, ret_type);
     ptn_pack rows;
     uint32_t n = 0;
-    bool new_device = true;
     int rc;
     ptn_pack_init(&rows, 1024);
-    while ((rc = sqlite3_step(s)) == SQLITE_ROW && open_row(&v, &rows, s, n == 0, &new_device))
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW && open_row(&v, &rows, s, n == 0))
         n++;
     if (rc != SQLITE_DONE ||
-        (new_device && n > 0 && !devices_limit(db, user, device, db->queue.limits.devices - 1))) {
+        (v.is_new && n > 0 && !devices_limit(db, user, device, db->queue.limits.devices - 1))) {
         ptn_pack_abort(&rows);
         return store_db_fail(db, ret_type);
     }
@@ -591,7 +602,8 @@ ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     struct store_conv *c;
     struct cursor k = {.known = false};
     int err = store_conv_find(db, d.conversation, &c);
-    bool ok = err == 0 ? cursor_load(db, d.user, d.device, c->key, 0, &k) : err == -PTN_ENOTFOUND;
+    bool ok =
+        err == 0 ? cursor_load(db, d.user, d.device, false, c->key, 0, &k) : err == -PTN_ENOTFOUND;
     if (ok)
         ok = k.known && k.seq < d.to ? cursor_pass(db, &d, c->key, &k) : dead_add(db, &d, NULL);
     return ok ? store_ok(ret_type) : store_db_fail(db, ret_type);

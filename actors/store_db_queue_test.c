@@ -118,6 +118,20 @@ Test(store_db_queue, nobody_acknowledges_what_does_not_exist) {
     cr_expect_str_eq(status_of(2), "sent");
 }
 
+Test(store_db_queue, a_known_device_begins_where_the_member_joined) {
+    (void)run(STORE_CONV_ADD, "sssis[s]", "c0", "Before", "bob", (int64_t)5, "epoch0", "bob");
+    (void)run(STORE_MEMBERS_REMOVE, "s[s]", "c1", "bob");
+    (void)run(STORE_FEED_OPEN, "ssi", "bob", "phone", NOW_MS);
+    (void)run(STORE_FEED_OPEN, "ssi", "bob", "tablet", NOW_MS);
+    say("alice", NOW_MS);
+    (void)run(STORE_MEMBERS_ADD, "s[s]i", "c1", "bob", NOW_MS);
+    say("alice", NOW_MS);
+    say("alice", NOW_MS);
+    (void)ack("bob", "tablet", 3, 0, 3);
+    cr_expect_eq(acked("bob", "phone"), 1, "whatever another device has acknowledged");
+    cr_expect_eq(acked("bob", "watch"), 3, "a new one");
+}
+
 Test(store_db_queue, a_new_device_begins_where_the_furthest_is) {
     for (int i = 0; i < 5; i++)
         say("alice", NOW_MS);
