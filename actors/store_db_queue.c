@@ -101,7 +101,7 @@ static bool cursor_load(store_db *db, ptn_str user, ptn_str device, bool is_new,
             (void)sqlite3_snprintf(sizeof ret_k->gap_reason, ret_k->gap_reason, "%s",
                                    (const char *)sqlite3_column_text(s, 5));
         }
-        if (ret_k->known || (is_new && seq > ret_k->seq))
+        if ((ret_k->known || is_new) && seq > ret_k->seq)
             ret_k->seq = seq;
     }
     bool ok = ret_k->known || rc == SQLITE_DONE;
