@@ -288,23 +288,32 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         if (s == NULL)
             return; /* it had subscribed before and was reset with the others */
     }
+    memcpy(t->epoch, r.epoch.p, r.epoch.n);
+    t->epoch_bytes = (uint8_t)r.epoch.n;
+    t->offset = r.offset;
+    if (a->item == NULL)
+        hub_feed_precede(c, h, s, t);
+    if (hub_sink_of(h, a->sink) != s)
+        return; /* no memory for it */
     bool joined = hub_find_sub(s, &t->list) != NULL;
     struct hub_sub *sub = hub_join(h, s, &t->list, a->policy, a->item != NULL);
+    if (sub == NULL && a->item != NULL) {
+        hub_feed_no_room(c, h, s, &a->item);
+        return;
+    }
     if (sub == NULL) {
         hub_refuse_full(c, h, s, a->tag, r.topic, a->item != NULL);
         return;
     }
-    memcpy(t->epoch, r.epoch.p, r.epoch.n);
-    t->epoch_bytes = (uint8_t)r.epoch.n;
-    t->offset = r.offset;
     if (a->item != NULL) {
         hub_feed_granted(c, h, sub, a->item, joined);
         return;
     }
     sub->every_ms = a->every_ms;
-    if (hub_cursor_is_fed(sub->cursor)) {
-        hub_cursor_take(c, sub->cursor, !a->since_given, &r);
-        if (!a->since_given)
+    bool resumes = a->since_given && r.recovered;
+    if (hub_cursor_is_fed(sub->cursor) || hub_cursor_is_behind(sub->cursor)) {
+        hub_cursor_take(c, sub->cursor, resumes ? &a->since_offset : NULL, &r);
+        if (!resumes)
             return;
     }
     hub_flow_drop(sub); /* it had subscribed before: this is its new position */
@@ -318,8 +327,7 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
 static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct hub_attach *a = arg;
     ptn_hub *h = a->hub;
-    ptn_sink_id id = a->sink;
-    struct hub_sink *s = hub_sink_of(h, id);
+    struct hub_sink *s = hub_sink_of(h, a->sink);
     struct hub_topic *t = a->topic;
     ptn_problem p;
     (void)state;
@@ -346,13 +354,10 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
             hub_refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, code, message);
         }
     }
-    struct hub_sub *sub = s != NULL && a->item == NULL ? hub_find_sub(s, &t->list) : NULL;
-    if (sub != NULL && hub_sink_of(h, id) == s)
-        hub_cursor_go_on(c, sub->cursor);
     t->pending--;
     attach_end(h, a);
     release_topic(c, h, t);
-    hub_feed_go_on(c, h, hub_sink_of(h, id));
+    hub_feed_go_on(c, h);
     report_subscriptions(h);
 }
 
@@ -592,8 +597,6 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         !ptn_unpack_uint(&u, &every_ms) || every_ms > UINT16_MAX || !ptn_unpack_str(&u, &user) ||
         !ptn_unpack_uint(&u, &roles))
         return -PTN_EPROTO;
-    if (hub_feed_holds(s, topic, PTN_MSG_HUB_SUBSCRIBE, m->buf))
-        return 0;
     hub_sink_user(s, user);
     const char *why = NULL;
     if (!ptn_pattern_is_valid(topic))
@@ -605,6 +608,8 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         hub_refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
     else if (!has_room(h, s, topic))
         hub_refuse_full(c, h, s, tag, topic, false);
+    else if (hub_feed_holds(c, s, tag, topic, m->buf))
+        return 0;
     else if (!ptn_pattern_has_wildcard(topic))
         subscribe_topic(c, h, s, tag, topic, since, (uint8_t)policy, (uint16_t)every_ms, roles);
     else if (policy == PTN_POLICY_STORED)
@@ -624,9 +629,9 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         !ptn_unpack_str(&u, &topic))
         return -PTN_EPROTO;
     struct hub_sink *s = hub_sink_of(h, id);
-    if (s == NULL || !ptn_pattern_is_valid(topic) ||
-        hub_feed_holds(s, topic, PTN_MSG_HUB_UNSUBSCRIBE, m->buf))
+    if (s == NULL || !ptn_pattern_is_valid(topic))
         return 0;
+    hub_feed_cancel(c, s, topic, canceled_text);
     for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
         if (a->sink == id && a->item == NULL &&
             ptn_str_eq(topic, (ptn_str){a->name, a->name_bytes}))
@@ -639,13 +644,11 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     return 0;
 }
 
-void hub_take(ptn_ctx *c, ptn_hub *h, uint32_t type, ptn_buf *b) {
+void hub_take(ptn_ctx *c, ptn_hub *h, ptn_buf *b) {
     ptn_bytes payload = ptn_buf_bytes(b);
-    const ptn_msg m = {.type = type, .data = payload.p, .len = payload.n, .buf = b};
-    if (type == PTN_MSG_HUB_SUBSCRIBE)
-        (void)on_subscribe(c, h, &m);
-    else
-        (void)on_unsubscribe(c, h, &m);
+    const ptn_msg m = {
+        .type = PTN_MSG_HUB_SUBSCRIBE, .data = payload.p, .len = payload.n, .buf = b};
+    (void)on_subscribe(c, h, &m);
 }
 
 static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {

@@ -32,6 +32,7 @@ struct hub_cursor {
     ptn_time due;        /* when what is sent and not acknowledged is sent again */
     uint32_t deliveries; /* of the oldest that is not acknowledged */
     bool taken;          /* by a subscription of the client's own */
+    bool hole;           /* ... which has left something out that is not acknowledged */
     bool blocked;        /* the window is full */
     bool dirty;          /* the queue has not heard */
 };
@@ -111,7 +112,7 @@ static void ack_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         ptn_timer_start(c, t, ACK_NS, ack_due, h);
 }
 
-static void set_dirty(ptn_ctx *c, struct hub_cursor *k) {
+void hub_cursor_report(ptn_ctx *c, struct hub_cursor *k) {
     k->dirty = true;
     list(c, k);
     if (!ptn_timer_is_armed(&k->hub->feeds.ack_timer))
@@ -160,7 +161,7 @@ static bool pass(ptn_ctx *c, struct hub_cursor *k, uint64_t to) {
                       k->acked + 1, 0) < 0)
         return false;
     skip(c, k, to, "max_deliveries");
-    set_dirty(c, k);
+    hub_cursor_report(c, k);
     return true;
 }
 
@@ -169,6 +170,7 @@ enum ptn_sink_load hub_cursor_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     struct hub_sink *s = k->sub->sink;
     const ptn_hub_limits *l = &k->hub->limits;
     if (k->taken && e->offset > k->until) {
+        k->hole |= e->offset > k->pos + 1;
         k->pos = e->offset;
         return s->ops->deliver(c, s->self, e);
     }
@@ -199,6 +201,13 @@ enum ptn_sink_load hub_cursor_deliver(ptn_ctx *c, void *self, ptn_event *e) {
 
 /* ---- acknowledgements --------------------------------------------------------------------- */
 
+static void go_on(ptn_ctx *c, struct hub_cursor *k) {
+    if (k->taken || !k->blocked)
+        return;
+    k->blocked = k->pos - k->acked >= k->hub->limits.feed_window;
+    hub_flow_go_on(c, k->sub);
+}
+
 static void acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
     k->acked = k->got = seq;
     k->deliveries = 0;
@@ -208,10 +217,10 @@ static void acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
         k->deliveries = 1;
         k->due = ptn_now(c) + backoff(c, k);
     }
-    set_dirty(c, k);
+    hub_cursor_report(c, k);
     if (k->pos < k->acked)
         k->pos = k->acked;
-    hub_cursor_go_on(c, k);
+    go_on(c, k);
 }
 
 void hub_cursor_acknowledged(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
@@ -277,8 +286,7 @@ static void due_tick(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 /* ---- begin, and change of hands ----------------------------------------------------------- */
 
 void hub_cursor_new(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t acked,
-                    uint32_t deliveries, enum hub_cursor_start how) {
-    bool taken = how == HUB_CURSOR_TAKEN;
+                    uint32_t deliveries, bool taken) {
     uint64_t newest = hub_list_topic(sub->list)->offset;
     struct hub_cursor *k = calloc(1, sizeof *k);
     if (k == NULL) {
@@ -289,40 +297,39 @@ void hub_cursor_new(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t acked,
         acked = newest;
     k->hub = h;
     k->sub = sub;
-    k->acked = k->last = acked;
-    k->pos = taken ? newest : acked;
+    k->acked = k->last = k->pos = acked;
     k->deliveries = deliveries;
     k->taken = taken;
     sub->cursor = k;
-    k->blocked = how == HUB_CURSOR_HELD;
-    if (k->blocked)
-        hub_flow_full(c, h, sub, acked);
-    else if (!taken && acked < newest)
+    if (!taken && acked < newest)
         hub_flow_from(c, h, sub, acked);
     else if (sub->flow == NULL && !sub->latest)
         hub_sub_live(sub);
 }
 
-void hub_cursor_go_on(ptn_ctx *c, struct hub_cursor *k) {
-    if (!hub_cursor_is_fed(k) || !k->blocked)
-        return;
-    k->blocked = k->pos - k->acked >= k->hub->limits.feed_window;
-    hub_flow_go_on(c, k->sub);
+bool hub_cursor_is_behind(const struct hub_cursor *k) {
+    return k != NULL && k->pos < k->until;
 }
 
-void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, bool backlog, const ptn_subscribed *r) {
+void hub_cursor_take(ptn_ctx *c, struct hub_cursor *k, const uint64_t *since,
+                     const ptn_subscribed *r) {
     struct hub_sub *sub = k->sub;
     struct hub_sink *s = sub->sink;
     ptn_subscribed told = *r;
-    if (told.offset < k->pos)
-        told.offset = k->pos; /* the store gave what the owner has not announced here yet */
+    if (!k->taken) {
+        s->n_fed--;
+        s->n_subs++;
+    }
     k->taken = true;
     k->blocked = false;
-    k->until = backlog ? told.offset : 0;
-    s->n_fed--;
-    s->n_subs++;
-    if (!backlog)
+    if (since != NULL) {
+        k->pos = *since;
+        k->until = 0;
         return;
+    }
+    if (told.offset < k->pos)
+        told.offset = k->pos; /* the store gave what the owner has not announced here yet */
+    k->until = told.offset;
     s->ops->subscribed(c, s->self, &told);
     if (sub->flow != NULL)
         hub_flow_go_on(c, sub);
@@ -334,26 +341,40 @@ void hub_cursor_return(ptn_ctx *c, ptn_hub *h, struct hub_cursor *k) {
     struct hub_sub *sub = k->sub;
     if (!k->taken)
         return;
-    k->taken = false;
+    bool again = k->hole ||
+                 (sub->flow == NULL && !sub->latest && k->pos < hub_list_topic(sub->list)->offset);
     sub->policy = PTN_POLICY_STORED;
     sub->sink->n_subs--;
     sub->sink->n_fed++;
+    k->taken = k->hole = false;
+    k->until = 0;
+    if (again || k->pos < k->acked)
+        k->pos = k->acked;
     k->last = k->pos;
-    k->deliveries = 1;
-    k->due = ptn_now(c) + backoff(c, k);
-    list(c, k);
-    if (sub->flow != NULL || sub->latest)
+    k->deliveries = 0;
+    if (is_waiting(k)) {
+        k->deliveries = 1;
+        k->due = ptn_now(c) + backoff(c, k);
+        list(c, k);
+    }
+    if (again || sub->flow != NULL || sub->latest)
         hub_flow_from(c, h, sub, k->pos);
     else
         hub_sub_live(sub);
 }
 
 void hub_cursor_rewind(ptn_ctx *c, struct hub_cursor *k, uint64_t seq) {
-    if (k->taken || seq >= k->acked)
+    if (seq >= k->acked)
         return;
-    k->acked = k->last = k->pos = seq;
     k->deliveries = 0;
-    k->blocked = k->dirty = false;
+    k->dirty = false;
+    if (k->taken) { /* it comes when the subscription ends */
+        k->acked = seq;
+        k->hole = true;
+        return;
+    }
+    k->acked = k->last = k->pos = seq;
+    k->blocked = false;
     hub_flow_from(c, k->hub, k->sub, seq);
 }
 
@@ -370,6 +391,6 @@ void hub_cursor_passed(ptn_ctx *c, struct hub_cursor *k, uint64_t seq, const cha
         hub_flow_from(c, k->hub, k->sub, seq);
     } else {
         k->deliveries = 1;
-        hub_cursor_go_on(c, k);
+        go_on(c, k);
     }
 }

@@ -4,8 +4,12 @@
  * user joins a conversation.
  *
  * The conversations of a feed are subscribed to one after the other, a bounded number of them at a
- * time for the whole hub, in turns.  Subscriptions that the client asks for meanwhile wait for
- * theirs, so that it does not depend on the race whether its backlog comes.
+ * time for the whole hub, in turns.  Subscriptions that the client asks for wait until the queue
+ * has said which they are and where the device stands there: what waits comes before what happens,
+ * whoever of the two is granted first.
+ *
+ * A feed in trouble is tried again, less and less often, for as long as its session lasts; what the
+ * client asks for is refused after a while.
  */
 #include "actors/hub_internal.h"
 
@@ -18,20 +22,26 @@
 
 #define ATTACHES_MAX 64u /* in flight for feeds */
 #define OPEN_DEADLINE_NS (10 * PTN_SEC)
+#define HOLD_NS (10 * PTN_SEC)
 #define RETRY_NS (100 * PTN_MS)
+#define RETRY_DOUBLINGS_MAX 6u
 #define CONVERSATION_PREFIX "conversation."
 
 struct feed_item { /* a conversation to subscribe to */
     struct feed_item *next;
     uint64_t acked, gap_from; /* gap_from 0: no gap */
+    bool joined;              /* the queue does not know that the device begins there */
+    bool told;                /* the client, that there is no room for it */
     uint32_t deliveries;
     char reason[16]; /* of the gap */
     uint32_t topic_bytes;
     char topic[];
 };
 
-struct held { /* a wish of the client that waits */
-    uint32_t type;
+struct held { /* a subscription that waits for the queue's list */
+    uint64_t tag;
+    ptn_str topic;  /* in buf */
+    ptn_time until; /* then it is refused */
     ptn_buf *buf;
 };
 
@@ -39,13 +49,15 @@ struct hub_feed {
     struct hub_feed *next, **pprev;           /* all of the hub */
     struct hub_feed *user_next, **user_pprev; /* of the same user */
     struct hub_feed *line_next;
+    struct hub_feed *late_next, **late_pprev; /* tried again later; late_pprev NULL: not there */
+    ptn_time retry_at;
+    uint32_t failures; /* in a row */
     struct hub_reader *reader;
     ptn_hub *hub;
     struct hub_sink *sink; /* NULL: closed; freed when the queue has answered */
     uint64_t roles;
     bool asking, in_line;
-    bool retry; /* the queue could not answer */
-    bool ready; /* its first conversations are subscribed to */
+    bool listed; /* the queue has said which conversations it has */
     uint32_t n_attaching;
     struct feed_item *items, **items_tail;
     struct held *held;
@@ -118,8 +130,22 @@ static void feed_free(struct hub_feed *f) {
     free(f);
 }
 
+static bool is_late(const struct hub_feed *f) {
+    return f->late_pprev != NULL;
+}
+
+static void late_leave(struct hub_feed *f) {
+    if (!is_late(f))
+        return;
+    *f->late_pprev = f->late_next;
+    if (f->late_next != NULL)
+        f->late_next->late_pprev = f->late_pprev;
+    f->late_pprev = NULL;
+}
+
 /* What the sink had of it. */
 static void feed_empty(ptn_hub *h, struct hub_feed *f) {
+    late_leave(f);
     while (f->items != NULL) {
         struct feed_item *item = f->items;
         f->items = item->next;
@@ -163,71 +189,80 @@ void hub_feed_done(ptn_hub *h) {
     all->n_attaching = 0;
 }
 
+/* A sink that has closed keeps its feed until it is buried. */
+static bool is_open(const struct hub_feed *f) {
+    return f->sink != NULL && hub_sink_of(f->hub, hub_sink_id(f->sink)) == f->sink;
+}
+
 void hub_feed_reset_all(ptn_ctx *c, ptn_hub *h) {
     for (struct hub_feed *f = h->feeds.all; f != NULL; f = f->next)
-        if (f->sink != NULL && hub_sink_of(h, hub_sink_id(f->sink)) == f->sink)
+        if (is_open(f))
             hub_reset_sink(c, h, f->sink);
 }
 
 /* ---- what waits for the feed -------------------------------------------------------------- */
 
-bool hub_feed_holds(struct hub_sink *s, ptn_str topic, uint32_t type, ptn_buf *b) {
-    struct hub_feed *f = s->feed;
-    if (f == NULL || f->ready || !ptn_str_starts(topic, PTN_STR(CONVERSATION_PREFIX)) ||
-        f->n_held == f->hub->limits.sink_subscriptions_max)
+static bool held_grow(struct hub_feed *f) {
+    if (f->n_held < f->held_cap)
+        return true;
+    uint32_t cap = f->held_cap == 0 ? 4 : f->held_cap * 2;
+    struct held *held = realloc(f->held, cap * sizeof *held);
+    if (held == NULL)
         return false;
-    if (f->n_held == f->held_cap) {
-        uint32_t cap = f->held_cap == 0 ? 4 : f->held_cap * 2;
-        struct held *held = realloc(f->held, cap * sizeof *held);
-        if (held == NULL)
-            return false;
-        f->held = held;
-        f->held_cap = cap;
-    }
-    f->held[f->n_held++] = (struct held){type, ptn_buf_ref(b)};
+    f->held = held;
+    f->held_cap = cap;
     return true;
 }
 
-/* The client waits to subscribe there. */
-static bool holds_subscribe(const struct hub_feed *f, ptn_str topic) {
-    for (uint32_t i = 0; f != NULL && i < f->n_held; i++) {
-        ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(f->held[i].buf));
-        ptn_str name;
-        uint32_t n;
-        if (f->held[i].type == PTN_MSG_HUB_SUBSCRIBE && ptn_unpack_array(&u, &n) &&
-            ptn_unpack_any(&u, NULL) && ptn_unpack_any(&u, NULL) && ptn_unpack_str(&u, &name) &&
-            ptn_str_eq(name, topic))
-            return true;
+bool hub_feed_holds(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, ptn_buf *b) {
+    struct hub_feed *f = s->feed;
+    if (f == NULL || f->listed || !ptn_str_starts(topic, PTN_STR(CONVERSATION_PREFIX)))
+        return false;
+    if (!held_grow(f)) {
+        hub_refuse_full(c, f->hub, s, tag, topic, false);
+        return true;
     }
-    return false;
+    f->held[f->n_held++] = (struct held){tag, topic, ptn_now(c) + HOLD_NS, ptn_buf_ref(b)};
+    s->n_attaches++; /* so that its bound holds for these, too */
+    return true;
+}
+
+static void held_refuse(ptn_ctx *c, struct hub_feed *f, uint32_t i, int code, const char *message) {
+    struct held held = f->held[i];
+    f->n_held--;
+    memmove(&f->held[i], &f->held[i + 1], (f->n_held - i) * sizeof held);
+    f->sink->n_attaches--;
+    hub_refuse(c, f->sink, held.tag, held.topic, code, message);
+    ptn_buf_unref(held.buf);
+}
+
+void hub_feed_cancel(ptn_ctx *c, struct hub_sink *s, ptn_str topic, const char *message) {
+    struct hub_feed *f = s->feed;
+    for (uint32_t i = f != NULL ? f->n_held : 0; i > 0; i--)
+        if (is_open(f) && ptn_str_eq(f->held[i - 1].topic, topic))
+            held_refuse(c, f, i - 1, PTN_CODE_CONFLICT, message);
 }
 
 /* Whatever happens to the sink on the way, its memory and the feed's stay until the hub's message
  * has been handled. */
-static void release_held(ptn_ctx *c, struct hub_feed *f) {
+static void held_release(ptn_ctx *c, struct hub_feed *f) {
     struct held *held = f->held;
     uint32_t n = f->n_held;
-    f->ready = true;
     f->held = NULL;
     f->n_held = f->held_cap = 0;
+    f->sink->n_attaches -= n;
     for (uint32_t i = 0; i < n; i++) {
-        hub_take(c, f->hub, held[i].type, held[i].buf);
+        hub_take(c, f->hub, held[i].buf);
         ptn_buf_unref(held[i].buf);
     }
     free(held);
-}
-
-static void check_ready(ptn_ctx *c, struct hub_feed *f) {
-    if (f != NULL && !f->ready && !f->asking && !f->retry && f->items == NULL &&
-        f->n_attaching == 0)
-        release_held(c, f);
 }
 
 /* ---- subscribing -------------------------------------------------------------------------- */
 
 static void line_add(struct hub_feed *f) {
     struct hub_feeds *all = &f->hub->feeds;
-    if (f->in_line)
+    if (f->in_line || is_late(f))
         return;
     f->in_line = true;
     f->line_next = NULL;
@@ -258,40 +293,70 @@ static void serve(ptn_ctx *c, ptn_hub *h);
 
 static void retry_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_hub *h = arg;
-    (void)state, (void)t;
-    for (struct hub_feed *f = h->feeds.all; f != NULL; f = f->next) {
-        if (f->retry && f->sink != NULL)
+    (void)state;
+    for (struct hub_feed *f = h->feeds.late, *next; f != NULL; f = next) {
+        next = f->late_next;
+        if (ptn_now(c) < f->retry_at)
+            continue;
+        late_leave(f);
+        if (!is_open(f))
+            continue;
+        if (!f->listed)
             feed_ask(c, f);
+        else if (f->items != NULL)
+            line_add(f);
     }
     serve(c, h);
+    if (h->feeds.late != NULL)
+        ptn_timer_start(c, t, RETRY_NS, retry_due, h);
 }
 
-static void retry_later(ptn_ctx *c, ptn_hub *h) {
-    if (!ptn_timer_is_armed(&h->feeds.retry_timer))
-        ptn_timer_start(c, &h->feeds.retry_timer, RETRY_NS, retry_due, h);
+/* The wait doubles, minus a random part of up to a quarter.  No subscription waits much longer than
+ * an attempt takes. */
+static void retry_later(ptn_ctx *c, struct hub_feed *f) {
+    struct hub_feeds *all = &f->hub->feeds;
+    if (is_late(f))
+        return;
+    ptn_time wait = RETRY_NS << f->failures;
+    uint32_t random;
+    ptn_random(c, &random, sizeof random);
+    f->retry_at = ptn_now(c) + wait - wait / 4 * (random >> 16) / 65536;
+    f->failures += f->failures < RETRY_DOUBLINGS_MAX;
+    f->late_next = all->late;
+    f->late_pprev = &all->late;
+    if (f->late_next != NULL)
+        f->late_next->late_pprev = &f->late_next;
+    all->late = f;
+    ptn_count(PTN_C_FEED_RETRIES, 1);
+    if (!ptn_timer_is_armed(&all->retry_timer))
+        ptn_timer_start(c, &all->retry_timer, RETRY_NS, retry_due, f->hub);
+    while (is_open(f) && f->n_held > 0 && ptn_now(c) >= f->held[0].until)
+        held_refuse(c, f, 0, PTN_CODE_OVERLOADED,
+                    "what waits for this device cannot be read; subscribe again in a moment");
 }
 
-/* False: the owner takes nothing now. */
-static bool item_attach(ptn_ctx *c, ptn_hub *h, struct hub_feed *f) {
+/* Its oldest item; tried again later when the owner takes nothing now. */
+static void item_attach(ptn_ctx *c, ptn_hub *h, struct hub_feed *f) {
     struct feed_item *item = item_pop(f);
     struct hub_sink *s = f->sink;
     struct hub_attach *a =
         hub_attach_new(h, s, 0, (ptn_str){item->topic, item->topic_bytes}, PTN_POLICY_STORED);
     if (a == NULL) {
+        retry_later(c, f);
         item_push(f, item);
-        return false;
+        return;
     }
     s->n_attaches--; /* that number bounds what the client asks for */
     a->item = item;
     f->n_attaching++;
     h->feeds.n_attaching++;
     if (hub_attach_topic(c, h, s, a, (ptn_position){0}, f->roles) == 0)
-        return true;
+        return;
     hub_feed_attach_ended(h, s, item);
     a->item = NULL;
     hub_attach_free(a);
+    retry_later(c, f);
     item_push(f, item);
-    return false;
 }
 
 static void serve(ptn_ctx *c, ptn_hub *h) {
@@ -307,21 +372,17 @@ static void serve(ptn_ctx *c, ptn_hub *h) {
                 feed_free(f);
             continue;
         }
-        if (hub_sink_of(h, hub_sink_id(f->sink)) != f->sink)
-            continue; /* closed, and buried soon */
-        if (f->items != NULL && !item_attach(c, h, f)) {
-            retry_later(c, h);
-            return;
-        }
+        if (!is_open(f) || is_late(f))
+            continue; /* closed, and buried soon; or it comes back by its timer */
+        if (f->items != NULL)
+            item_attach(c, h, f);
         if (f->items != NULL)
             line_add(f);
     }
 }
 
-void hub_feed_go_on(ptn_ctx *c, ptn_hub *h, struct hub_sink *s) {
+void hub_feed_go_on(ptn_ctx *c, ptn_hub *h) {
     serve(c, h);
-    if (s != NULL)
-        check_ready(c, s->feed);
 }
 
 void hub_feed_attach_ended(ptn_hub *h, struct hub_sink *s, const struct feed_item *item) {
@@ -339,12 +400,20 @@ void hub_feed_refused(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct feed_it
                 (p.code == PTN_CODE_FORBIDDEN || p.code == PTN_CODE_NOT_FOUND);
     if (gone || s->feed == NULL)
         return; /* no longer a member */
+    retry_later(c, s->feed);
     item_push(s->feed, *item);
     *item = NULL;
     h->feeds.n_attaching--;
     s->feed->n_attaching--;
     s->n_attaches++; /* what attach_end() takes back without an item */
-    retry_later(c, h);
+}
+
+void hub_feed_no_room(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct feed_item **item) {
+    struct feed_item *i = *item;
+    if (!i->told)
+        hub_refuse_full(c, h, s, 0, (ptn_str){i->topic, i->topic_bytes}, true);
+    i->told = true;
+    hub_feed_refused(c, h, s, item, -PTN_EOVERLOAD, NULL);
 }
 
 /* ---- opening ------------------------------------------------------------------------------ */
@@ -396,20 +465,20 @@ static void feed_listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
             feed_free(f);
         return;
     }
-    if (hub_sink_of(h, hub_sink_id(f->sink)) != f->sink)
-        return; /* closed; the burial ends the feed */
+    if (!is_open(f))
+        return; /* the burial ends the feed */
     if (err != 0 || reply->type != PTN_MSG_STORE_FEED) {
-        f->retry = true;
-        retry_later(c, h);
-        release_held(c, f); /* what the client asks for does not wait for a store in trouble */
+        retry_later(c, f);
         return;
     }
     if (!read_items(f, ptn_unpack_of(ptn_msg_bytes(reply)))) {
         hub_reset_sink(c, h, f->sink);
         return;
     }
+    f->listed = true;
+    f->failures = 0;
+    held_release(c, f); /* before the feed's own, which find them granted */
     serve(c, h);
-    check_ready(c, f);
 }
 
 static void feed_ask(ptn_ctx *c, struct hub_feed *f) {
@@ -425,10 +494,9 @@ static void feed_ask(ptn_ctx *c, struct hub_feed *f) {
                         : ptn_ask(c, d->queue[ptn_shard(user, d->workers)], PTN_MSG_QUEUE_OPEN, b,
                                   ptn_now(c) + OPEN_DEADLINE_NS, feed_listed, f, NULL);
     f->asking = err == 0;
-    f->retry = err < 0;
     if (err < 0) {
         ptn_buf_unref(b);
-        retry_later(c, f->hub);
+        retry_later(c, f);
     }
 }
 
@@ -472,6 +540,7 @@ int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
                 continue;
             }
             item->acked = seq;
+            item->joined = true;
             item_push(f, item);
         }
     }
@@ -513,19 +582,41 @@ int hub_feed_moved(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
 void hub_feed_granted(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, const struct feed_item *item,
                       bool taken) {
     struct hub_sink *s = sub->sink;
+    s->feed->failures = 0;
     if (sub->cursor != NULL)
         return; /* it came by two ways: in the queue's list, and as a new member */
-    enum hub_cursor_start how = HUB_CURSOR_FED;
-    if (taken)
-        how = HUB_CURSOR_TAKEN;
-    else if (holds_subscribe(s->feed, (ptn_str){item->topic, item->topic_bytes}))
-        how = HUB_CURSOR_HELD;
-    hub_cursor_new(c, h, sub, item->acked, item->deliveries, how);
+    hub_cursor_new(c, h, sub, item->acked, item->deliveries, taken);
+    if (item->joined && sub->cursor != NULL)
+        hub_cursor_report(c, sub->cursor);
     if (item->gap_from == 0 || hub_sink_of(h, hub_sink_id(s)) != s || s->ops->gap == NULL)
         return;
     const ptn_gap gap = {(ptn_str){item->topic, item->topic_bytes}, item->gap_from, item->acked,
                          item->reason};
     s->ops->gap(c, s->self, &gap);
+}
+
+/* What the feed of this sink is to subscribe to, and has not yet.  NULL: not this topic. */
+static const struct feed_item *item_of(const ptn_hub *h, const struct hub_sink *s,
+                                       const struct hub_topic *t) {
+    const struct feed_item *item = s->feed != NULL ? s->feed->items : NULL;
+    while (item != NULL && !ptn_str_eq((ptn_str){item->topic, item->topic_bytes},
+                                       (ptn_str){t->name, t->name_bytes}))
+        item = item->next;
+    if (item != NULL || s->feed == NULL || s->feed->n_attaching == 0)
+        return item;
+    for (const struct hub_attach *a = h->attaches; a != NULL; a = a->next)
+        if (a->item != NULL && a->topic == t && a->sink == hub_sink_id(s))
+            return a->item;
+    return NULL;
+}
+
+void hub_feed_precede(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_topic *t) {
+    const struct feed_item *item = item_of(h, s, t);
+    if (item == NULL || hub_find_sub(s, &t->list) != NULL)
+        return;
+    struct hub_sub *sub = hub_join(h, s, &t->list, PTN_POLICY_STORED, true);
+    if (sub != NULL)
+        hub_feed_granted(c, h, sub, item, false);
 }
 
 int hub_feed_tell(ptn_ctx *c, ptn_hub *h, const struct hub_sink *s, uint32_t type,

@@ -16,6 +16,7 @@
 #include <postern/metrics.h>
 
 #define CONVERSATION "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+#define NEWER "01ARZ3NDEKTSV4RRFFQ69G5FAW"
 #define SEEN_MAX 512
 
 struct device {
@@ -35,8 +36,11 @@ static struct scene {
     conversation_config conversation;
     offline_queue_config queue;
     struct device device[3];
+    ptn_time redeliver_ns;
+    bool newer; /* bob has another conversation, which begins later */
     const struct step *at;
     ptn_timer timer;
+    ptn_addr queue_addr, owner_addr; /* where they are when the directory does not say */
     unsigned said, letters;
     uint64_t last_letter;
 } S;
@@ -145,6 +149,35 @@ static void subscribe_latest(ptn_ctx *c, int64_t every_ms) {
                                    PTN_STR("conversation." CONVERSATION), (ptn_position){0},
                                    PTN_POLICY_LATEST, (uint32_t)every_ms, &bob),
                  0);
+}
+
+/* Device 0 has everything up to offset, of this epoch or of another one (offset < 0). */
+static void resume(ptn_ctx *c, int64_t offset) {
+    ptn_position since = {PTN_STR("epoch"), (uint64_t)offset};
+    if (offset < 0)
+        since = (ptn_position){PTN_STR("another"), (uint64_t)-offset};
+    cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[0].id, 7,
+                                   PTN_STR("conversation." CONVERSATION), since, PTN_POLICY_DEFAULT,
+                                   0, &bob),
+                 0);
+}
+
+/* As when bob were a member from now on, seen from the start. */
+static void join(ptn_ctx *c, int64_t arg) {
+    (void)arg;
+    ptn_buf *b = packed("s[s]i", "conversation." CONVERSATION, "bob", (int64_t)0);
+    cr_assert_eq(ptn_cast(c, S.d.hub[0], PTN_MSG_HUB_JOINED, b), 0);
+}
+
+/* Nobody reaches the queue, or the conversation. */
+static void queue_away(ptn_ctx *c, int64_t away) {
+    (void)c;
+    S.d.queue[0] = away ? PTN_ADDR_NONE : S.queue_addr;
+}
+
+static void owner_away(ptn_ctx *c, int64_t away) {
+    (void)c;
+    S.d.conversation[0] = away ? PTN_ADDR_NONE : S.owner_addr;
 }
 
 static void unsubscribe(ptn_ctx *c, int64_t i) {
@@ -283,12 +316,15 @@ static void populate(void) {
     store_now(
         db, PTN_MSG_STORE_CONV_ADD,
         packed("sSsis[ss]", CONVERSATION, NULL, "alice", (int64_t)5, "epoch", "alice", "bob"));
+    if (S.newer)
+        store_now(db, PTN_MSG_STORE_CONV_ADD,
+                  packed("sSsis[s]", NEWER, NULL, "bob", (int64_t)5, "epoch", "bob"));
     store_db_close(db);
 }
 
 static void play(const struct step *steps) {
     const ptn_hub_limits limits = {
-        .feed_window = 4, .feed_deliveries_max = 3, .feed_redeliver_ns = PTN_SEC};
+        .feed_window = 4, .feed_deliveries_max = 3, .feed_redeliver_ns = S.redeliver_ns};
     const char *why = "";
     rig_open(&S.rig, 1);
     test_dir_open(&S.dir);
@@ -303,6 +339,8 @@ static void play(const struct step *steps) {
     S.d.conversation[0] = rig_spawn(&S.rig, &conversation_actor, &S.conversation, 0, PTN_PERMANENT);
     S.d.hub[0] = rig_spawn(&S.rig, &ptn_hub_actor, S.hub, 0, PTN_PERMANENT);
     S.d.queue[0] = rig_spawn(&S.rig, &offline_queue_actor, &S.queue, 0, PTN_PERMANENT);
+    S.queue_addr = S.d.queue[0];
+    S.owner_addr = S.d.conversation[0];
     (void)rig_spawn(&S.rig, &script, NULL, 0, PTN_PERMANENT);
     S.at = steps;
     cr_assert_eq(ptn_runtime_run(S.rig.rt), 0);
@@ -315,6 +353,7 @@ static void play(const struct step *steps) {
 
 static void setup(void) {
     memset(&S, 0, sizeof S);
+    S.redeliver_ns = PTN_SEC;
 }
 TestSuite(hub_feed, .init = setup, .timeout = 60);
 
@@ -518,4 +557,133 @@ Test(hub_feed, a_feed_that_comes_later_takes_nothing_from_conflation) {
                                {10 * PTN_SEC, say, 0},
                                {0, NULL, 0}});
     cr_expect_str_eq(S.device[0].seen, "+@0 e1 e3 e4 ");
+}
+
+Test(hub_feed, a_known_position_is_taken_up) {
+    play((const struct step[]){
+        {0, say, 3}, {0, open_feed, 0}, {0, clear, 0}, {0, resume, 2}, {0, say, 1}, {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@3 e3 e4 ");
+}
+
+Test(hub_feed, a_position_that_is_not_known_is_none) {
+    play((const struct step[]){{0, say, 3},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, resume, -2},
+                               {0, queue_away, 0},
+                               {PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@3 m1 m2 m3 e4 ");
+}
+
+Test(hub_feed, a_resumed_conversation_that_is_left_comes_again) {
+    play((const struct step[]){{0, say, 3},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, resume, 2},
+                               {0, queue_away, 0},
+                               {PTN_SEC, unsubscribe, 0},
+                               {2 * PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@3 e3 m1 m2 m3 m4 ");
+}
+
+/* ---- the feed opens late ----------------------------------------------------------------------
+ */
+
+Test(hub_feed, a_feed_that_cannot_be_opened_at_first_comes_in_the_same_session) {
+    S.redeliver_ns = 100 * PTN_SEC;
+    play((const struct step[]){{0, say, 2},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {20 * PTN_SEC, queue_away, 0},
+                               {8 * PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "m1 m2 m3 ");
+    ptn_metrics_snapshot m;
+    ptn_metrics_sum(&m);
+    cr_expect_leq(m.counter[PTN_C_FEED_RETRIES], 12, "less and less often");
+    cr_expect_geq(m.counter[PTN_C_FEED_RETRIES], 7);
+}
+
+Test(hub_feed, a_conversation_that_cannot_be_reached_at_first_comes_in_the_same_session) {
+    S.redeliver_ns = 100 * PTN_SEC;
+    play((const struct step[]){{0, say, 2},
+                               {0, owner_away, 1},
+                               {0, open_feed, 0},
+                               {2 * PTN_SEC, owner_away, 0},
+                               {3 * PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "m1 m2 m3 ");
+}
+
+Test(hub_feed, a_subscription_waits_for_a_feed_that_opens_late) {
+    play((const struct step[]){{0, say, 2},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, subscribe, 0},
+                               {PTN_SEC, say, 1},
+                               {0, queue_away, 0},
+                               {2 * PTN_SEC, say, 1},
+                               {0, ack, 3},
+                               {0, unsubscribe, 0},
+                               {0, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@3 m1 m2 m3 e4 m5 ");
+}
+
+Test(hub_feed, a_subscription_does_not_wait_for_ever) {
+    S.redeliver_ns = 100 * PTN_SEC;
+    play((const struct step[]){{0, say, 2},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, subscribe, 0},
+                               {18 * PTN_SEC, clear, 1},
+                               {0, subscribe, 0},
+                               {0, queue_away, 0},
+                               {8 * PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "! +@2 m1 m2 e3 ");
+}
+
+Test(hub_feed, a_subscription_that_waits_is_taken_back) {
+    play((const struct step[]){{0, say, 1},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, subscribe, 0},
+                               {0, unsubscribe, 0},
+                               {0, queue_away, 0},
+                               {PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "! m1 m2 ");
+}
+
+Test(hub_feed, a_session_that_ends_while_its_feed_is_late_leaves_nothing) {
+    play((const struct step[]){{0, say, 1},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, subscribe, 0},
+                               {0, open_feed, 2},
+                               {PTN_SEC, close_feed, 0},
+                               {0, queue_away, 0},
+                               {PTN_SEC, open_feed, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "");
+    cr_expect_str_eq(S.device[1].seen, "m1 ");
+    cr_expect_str_eq(S.device[2].seen, "m1 ");
+}
+
+Test(hub_feed, what_a_subscription_has_left_out_comes_when_it_ends) {
+    S.newer = true; /* the list of the queue ends before the conversation */
+    S.opts.queue.conversations = 1;
+    play((const struct step[]){{0, say, 2},
+                               {0, open_feed, 0},
+                               {0, subscribe, 0},
+                               {0, join, 0},
+                               {0, say, 1},
+                               {0, unsubscribe, 0},
+                               {0, ack, 3},
+                               {0, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@2 e3 m1 m2 m3 m4 ");
 }

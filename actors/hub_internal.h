@@ -115,11 +115,11 @@ const char *hub_forbidden(ptn_str topic, ptn_str user);
 void hub_refuse(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, int code,
                 const char *message);
 /* hub_join() has found no room, or there would be none: says which, and what to do about it.  fed:
- * for the feed, whose client can do nothing about memory but come back. */
+ * for the feed, which is tried again when there was no memory. */
 void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str topic,
                      bool fed);
-/* Handles a HUB_SUBSCRIBE or HUB_UNSUBSCRIBE that the feed has held back. */
-void hub_take(ptn_ctx *c, ptn_hub *h, uint32_t type, ptn_buf *b);
+/* Handles a HUB_SUBSCRIBE that the feed has held back. */
+void hub_take(ptn_ctx *c, ptn_hub *h, ptn_buf *b);
 /* What the fan-out and flows call: the sink, or its feed. */
 static inline enum ptn_sink_load hub_sub_deliver(ptn_ctx *c, struct hub_sub *sub, ptn_event *e) {
     if (sub->cursor != NULL)

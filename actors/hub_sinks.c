@@ -259,7 +259,6 @@ void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, p
                       : "this connection has as many subscriptions as limits.subscriptions allows; "
                         "unsubscribe from some";
     } else if (fed) {
-        hub_reset_sink(c, h, s);
         return;
     }
     hub_refuse(c, s, tag, topic, PTN_CODE_OVERLOADED, message);

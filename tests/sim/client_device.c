@@ -157,6 +157,9 @@ static void on_message(struct client *c, ptn_bytes frame) {
     ORACLE(s->state != SUB_ON || seq <= s->since.offset,
            "feed: client %u has subscribed from %llu on, and gets message %llu", c->index,
            (unsigned long long)s->since.offset, (unsigned long long)seq);
+    ORACLE(s->state != SUB_ON || s->at == s->since.offset,
+           "feed: client %u gets message %llu behind event %llu", c->index, (unsigned long long)seq,
+           (unsigned long long)s->at);
     got(c, room, seq, frame);
 }
 
@@ -171,6 +174,9 @@ static void on_event(struct client *c, ptn_bytes frame) {
            "wire: client %u hears of conversation %u and has not subscribed", c->index, room);
     ORACLE(offset == s->at + 1, "contiguous: client %u, conversation %u: from %llu to %llu",
            c->index, room, (unsigned long long)s->at, (unsigned long long)offset);
+    uint64_t lacks = device_lacks(c->device, room, s->since.offset);
+    ORACLE(lacks == 0, "feed: client %u gets event %llu before message %llu", c->index,
+           (unsigned long long)offset, (unsigned long long)lacks);
     s->at = offset;
     got(c, room, offset, data);
 }

@@ -174,6 +174,15 @@ bool device_waits(unsigned device, unsigned room) {
     return seq > beginning(device, room) && misses(device, room, seq);
 }
 
+uint64_t device_lacks(unsigned device, unsigned room, uint64_t seq) {
+    if (world->plan.feed_deliveries_max != FEED_FOR_EVER)
+        return 0;
+    for (uint64_t i = beginning(device, room) + 1; i <= seq; i++)
+        if (misses(device, room, i))
+            return i;
+    return 0;
+}
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 struct letters {

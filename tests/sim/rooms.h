@@ -37,6 +37,9 @@ void device_passed(unsigned device, unsigned room, uint64_t from, uint64_t to); 
 uint64_t device_has(unsigned device, unsigned room);
 /* Something that it should have has not come; the newest, where others may be passed over. */
 bool device_waits(unsigned device, unsigned room);
+/* The oldest that it should have by now, at up to seq, and has not; 0: none, or it may have been
+ * passed over. */
+uint64_t device_lacks(unsigned device, unsigned room, uint64_t seq);
 /* A device may begin where another one of its user is: not before that one is known. */
 bool device_may_begin(unsigned device);
 
