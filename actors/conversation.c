@@ -334,15 +334,12 @@ static void with_conversation(ptn_ctx *c, struct op *op, ptn_str id) {
 
 /* ---- requests ----------------------------------------------------------------------------- */
 
-/* The conversation that a request is about; `current` and nothing mean the caller's default one. */
+/* The conversation that a request is about; `current` and nothing mean the caller's default one,
+ * and so does what cannot be an id: draft_read() refuses it. */
 static ptn_str target_of(const struct op *op, char *buf, size_t buf_bytes) {
     ptn_str id = {0};
     if (op->type == PTN_MSG_ROUTE_MSG_SEND) {
-        ptn_bytes value;
-        if (ptn_map_get(op->request.body, "conversationId", &value) &&
-            ptn_kind_of(value) != PTN_KIND_NIL &&
-            !ptn_map_get_str(op->request.body, "conversationId", &id))
-            return (ptn_str){"?", 1}; /* not a text: names no conversation */
+        (void)ptn_map_get_str(op->request.body, "conversationId", &id);
     } else if (!ptn_path_segment(op->request.path, 1, buf, buf_bytes, &id)) {
         return (ptn_str){"?", 1};
     }

@@ -29,6 +29,8 @@ Test(conversation_draft, every_bad_field_is_named) {
               names(&x, "timestamp") && names(&x, "metadata"));
     x = check(packed("s", "array"), false, &d);
     cr_expect(x.n == 1 && names(&x, "body"));
+    x = check(texts("content", "x", "conversationId", "", NULL), false, &d);
+    cr_expect(x.n == 1 && names(&x, "conversationId"), "an empty id is no default");
     x = check(texts("type", "text", NULL), false, &d);
     cr_expect(x.n == 1 && names(&x, "content"));
 }

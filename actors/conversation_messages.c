@@ -69,6 +69,7 @@ static void read_timestamp(ptn_bytes body, int64_t now_ms, struct draft *d, stru
 void draft_read(ptn_bytes body, bool admin, int64_t now_ms, struct draft *ret_d,
                 struct faults *ret_f) {
     ptn_bytes value;
+    ptn_str conversation;
     *ret_d = (struct draft){0};
     *ret_f = (struct faults){0};
     if (ptn_kind_of(body) != PTN_KIND_MAP) {
@@ -78,6 +79,9 @@ void draft_read(ptn_bytes body, bool admin, int64_t now_ms, struct draft *ret_d,
     if (member_given(body, "id", &value) &&
         (!ptn_map_get_str(body, "id", &ret_d->id) || !ptn_id_is_valid(ret_d->id)))
         fault_add(ret_f, "id", "a ULID or a UUID");
+    if (member_given(body, "conversationId", &value) &&
+        (!ptn_map_get_str(body, "conversationId", &conversation) || conversation.n == 0))
+        fault_add(ret_f, "conversationId", "the id of a conversation, or `current`");
     read_content(body, ret_d, ret_f);
     read_type(body, admin, ret_d, ret_f);
     read_timestamp(body, now_ms, ret_d, ret_f);

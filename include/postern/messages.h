@@ -329,7 +329,8 @@ void ptn_request_begin(ptn_pack *w, const ptn_request *r);
 bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r);
 
 /* Segment i (from 0, below /api/v1 when that prefix is there), percent-decoded into buf when it has
- * to be. False: no such segment, bad encoding, NUL, '/' or invalid UTF-8, or longer than buf. */
+ * to be: a '/' in it is part of a name.  False: no such segment, bad encoding, NUL or invalid
+ * UTF-8, or longer than buf. */
 bool ptn_path_segment(ptn_str path, unsigned i, char *buf, size_t buf_bytes, ptn_str *ret_s);
 /* Query parameter, percent- and plus-decoded into buf.  False: absent or malformed. */
 bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, ptn_str *ret_s);

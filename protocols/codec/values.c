@@ -54,15 +54,8 @@ bool ptn_path_segment(ptn_str path, unsigned i, char *buf, size_t buf_bytes, ptn
     for (unsigned at = 0; path.n > 0 && path.p[0] == '/'; at++) {
         const char *end = memchr(path.p + 1, '/', path.n - 1);
         size_t n = end != NULL ? (size_t)(end - path.p) : path.n; /* with its leading slash */
-        if (at == i) {
-            ptn_str s;
-            if (!percent_decode((ptn_str){path.p + 1, n - 1}, false, buf, buf_bytes, &s))
-                return false;
-            if (memchr(s.p, '/', s.n) != NULL)
-                return false;
-            *ret_s = s;
-            return true;
-        }
+        if (at == i)
+            return percent_decode((ptn_str){path.p + 1, n - 1}, false, buf, buf_bytes, ret_s);
         path = (ptn_str){path.p + n, path.n - n};
     }
     return false;

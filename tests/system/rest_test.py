@@ -920,6 +920,16 @@ class MessagesTest(RestTest):
         reply = self.post(self.path, {"content": "x", "type": "system"}, self.ann)
         self.assertIn(reply.status, (201, 403, 422), "a user's `system` message may be refused")
 
+    def test_a_conversation_that_is_no_id(self):
+        """A `conversationId` that cannot be one is named, like any bad field, and means no default."""
+        for value in (5, "", [], {}, False):
+            reply = self.post("/conversations/messages", {"content": "x", "conversationId": value},
+                              self.ann)
+            self.assertProblem(reply, 422, "validation_failed")
+            self.assertIn("conversationId", reply.json["details"], value)
+        self.assertOk(self.post("/conversations/messages",
+                                {"content": "x", "conversationId": None}, self.ann), 201)
+
     def test_the_client_cannot_choose(self):
         """senderId, seq and status are the broker's: ignored or refused, never believed.
 
@@ -1128,7 +1138,7 @@ class TopicsTest(RestTest):
 
     def test_topic_names(self):
         """Dot-separated segments, 1 to 255 bytes."""
-        for topic in ("a", "a.b", "a-b_c.1", "x" * 255, ".".join(["s"] * 100)):
+        for topic in ("a", "a.b", "a-b_c.1", "x" * 255, ".".join(["s"] * 100), "home%2Fdoor"):
             self.assertIn("offset", self.publish(topic, {"n": 1}))
         for topic in (".", ".a", "a.", "a..b", "x" * 256, "a.*", "**", "a.**", "a%00b", "a%ffb",
                       "a%20b%0a"):

@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import unittest
+import urllib.parse
 import uuid
 
 import msgpack
@@ -420,6 +421,18 @@ class FramesTest(WsTest):
             self.assertEqual(len(seen), len(set(seen)), f"{pattern} delivers twice")
             if expected is not None:  # whether `**` may be nothing after `*` is not in wire.md
                 self.assertEqual(set(seen), expected, pattern)
+
+    def test_a_topic_is_the_same_everywhere(self):
+        """What can be subscribed to can be published on, by frame and by route, also with a '/'."""
+        ws = self.ws()
+        for name in ("a/b", "a?b#c", "a%2Fb", "a+b&c;d", '"<\\>', "é.ü"):
+            topic = unique("odd") + "." + name
+            ws.subscribe(topic)
+            ws.send(type="publish", topic=topic, data=1, id=1)
+            ws.expect("ack", id=1)
+            self.publish(urllib.parse.quote(topic, safe=""), {"n": 2})
+            self.assertEqual([ws.expect("event", topic=topic)["data"] for _ in range(2)],
+                             [1, {"n": 2}])
 
     def test_wildcard_event_names_its_topic(self):
         """An event by pattern carries the topic it was published on, and that topic's position."""
