@@ -103,6 +103,8 @@ static void list_methods(ptn_str path, bool admin_listener, char *out, size_t ou
             return;
         n += (size_t)k;
     }
+    if (n > 0)
+        (void)snprintf(out + n, out_bytes - n, ", OPTIONS");
 }
 
 int router_match(enum ptn_method method, ptn_str path, bool admin_listener, char *ret_allow,
@@ -163,9 +165,25 @@ static ptn_addr owner_of(const struct router_config *cfg, const struct route *ro
 
 /* ---- the actor ---------------------------------------------------------------------------- */
 
-static void refuse_method(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
+/* A path that does not have this method.  OPTIONS asks for those it has (RFC 9110 section 9.3.7).
+ */
+static void answer_method(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
     char allow[64];
     list_methods(r->path, r->flags & PTN_REQ_ADMIN_LISTENER, allow, sizeof allow);
+    if (r->method == PTN_OPTIONS) {
+        ptn_pack w;
+        ptn_pack_init(&w, 128);
+        ptn_pack_array(&w, 5);
+        ptn_pack_uint(&w, 204);
+        ptn_pack_nil(&w);
+        ptn_pack_map(&w, 1);
+        ptn_pack_key(&w, "allow");
+        ptn_pack_cstr(&w, allow);
+        ptn_pack_nil(&w);
+        ptn_pack_nil(&w);
+        ptn_response_send(c, to, &w);
+        return;
+    }
     ptn_problem_send_field(c, to, PTN_CODE_METHOD_NOT_ALLOWED,
                            "this path does not have this method; details.allow lists those it has",
                            "allow", allow);
@@ -198,7 +216,7 @@ static int on_request(ptn_ctx *c, const struct router_config *cfg, const ptn_msg
     const struct route *route =
         find_route(r.method, r.path, r.flags & PTN_REQ_ADMIN_LISTENER, &other);
     if (route == NULL && other) {
-        refuse_method(c, ptn_reply_token(c, m), &r);
+        answer_method(c, ptn_reply_token(c, m), &r);
         return 0;
     }
     if (route == NULL) {

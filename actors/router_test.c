@@ -41,10 +41,10 @@ Test(router, names_the_methods_of_a_path) {
     char allow[64] = "";
     cr_assert_eq(
         router_match(PTN_DELETE, PTN_STR("/api/v1/conversations"), false, allow, sizeof allow), -1);
-    cr_assert_str_eq(allow, "GET, HEAD, POST");
+    cr_assert_str_eq(allow, "GET, HEAD, POST, OPTIONS");
     cr_assert_eq(router_match(PTN_GET, PTN_STR("/api/v1/auth/login"), false, allow, sizeof allow),
                  -1);
-    cr_assert_str_eq(allow, "POST");
+    cr_assert_str_eq(allow, "POST, OPTIONS");
 }
 
 Test(router, probes_are_on_the_admin_listener_only) {

@@ -181,6 +181,8 @@ void frames__send_problem(ptn_ctx *c, frames_session *s, const struct frames_cal
     const ptn_code_info *info = ptn_code_info_of(e->code);
     const bool wait = info->status == 429 || info->status == 503;
     const bool challenge = info->status == 401;
+    ptn_str allow;
+    const bool allows = info->status == 405 && ptn_map_get_str(e->details, "allow", &allow);
     struct frames_error traced = *e;
     traced.trace = call->trace;
     char type[64], hex[FRAMES_TRACE_HEX + 1];
@@ -192,12 +194,14 @@ void frames__send_problem(ptn_ctx *c, frames_session *s, const struct frames_cal
     ptn_pack_key(&w, "status");
     ptn_pack_int(&w, info->status);
     ptn_pack_key(&w, "headers");
-    ptn_pack_map(&w, 1u + wait + challenge);
+    ptn_pack_map(&w, 1u + wait + challenge + allows);
     pack_header(&w, "trace-id", ptn_str_of(hex));
     if (wait)
         pack_header(&w, "retry-after", PTN_STR("1"));
     if (challenge)
         pack_header(&w, "www-authenticate", PTN_STR("Bearer realm=\"postern\""));
+    if (allows)
+        pack_header(&w, "allow", allow);
     ptn_pack_key(&w, "body");
     ptn_pack_map(&w, 4u + error_members(&traced));
     ptn_pack_key(&w, "success");

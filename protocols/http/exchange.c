@@ -421,11 +421,13 @@ bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
         http_respond_status(c, x, 401, "The session was revoked.");
         return false;
     }
-    char token[4096], device[PTN_DEVICE_BYTES_MAX];
+    char token[4096], device[PTN_DEVICE_BYTES_MAX], trace[33];
+    http_hex(x->trace, 16, trace);
     ws_upgrade u = {.key = http_header(r, HTTP_H_WS_KEY),
                     .version = http_header(r, HTTP_H_WS_VERSION),
                     .protocols = http_header(r, HTTP_H_WS_PROTOCOL),
                     .extensions = http_header(r, HTTP_H_WS_EXTENSIONS),
+                    .trace = {trace, 32},
                     .principal = x->token_sent ? &x->principal : NULL};
     const char *message = "";
     ptn_str query = http_span_str(r, r->query);

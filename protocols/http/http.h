@@ -152,7 +152,8 @@ enum http_media { HTTP_MEDIA_JSON, HTTP_MEDIA_MSGPACK, HTTP_MEDIA_OTHER, HTTP_ME
 enum http_media http_media_of(ptn_str content_type);
 /* W3C Trace Context, version 00 and what later versions must keep compatible. */
 bool http_traceparent(ptn_str s, uint8_t trace[16], uint8_t span[8]);
-/* Seconds, with up to nine decimals.  False: not a positive decimal number. */
+/* Seconds, with up to nine decimals; years of them are cut short.  False: not a positive decimal
+ * number. */
 bool http_seconds(ptn_str s, ptn_time *ret_ns);
 /* Weak comparison of If-None-Match with one entity tag (RFC 9110 section 13.1.2). */
 bool http_etag_matches(ptn_str if_none_match, ptn_str etag);

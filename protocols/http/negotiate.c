@@ -160,11 +160,13 @@ bool http_traceparent(ptn_str s, uint8_t trace[16], uint8_t span[8]) {
     return true;
 }
 
+#define SECONDS_MANY 100000000u /* three years */
+
 bool http_seconds(ptn_str s, ptn_time *ret_ns) {
     ptn_time whole = 0, part = 0, unit = PTN_SEC;
     size_t i = 0;
-    while (i < s.n && s.p[i] >= '0' && s.p[i] <= '9' && i < 9)
-        whole = whole * 10 + (ptn_time)(s.p[i++] - '0');
+    for (; i < s.n && s.p[i] >= '0' && s.p[i] <= '9'; i++) /* what is cut off is past any limit */
+        whole = whole < SECONDS_MANY ? whole * 10 + (ptn_time)(s.p[i] - '0') : whole;
     if (i == 0)
         return false;
     if (i < s.n) {

@@ -9,6 +9,8 @@
  */
 #include "protocols/http/http.h"
 
+#include <sodium.h>
+
 #define SCRATCH_KEPT_BYTES (256u << 10)
 #define KEPT_ALWAYS_BYTES (32u << 10)
 #define KEPT_BYTES_MAX (24u << 20)
@@ -139,7 +141,9 @@ struct answer {
     unsigned status;
     ptn_str content_type; /* n == 0: no body and no length */
     ptn_bytes headers;
-    ptn_str allow; /* of a 405 */
+    ptn_str allow;  /* of a 405 */
+    ptn_str digest; /* an ETag that the actor's headers lack */
+    bool versioned; /* a value with an ETag: may be kept, and is asked about before each use */
     const char *extra;
 };
 
@@ -168,8 +172,16 @@ static void put_head(ptn_ctx *c, struct http_exchange *x, const struct answer *a
     put_extra(o, a->headers, &seen);
     if (a->extra != NULL)
         http_out_z(o, a->extra);
+    if (a->digest.n != 0) {
+        http_out_z(o, "ETag: ");
+        ptn_out_put(o, a->digest.p, a->digest.n);
+        http_out_z(o, "\r\n");
+    }
+    if (a->versioned)
+        http_out_z(o, "Vary: Accept, Authorization\r\n");
     if (!seen.cache_control)
-        http_out_z(o, "Cache-Control: no-store\r\n");
+        http_out_z(o, a->versioned ? "Cache-Control: private, no-cache\r\n"
+                                   : "Cache-Control: no-store\r\n");
     if (!seen.nosniff)
         http_out_z(o, "X-Content-Type-Options: nosniff\r\n");
     if (a->status == 401 && !seen.www_authenticate)
@@ -315,25 +327,55 @@ void http_respond_empty(ptn_ctx *c, struct http_exchange *x, unsigned status, co
     answer(c, x, &a, (ptn_bytes){NULL, 0});
 }
 
-static bool not_modified(const struct http_exchange *x, const ptn_response *r) {
-    ptn_str etag;
-    if (r->status != 200 || !http_has(&x->request, HTTP_H_IF_NONE_MATCH) ||
-        (x->request.method != PTN_GET && x->request.method != PTN_HEAD) || r->headers.n == 0)
-        return false;
-    if (!ptn_map_get_str(r->headers, "etag", &etag) && !ptn_map_get_str(r->headers, "ETag", &etag))
-        return false;
-    return http_etag_matches(http_header(&x->request, HTTP_H_IF_NONE_MATCH), etag);
+/* ---- entity tags --------------------------------------------------------------------------- */
+
+#define DIGEST_BYTES 16
+#define TAG_BYTES (2 * DIGEST_BYTES + sizeof "W/\"\"")
+
+/* Of the value, not of the bytes that are sent: the same for JSON and msgpack, and therefore weak
+ * (RFC 9110 section 8.8.1), and known before anything is encoded. */
+static ptn_str digest_of(const ptn_response *r, char out[TAG_BYTES]) {
+    uint8_t digest[DIGEST_BYTES];
+    crypto_generichash_state h;
+    (void)crypto_generichash_init(&h, NULL, 0, sizeof digest);
+    (void)crypto_generichash_update(&h, r->page.p, r->page.n);
+    (void)crypto_generichash_update(&h, r->data.p, r->data.n);
+    (void)crypto_generichash_final(&h, digest, sizeof digest);
+    memcpy(out, "W/\"", 3);
+    http_hex(digest, sizeof digest, out + 3);
+    memcpy(out + TAG_BYTES - 2, "\"", 2);
+    return (ptn_str){out, TAG_BYTES - 1};
+}
+
+/* The tag of what a GET shows: the actor's own or a digest.  n == 0: none.  What anybody may ask
+ * for, probes above all, is not worth one. */
+static ptn_str etag_of(const struct http_exchange *x, const ptn_response *r, char digest[TAG_BYTES],
+                       struct answer *a) {
+    ptn_str etag = {"", 0};
+    if (r->status != 200 || (x->request.method != PTN_GET && x->request.method != PTN_HEAD))
+        return etag;
+    if (r->headers.n != 0 &&
+        (ptn_map_get_str(r->headers, "etag", &etag) || ptn_map_get_str(r->headers, "ETag", &etag)))
+        a->versioned = r->content_type.n == 0;
+    else if (r->content_type.n == 0 && x->token_sent) {
+        etag = a->digest = digest_of(r, digest);
+        a->versioned = true;
+    }
+    return etag;
 }
 
 void http_respond(ptn_ctx *c, struct http_exchange *x, const ptn_response *r) {
     struct answer a = {.status = r->status, .headers = r->headers};
+    char tag[TAG_BYTES];
     ptn_bytes body = {NULL, 0};
     ptn_out *o = http_scratch(x->conn->edge);
     if (r->status < 200 || r->status > 599) {
         http_respond_status(c, x, 500, "An actor answered with an impossible status.");
         return;
     }
-    if (not_modified(x, r))
+    ptn_str etag = etag_of(x, r, tag, &a);
+    if (etag.n != 0 && http_has(&x->request, HTTP_H_IF_NONE_MATCH) &&
+        http_etag_matches(http_header(&x->request, HTTP_H_IF_NONE_MATCH), etag))
         a.status = 304;
     if (a.status == 204 || a.status == 304) {
         answer(c, x, &a, body);

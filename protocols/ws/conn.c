@@ -310,7 +310,7 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     conn_init(c, w, e, s, &limits, sub, deflate != WS_DEFLATE_OFF);
     ptn_stream_limits(s, limits.out_bytes_max, limits.stall_ns);
     ptn_stream_open(s, &stream_ops, w);
-    if (ws__write_101(s, u->key, sub, deflate) != 0)
+    if (ws__write_101(s, u, sub, deflate) != 0)
         w->state = WS_DONE; /* the stream is closing: on_close frees */
     timer_arm(c, w);
     if (edge_sheds(e))

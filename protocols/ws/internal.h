@@ -76,7 +76,7 @@ enum ws_subprotocol ws__negotiate(ptn_str list);
 #define WS_ACCEPT_LEN 28
 void ws__accept_key(ptn_str key, char out[WS_ACCEPT_LEN + 1]);
 /* Writes the 101 response to the stream. */
-int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub,
+int ws__write_101(ptn_stream *s, const ws_upgrade *u, enum ws_subprotocol sub,
                   enum ws_deflate_answer deflate);
 
 /* ---- send.c ---- */

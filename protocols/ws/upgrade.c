@@ -97,7 +97,7 @@ void ws__accept_key(ptn_str key, char out[WS_ACCEPT_LEN + 1]) {
     (void)EVP_EncodeBlock((uint8_t *)out, digest, sizeof digest);
 }
 
-int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub,
+int ws__write_101(ptn_stream *s, const ws_upgrade *u, enum ws_subprotocol sub,
                   enum ws_deflate_answer deflate) {
     static const char *const extensions[] = {
         [WS_DEFLATE_OFF] = "",
@@ -106,16 +106,18 @@ int ws__write_101(ptn_stream *s, ptn_str key, enum ws_subprotocol sub,
     };
     _Static_assert(WS_DEFLATE_WINDOW_BITS == 12, "as above");
     char accept[WS_ACCEPT_LEN + 1], head[400];
-    ws__accept_key(key, accept);
+    ws__accept_key(u->key, accept);
     const bool named = sub == WS_SUB_JSON || sub == WS_SUB_MSGPACK;
     const int n = snprintf(head, sizeof head,
                            "HTTP/1.1 101 Switching Protocols\r\n"
                            "Upgrade: websocket\r\n"
                            "Connection: Upgrade\r\n"
                            "Sec-WebSocket-Accept: %s\r\n"
-                           "%s%s%s%s\r\n",
-                           accept, named ? "Sec-WebSocket-Protocol: " : "",
-                           named ? sub_names[sub] : "", named ? "\r\n" : "", extensions[deflate]);
+                           "%s%.*s%s%s%s%s%s\r\n",
+                           accept, u->trace.n > 0 ? "Trace-Id: " : "", (int)u->trace.n,
+                           u->trace.n > 0 ? u->trace.p : "", u->trace.n > 0 ? "\r\n" : "",
+                           named ? "Sec-WebSocket-Protocol: " : "", named ? sub_names[sub] : "",
+                           named ? "\r\n" : "", extensions[deflate]);
     PTN_ASSERT(n > 0 && (size_t)n < sizeof head);
     return ptn_stream_write(s, head, (size_t)n);
 }

@@ -15,6 +15,7 @@ typedef struct ws_upgrade {
     ptn_str extensions;  /* Sec-WebSocket-Extensions, likewise */
     ptn_str query_token; /* ?token=; n == 0: none.  Checked after the upgrade (close 4501) */
     ptn_str device;      /* ?device=; n == 0: none */
+    ptn_str trace;       /* Trace-Id of the answer, hexadecimal; n == 0: none */
     const ptn_principal *principal; /* from a bearer token that auth has accepted; NULL: none */
 } ws_upgrade;
 

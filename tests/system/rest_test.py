@@ -144,6 +144,16 @@ class EnvelopeTest(RestTest):
             self.assertIn(allowed, re.split(r"\s*,\s*", reply.headers["Allow"] or ""),
                           (method, path))
 
+    def test_options(self):
+        """OPTIONS says which methods a path has, to anybody; an unknown path stays unknown."""
+        for path, allowed in (("/health", {"GET", "HEAD"}), ("/users/me", {"GET", "HEAD"}),
+                              ("/conversations", {"GET", "HEAD", "POST"})):
+            reply = self.broker.call("OPTIONS", API + path)
+            self.assertEqual((reply.status, reply.body), (204, b""), reply)
+            self.assertEqual(set(re.split(r"\s*,\s*", reply.headers["Allow"])),
+                             allowed | {"OPTIONS"}, path)
+        self.assertProblem(self.broker.call("OPTIONS", API + "/nowhere"), 404, "not_found")
+
     def test_payload_too_large(self):
         """`payload_too_large`: 413, said before the body was sent."""
         raw = self.raw()
@@ -245,20 +255,31 @@ class EnvelopeTest(RestTest):
 
     def test_request_timeout_good_value(self):
         """A sensible deadline changes nothing."""
-        for value in ("5", "30"):
+        for value in ("5", "30", "99999999999"):  # past the limit the limit holds
             self.assertOk(self.get("/users/me", self.ann, headers={"Request-Timeout": value}))
 
     def test_conditional_get(self):
-        """`ETag`/`If-None-Match` on GET: where a tag is given, it works."""
-        for path in ("/users/me", "/conversations"):
+        """`ETag`/`If-None-Match` on GET: 304 as long as nothing has changed, in either encoding."""
+        conversation = self.assertOk(self.post("/conversations", {}, self.ann), 201)["id"]
+        messages = f"/conversations/{conversation}/messages"
+        for path in ("/users/me", "/users/family", "/conversations", messages,
+                     f"/conversations/{conversation}"):
             reply = self.get(path, self.ann)
             self.assertOk(reply)
-            if reply.headers["ETag"]:
-                again = self.get(path, self.ann, headers={"If-None-Match": reply.headers["ETag"]})
-                self.assertEqual(again.status, 304, again)
-                self.assertEqual(again.body, b"")
-                other = self.get(path, self.ann, headers={"If-None-Match": '"another"'})
-                self.assertEqual(other.status, 200, other)
+            tag = reply.headers["ETag"]
+            self.assertRegex(tag, r'^(W/)?"[^"]+"$', path)
+            self.assertIn("no-cache", reply.headers["Cache-Control"])
+            self.assertIn("Accept", reply.headers["Vary"])
+            for headers in ({"If-None-Match": tag}, {"If-None-Match": f'"another", {tag}'},
+                            {"If-None-Match": tag, "Accept": "application/msgpack"}):
+                again = self.get(path, self.ann, headers=headers)
+                self.assertEqual((again.status, again.body, again.headers["ETag"]),
+                                 (304, b"", tag), path)
+            other = self.get(path, self.ann, headers={"If-None-Match": '"another"'})
+            self.assertEqual(other.status, 200, other)
+        self.assertOk(self.post(messages, {"content": "new"}, self.ann), 201)
+        stale = self.get(messages, self.ann, headers={"If-None-Match": tag})
+        self.assertEqual(stale.status, 200, stale)
 
     def test_private_answers_are_not_cached_in_public(self):
         """`Cache-Control` on GET: what belongs to one user is never public."""

@@ -101,6 +101,13 @@ class HandshakeTest(WsTest):
         self.addCleanup(raw.close)
         self.assertIsNone(raw.headers["Sec-WebSocket-Protocol"])
 
+    def test_trace(self):
+        """Every response carries `Trace-Id`, 101 too; `traceparent` is honoured."""
+        trace = uuid.uuid4().hex
+        raw = self.raw(headers=(f"traceparent: 00-{trace}-00f067aa0ba902b7-01",))
+        self.assertEqual(raw.headers["Trace-Id"], trace)
+        self.assertRegex(self.raw().headers["Trace-Id"], "^[0-9a-f]{32}$")
+
     def test_auth_by_header_query_and_frame(self):
         """`Authorization: Bearer` at the upgrade, or `?token=`, or a first `auth` frame."""
         for how in ("header", "query", "frame"):
@@ -646,6 +653,8 @@ class FramesTest(WsTest):
             self.assertIs(response["body"]["success"], False)
             self.assertEqual(response["body"]["status"], response["status"])
             self.assertTrue(response["body"]["traceId"])
+            if status == 405:
+                self.assertIn("GET", response["headers"]["allow"])
 
     def test_request_nonsense(self):
         """A `request` that is none: an `error` or a 4xx `response` with the id."""
