@@ -58,7 +58,8 @@ int config_set_text(struct postern_config *c, const struct config_key *k, const 
                     const char *where, struct config_error *reterr);
 void config_unset(struct postern_config *c, const struct config_key *k);
 
-/* Units: "250ms" "5s" "1m" "1h" "30d"; "1MiB" "64KiB" "1GB" "512".  0 or -PTN_EINVAL. */
+/* Units: "250ms" "5s" "1m" "1h" "30d"; "1MiB" "64KiB" "1GB" "512"; "0" is both.  0 or -PTN_EINVAL.
+ */
 int config_parse_duration(const char *text, uint64_t *ret_ns);
 int config_parse_size(const char *text, uint64_t *ret_bytes);
 

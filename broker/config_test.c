@@ -372,8 +372,13 @@ Test(config, durations_and_sizes) {
     static const struct {
         const char *text;
         uint64_t ns;
-    } durations[] = {{"250ms", 250 * PTN_MS}, {"5s", 5 * PTN_SEC},        {"1m", 60 * PTN_SEC},
-                     {"1h", 3600 * PTN_SEC},  {"30d", 2592000 * PTN_SEC}, {"0s", 0}};
+    } durations[] = {{"250ms", 250 * PTN_MS},
+                     {"5s", 5 * PTN_SEC},
+                     {"1m", 60 * PTN_SEC},
+                     {"1h", 3600 * PTN_SEC},
+                     {"30d", 2592000 * PTN_SEC},
+                     {"0s", 0},
+                     {"0", 0}};
     static const struct {
         const char *text;
         uint64_t bytes;

@@ -18,7 +18,9 @@ struct unit {
     uint64_t factor;
 };
 
-/* Digits, then a unit from the table, any case; a unit named "" makes it optional. */
+/* Digits, then a unit from the table, any case; 0 needs none, and a unit named "" makes it
+ * optional.
+ */
 static int parse_scaled(const char *text, const struct unit *units, size_t n_units,
                         uint64_t *ret_v) {
     if (!isdigit((unsigned char)text[0]))
@@ -30,6 +32,10 @@ static int parse_scaled(const char *text, const struct unit *units, size_t n_uni
         return -PTN_EINVAL;
     while (*end == ' ')
         end++;
+    if (whole == 0 && *end == '\0') {
+        *ret_v = 0;
+        return 0;
+    }
     for (size_t i = 0; i < n_units; i++)
         if (strcasecmp(end, units[i].name) == 0) {
             uint64_t v;
