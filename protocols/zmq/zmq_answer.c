@@ -4,7 +4,8 @@
  *
  * Nothing here waits: a peer whose queue is full loses its answer, which is counted, and a peer
  * that has gone loses it silently.  ROUTER_MANDATORY reports both on the first part, so a message
- * is sent whole or not at all.
+ * is sent whole or not at all.  What is large stays ours until libzmq has sent it, and with it in
+ * the memory budget: a queue that nobody reads is bounded in messages only.
  */
 #include "protocols/zmq/zmq_int.h"
 
@@ -15,6 +16,8 @@
 #define TEXT_KEEP_BYTES (64u << 10)
 #define SPARE_BYTES (16u << 10) /* more than any apology takes as JSON */
 #define EINTR_TRIES 4
+/* Below it a copy is cheaper than a reference that crosses threads. */
+#define SHARE_BYTES_MIN 4096u
 
 static int send_part(void *socket, ptn_bytes part, int flags) {
     int rc = -1;
@@ -24,6 +27,55 @@ static int send_part(void *socket, ptn_bytes part, int flags) {
             break;
     }
     return rc < 0 ? -zmq_errno() : 0;
+}
+
+static int send_message(void *socket, zmq_msg_t *m) {
+    int rc = -1;
+    for (int i = 0; i < EINTR_TRIES && rc < 0; i++) {
+        rc = zmq_msg_send(m, socket, ZMQ_DONTWAIT);
+        if (rc < 0 && zmq_errno() != EINTR)
+            break;
+    }
+    return rc < 0 ? -zmq_errno() : 0;
+}
+
+/* libzmq's I/O thread, when the last receiver has got the bytes. */
+static void body_free(void *data, void *hint) {
+    (void)data;
+    ptn_buf *b = hint;
+    (void)ptn_buf_unref(b);
+}
+
+int zmq_gw_message(ptn_buf *take_b, zmq_msg_t *ret_msg) {
+    ptn_bytes bytes = ptn_buf_bytes(take_b);
+    int rc;
+    if (bytes.n >= SHARE_BYTES_MIN) {
+        /* libzmq only reads what it sends; its interface has no const. */
+        rc = zmq_msg_init_data(ret_msg, (void *)(uintptr_t)bytes.p, bytes.n, body_free, take_b);
+        if (rc == 0)
+            return 0; /* body_free() has the reference */
+    } else {
+        rc = zmq_msg_init_size(ret_msg, bytes.n);
+        if (rc == 0)
+            memcpy(zmq_msg_data(ret_msg), bytes.p, bytes.n);
+    }
+    (void)ptn_buf_unref(take_b);
+    return rc == 0 ? 0 : -PTN_ENOMEM;
+}
+
+static int message_of(ptn_bytes body, zmq_msg_t *ret_msg) {
+    if (body.n < SHARE_BYTES_MIN) {
+        if (zmq_msg_init_size(ret_msg, body.n) != 0)
+            return -PTN_ENOMEM;
+        memcpy(zmq_msg_data(ret_msg), body.p, body.n);
+        return 0;
+    }
+    ptn_buf *b = ptn_buf_new(body.n);
+    if (b == NULL)
+        return -PTN_ENOMEM;
+    memcpy(ptn_buf_data(b, NULL), body.p, body.n);
+    ptn_buf_seal(b, body.n);
+    return zmq_gw_message(b, ret_msg);
 }
 
 /* {type: "error", id?, code: "overloaded", ..}: what is said without memory, in the caller's. */
@@ -85,16 +137,21 @@ void zmq_gw_answer(zmq_gw_state *st, const ptn_bytes *envelope, size_t n_envelop
         frame = ptn_buf_bytes(named);
     }
     ptn_bytes body = msgpack || frame.n == 0 ? frame : json_of(&st->text, frame);
-    if (body.n == 0) {
+    zmq_msg_t message; /* before anything is sent: a message goes whole or not at all */
+    int err = body.n > 0 ? message_of(body, &message) : -PTN_ENOMEM;
+    if (err < 0) {
         body = apology(small, id);
-        body = msgpack ? body : json_of(&st->spare, body);
+        err = message_of(msgpack ? body : json_of(&st->spare, body), &message);
     }
-    int err = 0;
-    for (size_t i = 0; i < n_envelope && err == 0; i++)
-        err = send_part(st->gw->router, envelope[i], ZMQ_SNDMORE);
-    if (err == 0)
-        err = send_part(st->gw->router, body, 0);
-    if (err == -EAGAIN)
+    if (err == 0) {
+        for (size_t i = 0; i < n_envelope && err == 0; i++)
+            err = send_part(st->gw->router, envelope[i], ZMQ_SNDMORE);
+        if (err == 0)
+            err = send_message(st->gw->router, &message);
+        if (err != 0)
+            (void)zmq_msg_close(&message);
+    }
+    if (err == -EAGAIN || err == -PTN_ENOMEM)
         ptn_count(PTN_C_DROPPED_ZMQ_PEER, 1);
     (void)ptn_buf_unref(named);
     /* One huge answer must not pin its size for ever; an error is sticky, so it goes as well. */

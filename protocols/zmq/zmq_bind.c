@@ -39,7 +39,7 @@ static void limits_defaults(zmq_gw_limits *l) {
     if (l->depth_max == 0)
         l->depth_max = 32;
     if (l->requests_max == 0)
-        l->requests_max = 1024;
+        l->requests_max = 4096;
     if (l->peer_requests_max == 0)
         l->peer_requests_max = l->requests_max > 1 ? l->requests_max / 2 : 1;
     if (l->prefixes_max == 0)

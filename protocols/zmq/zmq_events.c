@@ -14,9 +14,6 @@
 #include <postern/metrics.h>
 #include <zmq.h>
 
-#define SHARE_BYTES_MIN                                                                            \
-    4096u /* below it a copy is cheaper than a reference that crosses threads                      \
-           */
 #define RETRY_NS (100 * PTN_MS)
 
 /* ---- events out ---------------------------------------------------------------------------- */
@@ -31,13 +28,6 @@ static void look_again(ptn_ctx *c, void *state, void *arg) {
     }
 }
 
-/* libzmq's I/O thread, when the last subscriber has got the bytes. */
-static void body_free(void *data, void *hint) {
-    (void)data;
-    ptn_buf *b = hint;
-    (void)ptn_buf_unref(b);
-}
-
 /* 0 and a message that holds the encoded event. */
 static int body_make(ptn_event *e, zmq_msg_t *ret_msg) {
     ptn_pack w;
@@ -46,20 +36,7 @@ static int body_make(ptn_event *e, zmq_msg_t *ret_msg) {
     ptn_buf *b = ptn_pack_finish(&w);
     if (b == NULL)
         return -PTN_ENOMEM;
-    ptn_bytes bytes = ptn_buf_bytes(b);
-    int rc;
-    if (bytes.n >= SHARE_BYTES_MIN) {
-        /* libzmq only reads what it sends; its interface has no const. */
-        rc = zmq_msg_init_data(ret_msg, (void *)(uintptr_t)bytes.p, bytes.n, body_free, b);
-        if (rc == 0)
-            return 0; /* body_free() has the reference */
-    } else {
-        rc = zmq_msg_init_size(ret_msg, bytes.n);
-        if (rc == 0)
-            memcpy(zmq_msg_data(ret_msg), bytes.p, bytes.n);
-    }
-    (void)ptn_buf_unref(b);
-    return rc == 0 ? 0 : -PTN_ENOMEM;
+    return zmq_gw_message(b, ret_msg);
 }
 
 /* Sends [topic][body] with a reference of its own to the body. */

@@ -21,7 +21,7 @@ typedef struct zmq_gw zmq_gw;
 typedef struct zmq_gw_limits {  /* 0: the default in the comment */
     uint32_t message_bytes_max; /* body of one request: 1 MiB */
     uint32_t depth_max;         /* of JSON and msgpack: 32 */
-    uint32_t requests_max;      /* in flight, all peers: 1024; past it error `overloaded` */
+    uint32_t requests_max;      /* in flight, all peers: 4096; past it error `overloaded` */
     uint32_t peer_requests_max; /* in flight, one peer: half of requests_max */
     uint32_t prefixes_max;   /* remembered per event socket: 4096; past it libzmq alone filters */
     uint32_t hwm_msgs;       /* queue of one peer, each direction: 1000 */

@@ -15,6 +15,8 @@
 #include "protocols/zmq/zmq_prefix.h"
 #include "protocols/zmq/zmq_request.h"
 
+struct zmq_msg_t; /* zmq.h */
+
 #define ZMQ_GW_ADDRESS_BYTES 256u
 /* Casts to the gateway itself: "your sockets may have input". */
 #define ZMQ_GW_MSG_KICK ((uint32_t)PTN_MSG_TYPE_END + 1u)
@@ -122,6 +124,9 @@ bool zmq_gw_readable(void *socket);
  * it: the peer is told `overloaded`, with that id. */
 void zmq_gw_answer(zmq_gw_state *st, const ptn_bytes *envelope, size_t n_envelope, bool msgpack,
                    ptn_bytes frame, ptn_bytes id);
+/* A message with the bytes of take_b, which is used up in every case; large ones are not copied.
+ * <0: no memory. */
+int zmq_gw_message(ptn_buf *take_b, struct zmq_msg_t *ret_msg);
 /* False: no memory. */
 bool zmq_gw_answer_init(zmq_gw_state *st);
 

@@ -4,6 +4,7 @@
 
 import collections
 import http.client
+import json
 import threading
 import unittest
 
@@ -81,6 +82,35 @@ class LargeAnswersTest(SystemTest):
         self.assertEqual(self.broker.metric("postern_memory_limit_bytes"), 128 * MIB)
         wait_until(lambda: not pressed(self.broker), "the pressure to end")
         self.assertOk(self.broker.call("GET", API + "/conversations", token=self.ann["token"]))
+
+
+class UnreadAnswersTest(SystemTest):
+    """A ZeroMQ peer that asks and does not read: what waits for it in libzmq is in the budget."""
+
+    env = {"POSTERN_LIMITS__MEMORY": "32MiB"}
+
+    def test_what_nobody_reads_counts(self):
+        ann = self.broker.user("ann")
+        conversation = self.broker.conversation(ann)
+        connection = http.client.HTTPConnection(*self.broker.http, timeout=PATIENCE)
+        self.addCleanup(connection.close)
+        for _ in range(16):
+            self.assertOk(exchange(connection, "POST", API + "/conversations/messages",
+                                   {"content": "x" * 65000, "conversationId": conversation},
+                                   token=ann["token"]), 201)
+        z = Zmq()
+        self.addCleanup(z.close)
+        dealer = z.dealer(self.broker.zmq, rcvhwm=1)
+        page = {"method": "GET", "path": f"{API}/conversations/{conversation}/messages",
+                "token": ann["token"]}
+        for i in range(64):  # of 1 MiB each
+            dealer.send_multipart([b"", json.dumps({**page, "id": i}).encode()])
+        wait_until(lambda: pressed(self.broker), "the budget to be spent")
+        self.assertProblem(exchange(connection, "GET", API + "/conversations", token=ann["token"]),
+                           503, "overloaded")
+        dealer.close()
+        wait_until(lambda: not pressed(self.broker), "the pressure to end")
+        self.assertOk(self.broker.call("GET", API + "/conversations", token=ann["token"]))
 
 
 class PressureTest(SystemTest):
