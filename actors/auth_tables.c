@@ -78,7 +78,8 @@ int auth_revocations_add(struct auth_revocations *r, ptn_str name, int64_t until
     if (err < 0) {
         if (err == -PTN_ETOOBIG)
             auth_revocations_done(r);
-        r->all_before_ms = now_ms;
+        if (r->all_before_ms < now_ms)
+            r->all_before_ms = now_ms;
         return err;
     }
     uint8_t digest[AUTH_DIGEST_BYTES];
@@ -117,23 +118,64 @@ void auth_revocations_done(struct auth_revocations *r) {
 /* ---- failed logins ----------------------------------------------------------------------------
  */
 
-bool auth_limiter_is_blocked(const struct auth_limiter *l, ptn_str name, int64_t now_ms) {
-    uint32_t at = hash_of(l->secret, name) % AUTH_LIMITER_BUCKETS;
-    return l->bucket[at].failures >= AUTH_FAILURES_MAX &&
-           now_ms - l->bucket[at].since_ms < AUTH_FAILURES_WINDOW_MS;
+/* A look at each of them is nothing beside the password hash that comes with it. */
+static struct auth_failures *limiter_find(struct auth_limiter *l, ptn_str name, int64_t now_ms) {
+    uint8_t digest[AUTH_DIGEST_BYTES];
+    digest_of(l->secret, name, digest);
+    for (uint32_t i = 0; i < l->n; i++) {
+        struct auth_failures *f = &l->name[i];
+        if (memcmp(f->digest, digest, sizeof digest) != 0)
+            continue;
+        if (f->since_ms > now_ms) /* the clock was set back */
+            f->since_ms = now_ms;
+        return f;
+    }
+    return NULL;
+}
+
+static bool is_over(const struct auth_failures *f, int64_t now_ms) {
+    return now_ms - f->since_ms >= AUTH_FAILURES_WINDOW_MS;
+}
+
+static bool goes_first(const struct auth_failures *a, const struct auth_failures *b,
+                       int64_t now_ms) {
+    if (is_over(a, now_ms) != is_over(b, now_ms))
+        return is_over(a, now_ms);
+    return a->failures != b->failures ? a->failures < b->failures : a->since_ms < b->since_ms;
+}
+
+static struct auth_failures *limiter_place(struct auth_limiter *l, int64_t now_ms) {
+    if (l->n < AUTH_LIMITER_NAMES)
+        return &l->name[l->n++];
+    struct auth_failures *first = &l->name[0];
+    for (uint32_t i = 1; i < l->n; i++)
+        if (goes_first(&l->name[i], first, now_ms))
+            first = &l->name[i];
+    return first;
+}
+
+bool auth_limiter_is_blocked(struct auth_limiter *l, ptn_str name, int64_t now_ms) {
+    const struct auth_failures *f = limiter_find(l, name, now_ms);
+    return f != NULL && f->failures >= AUTH_FAILURES_MAX && !is_over(f, now_ms);
 }
 
 void auth_limiter_failed(struct auth_limiter *l, ptn_str name, int64_t now_ms) {
-    uint32_t at = hash_of(l->secret, name) % AUTH_LIMITER_BUCKETS;
-    if (l->bucket[at].failures == 0 || now_ms - l->bucket[at].since_ms >= AUTH_FAILURES_WINDOW_MS) {
-        l->bucket[at].since_ms = now_ms;
-        l->bucket[at].failures = 0;
+    struct auth_failures *f = limiter_find(l, name, now_ms);
+    if (f == NULL) {
+        f = limiter_place(l, now_ms);
+        *f = (struct auth_failures){.since_ms = now_ms};
+        digest_of(l->secret, name, f->digest);
+    } else if (is_over(f, now_ms)) {
+        f->since_ms = now_ms;
+        f->failures = 0;
     }
-    l->bucket[at].failures++;
+    f->failures++;
 }
 
 void auth_limiter_clear(struct auth_limiter *l, ptn_str name) {
-    l->bucket[hash_of(l->secret, name) % AUTH_LIMITER_BUCKETS].failures = 0;
+    struct auth_failures *f = limiter_find(l, name, INT64_MAX);
+    if (f != NULL)
+        *f = l->name[--l->n];
 }
 
 /* ---- verified tokens --------------------------------------------------------------------------

@@ -32,8 +32,9 @@ struct auth_revocations {
     uint32_t n, cap;
     /* Session tokens issued at or before this time are refused: what stands in for a table that was
      * full, or without memory. Their holders refresh, which a revoked session cannot.  0: none.
-     * The clock may be set back behind it, and then new tokens are refused too: whoever can load
-     * all revocations anew does, and takes it back. */
+     * It never goes back, because a clock that was set back makes no old token newer.  Then new
+     * tokens are refused too, until the clock is there again: whoever can load all revocations anew
+     * does, and takes it back. */
     int64_t all_before_ms;
 };
 
@@ -54,18 +55,24 @@ void auth_revocations_done(struct auth_revocations *r);
 
 #define AUTH_FAILURES_MAX 10u
 #define AUTH_FAILURES_WINDOW_MS 60000
-#define AUTH_LIMITER_BUCKETS 1024u
+#define AUTH_LIMITER_NAMES 1024u
 
-/* Names share buckets and nothing is ever evicted: trying many names cannot make it forget one. */
+/* Each name has a count of its own; nobody's failures are counted for another.  When the table is
+ * full, the name with the fewest failures makes room, of those the one whose window began first:
+ * to have a count of n forgotten before its time, somebody has to fail n times with every other
+ * name in the table, within one window, and each time costs him a password hash.  A clock that is
+ * set back begins the windows anew. */
 struct auth_limiter {
-    uint8_t secret[AUTH_SECRET_BYTES];
-    struct {
+    uint8_t secret[AUTH_SECRET_BYTES]; /* set before use */
+    uint32_t n;
+    struct auth_failures {
+        uint8_t digest[AUTH_DIGEST_BYTES];
         int64_t since_ms;
-        uint32_t failures;
-    } bucket[AUTH_LIMITER_BUCKETS];
+        uint32_t failures; /* > 0 */
+    } name[AUTH_LIMITER_NAMES];
 };
 
-bool auth_limiter_is_blocked(const struct auth_limiter *l, ptn_str name, int64_t now_ms);
+bool auth_limiter_is_blocked(struct auth_limiter *l, ptn_str name, int64_t now_ms);
 void auth_limiter_failed(struct auth_limiter *l, ptn_str name, int64_t now_ms);
 void auth_limiter_clear(struct auth_limiter *l, ptn_str name);
 
