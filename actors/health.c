@@ -116,10 +116,41 @@ static void note_actor(const ptn_actor_stats *a, void *arg) {
     }
 }
 
+/* What the store says of itself beyond that it answers. */
+struct store_note {
+    ptn_str message; /* empty: nothing is wrong */
+    uint64_t bytes;
+    uint64_t scrub; /* enum ptn_store_scrub */
+    uint64_t scrubbed_bytes;
+    int64_t scrub_ended_ms; /* 0: never */
+};
+
+static void pack_scrub(ptn_pack *w, const struct store_note *n) {
+    static const char *const states[] = {[PTN_SCRUB_NONE] = "none",
+                                         [PTN_SCRUB_RUNNING] = "running",
+                                         [PTN_SCRUB_FAILED] = "failed",
+                                         [PTN_SCRUB_DAMAGED] = "damaged",
+                                         [PTN_SCRUB_SOUND] = "sound"};
+    ptn_pack_key(w, "scrub");
+    ptn_pack_map(w, 4);
+    ptn_pack_key(w, "state");
+    ptn_pack_cstr(w, n->scrub < PTN_ARRAY_LEN(states) ? states[n->scrub] : "none");
+    ptn_pack_key(w, "readBytes");
+    ptn_pack_uint(w, n->scrubbed_bytes);
+    ptn_pack_key(w, "databaseBytes");
+    ptn_pack_uint(w, n->bytes);
+    ptn_pack_key(w, "endedAt");
+    if (n->scrub_ended_ms > 0)
+        ptn_pack_timestamp(w, n->scrub_ended_ms);
+    else
+        ptn_pack_nil(w);
+}
+
+/* extra: more keys that follow. */
 static void pack_service(ptn_pack *w, const char *name, const char *status, double latency_ms,
-                         ptn_str message, int64_t since_ms) {
+                         ptn_str message, int64_t since_ms, uint32_t extra) {
     ptn_pack_cstr(w, name);
-    ptn_pack_map(w, 5);
+    ptn_pack_map(w, 5 + extra);
     ptn_pack_key(w, "isHealthy");
     ptn_pack_bool(w, strcmp(status, "up") == 0);
     ptn_pack_key(w, "status");
@@ -136,7 +167,7 @@ static void pack_service(ptn_pack *w, const char *name, const char *status, doub
 }
 
 static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a,
-                        const char *store_status, ptn_str store_message) {
+                        const char *store_status, const struct store_note *store) {
     struct actor_row rows[] = {{.service = "auth"},         {.service = "users"},
                                {.service = "conversation"}, {.service = "topics"},
                                {.service = "hub"},          {.service = NULL}};
@@ -157,7 +188,8 @@ static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a
     ptn_pack_key(&w, "services");
     ptn_pack_map(&w, (uint32_t)PTN_ARRAY_LEN(rows));
     pack_service(&w, "store", store_status, (double)(ptn_clock(c) - a->begin) / (double)PTN_MS,
-                 store_message, s->started_ms);
+                 store->message, s->started_ms, 1);
+    pack_scrub(&w, store);
     for (const struct actor_row *r = rows; r->service != NULL; r++)
         pack_service(&w, r->service,
                      !r->seen  ? "down"
@@ -167,25 +199,29 @@ static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a
                      ptn_str_of(!r->seen  ? "not running"
                                 : r->full ? "its mailbox is full; requests are refused"
                                           : NULL),
-                     s->started_ms);
+                     s->started_ms, 0);
     ptn_response_send(c, a->reply, &w);
+}
+
+static bool read_stats(ptn_unpack u, struct store_note *n) {
+    uint32_t len, three;
+    return ptn_unpack_array(&u, &len) && len == 6 && ptn_unpack_any(&u, NULL) &&
+           ptn_unpack_any(&u, NULL) && ptn_unpack_any(&u, NULL) && ptn_unpack_uint(&u, &n->bytes) &&
+           ptn_unpack_str_or_nil(&u, &n->message) && ptn_unpack_array(&u, &three) && three == 3 &&
+           ptn_unpack_uint(&u, &n->scrub) && ptn_unpack_uint(&u, &n->scrubbed_bytes) &&
+           ptn_unpack_int(&u, &n->scrub_ended_ms);
 }
 
 static void store_answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct status_ask *a = arg;
     (void)state;
-    ptn_str note = PTN_STR("the store does not answer; see the log");
+    struct store_note note = {.message = PTN_STR("the store does not answer; see the log")};
     const char *status = "down";
     if (err == 0 && reply->type == PTN_MSG_STORE_STATS_REPLY) {
-        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
-        uint32_t n, numbers = 4;
-        bool ok = ptn_unpack_array(&u, &n) && n == 5;
-        while (ok && numbers-- > 0)
-            ok = ptn_unpack_any(&u, NULL);
-        PTN_REQUIRE(c, ok && ptn_unpack_str_or_nil(&u, &note));
-        status = note.n > 0 ? "degraded" : "up";
+        PTN_REQUIRE(c, read_stats(ptn_unpack_of(ptn_msg_bytes(reply)), &note));
+        status = note.message.n > 0 ? "degraded" : "up";
     }
-    status_send(c, a->health, a, status, note);
+    status_send(c, a->health, a, status, &note);
     *a = (struct status_ask){.health = NULL}; /* the place is free again */
 }
 
@@ -205,7 +241,9 @@ static void on_status(ptn_ctx *c, struct health *s, const ptn_msg *m, struct sta
     if (ptn_ask(c, s->config->directory->store, PTN_MSG_STORE_STATS, NULL,
                 ptn_now(c) + STATUS_DEADLINE, store_answered, a, NULL) == 0)
         return;
-    status_send(c, s, a, "down", PTN_STR("the store refuses requests: it is overloaded"));
+    status_send(
+        c, s, a, "down",
+        &(struct store_note){.message = PTN_STR("the store refuses requests: it is overloaded")});
     *a = (struct status_ask){.health = NULL};
 }
 

@@ -20,6 +20,10 @@
  * A request whose deadline has passed is not started: a lane answers those before a batch, and
  * reads are looked at again, because what came before may take its time.  While memory is short,
  * pages are refused as well: they are what fills it, and the adapters need time to send them.
+ *
+ * After an end that was not clean, the whole database is searched for damage (store_scrub.h), on
+ * the reader's lane and a slice at a time: when nobody waits there or for a commit, and no faster
+ * than the configured rate.  While somebody always waits there is a slice every ten seconds.
  */
 #include "actors/store.h"
 
@@ -42,6 +46,12 @@
 #define TEND_IDLE_NS (60 * PTN_SEC)
 #define TEND_ROW_NS (PTN_MS / 20) /* of pause: a small share of the lane, whatever waits */
 #define STOP_POLL_NS (20 * PTN_MS)
+#define SCRUB_PAGES 64u /* in a slice */
+#define SCRUB_PAGE_BYTES 4096u
+#define SCRUB_LATER_NS (50 * PTN_MS)
+#define SCRUB_HELD_NS (10 * PTN_SEC)
+#define SCRUB_NOTE_NS (60 * PTN_SEC)
+#define SCRUB_RETRY_NS (60 * PTN_SEC)
 
 struct outcome {
     ptn_buf *payload; /* NULL: no memory */
@@ -59,6 +69,14 @@ struct store {
     store_db *reader_db;
     ptn_lane *reader;
     _Atomic(bool) full; /* the lane says so to the actor */
+
+    char *path;
+    const char *vfs;
+    uint64_t scrub_rate;
+    store_scrub_plan plan;   /* as it was at the start */
+    store_scrub *scrub;      /* reader's lane; NULL: not open */
+    store_scrub_place place; /* reader's lane: where the next one that is opened begins */
+    store_scrub_view view;
 };
 
 /* ---- the lane ----------------------------------------------------------------------------- */
@@ -187,13 +205,56 @@ static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t 
     tend_log(s, l);
 }
 
+static void scrub_end(struct store *s, store_scrub_place place) {
+    store_scrub_close(s->scrub);
+    s->scrub = NULL;
+    s->place = place;
+}
+
+/* A slice of the search for damage. */
+static void run_scrub(struct store *s, ptn_lane *l, const ptn_lane_job *job) {
+    char found[160] = "";
+    uint32_t pages = 0;
+    int more = s->scrub == NULL ? store_scrub_open(s->path, s->vfs, &s->place, &s->scrub) : 0;
+    if (more == 0)
+        more = store_scrub_slice(s->scrub, SCRUB_PAGES, &pages, found);
+    ptn_count(PTN_C_STORE_SCRUB_PAGES, pages);
+    if (more == -PTN_EPROTO)
+        store_db_note_damage(s->reader_db, found);
+    else if (more < 0)
+        ptn_count(PTN_C_STORE_ERRORS, 1);
+    store_scrub_place at =
+        s->scrub != NULL && more != 0 ? store_scrub_at(s->scrub) : (store_scrub_place){.tree = 0};
+    if (more <= 0)
+        scrub_end(s, s->scrub == NULL ? s->place : at);
+    if (more < 0) {
+        (void)ptn_lane_reply_err(l, job->reply, more);
+        return;
+    }
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 5);
+    ptn_pack_bool(&w, more == 1);
+    ptn_pack_uint(&w, pages);
+    ptn_pack_int(&w, at.tree);
+    ptn_pack_int(&w, at.key[0]);
+    ptn_pack_int(&w, at.key[1]);
+    answer(l, job->reply, (struct outcome){ptn_pack_finish(&w), PTN_MSG_STORE_SCRUBBED});
+}
+
 static void store_read_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
     struct store *s = arg;
+    if (n == 1 && jobs[0]->type == PTN_MSG_STORE_SCRUB) { /* needs no state of the database */
+        run_scrub(s, l, jobs[0]);
+        return;
+    }
     int err = store_db_read_begin(s->reader_db);
     if (err != 0)
         ptn_count(PTN_C_STORE_ERRORS, 1);
     for (size_t i = 0; i < n; i++) {
-        if (err == 0)
+        if (jobs[i]->type == PTN_MSG_STORE_SCRUB)
+            (void)ptn_lane_reply_err(l, jobs[i]->reply, -PTN_EOVERLOAD); /* others came first */
+        else if (err == 0)
             run_read(l, s->reader_db, jobs[i]);
         else
             answer(l, jobs[i]->reply, (struct outcome){store_db_problem_of(err), PTN_MSG_PROBLEM});
@@ -205,11 +266,15 @@ static void store_read_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t
 /* ---- open and close ----------------------------------------------------------------------- */
 
 static int open_databases(const store_config *config, struct store *s, const char **reterr_why) {
-    int err = store_db_open(config->path, &config->db, &s->db, reterr_why);
+    store_db_opts writes = config->db;
+    writes.scrub = &s->view;
+    int err = store_db_open(config->path, &writes, &s->db, reterr_why);
     if (err == 0 && (err = store_db_settle(s->db)) != 0)
         *reterr_why = "what the last crash left in the database's log cannot be made durable";
     if (err == 0 && (err = store_db_claim(s->db)) != 0)
         *reterr_why = "the database cannot be written";
+    if (err == 0 && (err = store_db_scrub_plan(s->db, &s->plan)) != 0)
+        *reterr_why = "the database cannot be read";
     store_db_opts reads = config->db;
     reads.read_only = true;
     return err == 0 ? store_db_open(config->path, &reads, &s->reader_db, reterr_why) : err;
@@ -253,9 +318,14 @@ int store_open(const store_config *config, store **ret_store, const char **reter
     s->directory = config->directory;
     s->retains = retains(&config->db.retention);
     s->ttl_ns = (ptn_time)config->db.queue.ttl_ms * PTN_MS;
-    int err = open_databases(config, s, why);
-    if (err == 0)
+    s->vfs = config->db.vfs;
+    s->scrub_rate = config->scrub_rate;
+    s->path = strdup(config->path);
+    int err = s->path != NULL ? open_databases(config, s, why) : -PTN_ENOMEM;
+    if (err == 0) {
+        s->place = s->plan.at;
         err = open_lanes(config, s, why);
+    }
     if (err != 0) {
         store_close(s);
         return err;
@@ -271,9 +341,11 @@ void store_close(store *s) {
         ptn_lane_close(s->reader);
     if (s->lane != NULL)
         ptn_lane_close(s->lane);
+    store_scrub_close(s->scrub);
     store_db_close(s->reader_db);
     store_db_close(s->db); /* the last one: it moves the log to the database */
     free(s->outcomes);
+    free(s->path);
     free(s);
 }
 
@@ -281,7 +353,11 @@ void store_close(store *s) {
 
 struct store_state {
     store *store;
-    ptn_timer stop_timer, flush_timer, retain_timer, tend_timer, probe_timer;
+    ptn_timer stop_timer, flush_timer, retain_timer, tend_timer, probe_timer, scrub_timer;
+    store_scrub_plan scrub; /* how far the search for damage has come */
+    ptn_time scrub_held_at; /* since then somebody has waited at every look; 0: nobody did */
+    ptn_time scrub_noted_at;
+    int64_t scrub_rounds;     /* as the gauge has them */
     bool tending;             /* a round over the devices is under way */
     bool untended;            /* what waits for devices has changed since it began */
     int64_t waiting, devices; /* as the gauges have them */
@@ -300,14 +376,21 @@ static void gauges_set(struct store_state *st, int64_t waiting, int64_t devices)
     st->devices = devices;
 }
 
+static void scrub_gauge_set(struct store_state *st, int64_t rounds) {
+    ptn_gauge_add(PTN_G_STORE_SCRUBBING, rounds - st->scrub_rounds);
+    st->scrub_rounds = rounds;
+}
+
 static void store_release(void *arg) {
     struct store_state *st = arg;
     ptn_buf_unref(st->untold);
     gauges_set(st, 0, 0);
+    scrub_gauge_set(st, 0);
 }
 
 static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 static void tend_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+static void scrub_begin(ptn_ctx *c, struct store_state *st);
 
 static int store_init(ptn_ctx *c, void *state, void *arg) {
     struct store_state *st = state;
@@ -315,6 +398,7 @@ static int store_init(ptn_ctx *c, void *state, void *arg) {
     if (st->store->retains)
         ptn_timer_start(c, &st->retain_timer, RETAIN_NS, retain_due, NULL);
     ptn_timer_start(c, &st->tend_timer, TEND_NS, tend_due, NULL);
+    scrub_begin(c, st);
     return ptn_defer(c, store_release, st);
 }
 
@@ -530,6 +614,119 @@ static void note_change(ptn_ctx *c, struct store_state *st, uint32_t type) {
     st->untended = true;
 }
 
+/* ---- the search for damage ---------------------------------------------------------------- */
+
+static void scrub_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
+/* relaxed, all: see store_db_state.c */
+static void scrub_show(struct store_state *st, enum ptn_store_scrub how) {
+    store_scrub_view *v = &st->store->view;
+    atomic_store_explicit(&v->state, (uint32_t)how, memory_order_relaxed);
+    atomic_store_explicit(&v->ended_ms, st->scrub.ended_ms, memory_order_relaxed);
+}
+
+/* Best effort: without it the next start goes on from further back. */
+static void scrub_note(ptn_ctx *c, struct store_state *st) {
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 5);
+    ptn_pack_int(&w, st->scrub.rounds);
+    ptn_pack_int(&w, st->scrub.at.tree);
+    ptn_pack_int(&w, st->scrub.at.key[0]);
+    ptn_pack_int(&w, st->scrub.at.key[1]);
+    ptn_pack_int(&w, st->scrub.ended_ms);
+    ptn_buf *b = ptn_pack_finish(&w);
+    st->scrub_noted_at = ptn_now(c);
+    if (b != NULL && ptn_cast(c, ptn_self(c), PTN_MSG_STORE_SCRUB_NOTE, b) < 0)
+        ptn_buf_unref(b);
+}
+
+/* An actor that was started anew by its supervisor goes on where the lane is. */
+static void scrub_begin(ptn_ctx *c, struct store_state *st) {
+    st->scrub = st->store->plan;
+    scrub_show(st, st->scrub.ended_ms != 0 ? PTN_SCRUB_SOUND : PTN_SCRUB_NONE);
+    if (st->scrub.rounds == 0 || st->store->scrub_rate == 0)
+        return;
+    scrub_show(st, PTN_SCRUB_RUNNING);
+    scrub_gauge_set(st, st->scrub.rounds);
+    st->scrub_noted_at = ptn_now(c);
+    ptn_timer_start(c, &st->scrub_timer, SCRUB_LATER_NS, scrub_due, NULL);
+}
+
+static void scrub_ended(ptn_ctx *c, struct store_state *st, enum ptn_store_scrub how) {
+    bool sound = how == PTN_SCRUB_SOUND;
+    st->scrub.rounds -= sound; /* damage: until the next start has seen to it */
+    st->scrub.at = (store_scrub_place){.tree = 0};
+    st->scrub.ended_ms = ptn_wall_ms(c);
+    ptn_count(sound ? PTN_C_STORE_SCRUBS_SOUND : PTN_C_STORE_SCRUBS_DAMAGED, 1);
+    scrub_gauge_set(st, sound ? st->scrub.rounds : 0);
+    scrub_note(c, st);
+    scrub_show(st, sound && st->scrub.rounds > 0 ? PTN_SCRUB_RUNNING : how);
+    if (sound && st->scrub.rounds > 0) {
+        atomic_store_explicit(&st->store->view.bytes, 0, memory_order_relaxed);
+        ptn_timer_start(c, &st->scrub_timer, SCRUB_LATER_NS, scrub_due, NULL);
+    } else if (sound) {
+        PTN_LOG(PTN_LOG_INFO, "store.scrubbed", PTN_F_Z("result", "sound"));
+    }
+}
+
+static void scrubbed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    struct store_state *st = state;
+    store_scrub_place at;
+    uint64_t pages;
+    uint32_t n;
+    bool more;
+    (void)arg;
+    if (st->stopping)
+        return;
+    if (err == -PTN_EPROTO) {
+        scrub_ended(c, st, PTN_SCRUB_DAMAGED);
+        return;
+    }
+    if (err != 0 || reply->type != PTN_MSG_STORE_SCRUBBED) {
+        bool soon = err == -PTN_EOVERLOAD;
+        if (!soon)
+            scrub_show(st, PTN_SCRUB_FAILED);
+        ptn_timer_start(c, &st->scrub_timer, soon ? SCRUB_LATER_NS : SCRUB_RETRY_NS, scrub_due,
+                        NULL);
+        return;
+    }
+    ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(reply));
+    PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 5 && ptn_unpack_bool(&u, &more) &&
+                       ptn_unpack_uint(&u, &pages) && ptn_unpack_int(&u, &at.tree) &&
+                       ptn_unpack_int(&u, &at.key[0]) && ptn_unpack_int(&u, &at.key[1]));
+    atomic_fetch_add_explicit(&st->store->view.bytes, pages * SCRUB_PAGE_BYTES,
+                              memory_order_relaxed);
+    st->scrub.at = at;
+    if (!more) {
+        scrub_ended(c, st, PTN_SCRUB_SOUND);
+        return;
+    }
+    scrub_show(st, PTN_SCRUB_RUNNING);
+    if (ptn_now(c) - st->scrub_noted_at >= SCRUB_NOTE_NS)
+        scrub_note(c, st);
+    ptn_time pause = pages * SCRUB_PAGE_BYTES * PTN_SEC / st->store->scrub_rate;
+    ptn_timer_start(c, &st->scrub_timer, pause > PTN_MS ? pause : PTN_MS, scrub_due, NULL);
+}
+
+static void scrub_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct store_state *st = state;
+    (void)arg;
+    bool held = ptn_lane_depth(st->store->lane) > 0 || ptn_lane_depth(st->store->reader) > 0 ||
+                ptn_memory_pressure();
+    if (!held)
+        st->scrub_held_at = 0;
+    else if (st->scrub_held_at == 0)
+        st->scrub_held_at = ptn_now(c);
+    if (!held || ptn_now(c) - st->scrub_held_at >= SCRUB_HELD_NS) {
+        st->scrub_held_at = 0;
+        if (ptn_ask_lasting(c, ptn_self(c), PTN_MSG_STORE_SCRUB, NULL, PTN_NEVER, scrubbed, NULL,
+                            NULL) == 0)
+            return;
+    }
+    ptn_timer_start(c, t, SCRUB_LATER_NS, scrub_due, NULL);
+}
+
 /* ---- a full disk -------------------------------------------------------------------------- */
 
 /* Nobody has to write for the state to be true again when there is room. */
@@ -551,6 +748,9 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         st->busy = st->stopping = true;
         ptn_timer_stop(c, &st->retain_timer);
         ptn_timer_stop(c, &st->tend_timer);
+        if (st->scrub.rounds > 0)
+            scrub_note(c, st);
+        ptn_timer_stop(c, &st->scrub_timer);
         stop_when_idle(c, st, &st->stop_timer, NULL);
         return 0;
     }
@@ -558,7 +758,8 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return 0;
     st->busy = true;
     note_change(c, st, m->type);
-    ptn_lane *lane = store_db_is_read_aside(m->type) ? st->store->reader : st->store->lane;
+    bool aside = store_db_is_read_aside(m->type) || m->type == PTN_MSG_STORE_SCRUB;
+    ptn_lane *lane = aside ? st->store->reader : st->store->lane;
     int err = ptn_lane_send(c, lane, m);
     if (err < 0 && m->corr != 0)
         ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);

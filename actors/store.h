@@ -17,6 +17,8 @@ typedef struct store_config {
     uint32_t batch_max;             /* messages in one transaction; 0: 512 */
     uint32_t jobs_max;              /* waiting, past it requests are refused; 0: 16,384 */
     ptn_time queue_delay_ns;        /* of the lane: runtime.h; 0: never */
+    uint64_t scrub_rate; /* bytes a second that are searched for damage when the last end was not
+                            clean; 0: none */
 } store_config;
 
 /* Opens the database and its lane.  Before ptn_runtime_run(), main thread.  *reterr_why as in

@@ -173,6 +173,7 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
         if (o.queue.devices == 0)
             db->queue.limits.devices = 32;
         db->foreign = o.vfs != NULL;
+        db->scrub = o.scrub;
         db->convs_max = o.conversations_max != 0 ? o.conversations_max : 8192;
         db->dead_letters_max = o.dead_letters_max != 0 ? o.dead_letters_max : 10000;
         int flags = (o.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) |
@@ -364,13 +365,19 @@ ptn_buf *store_db_problem_of(int err) {
 }
 
 /* The next start sees to it: a database cannot be exchanged while others read it. */
-static void note_damage(store_db *db) {
-    int rc = sqlite3_errcode(db->sql);
-    if ((rc != SQLITE_CORRUPT && rc != SQLITE_NOTADB) || db->damage_noted || db->foreign)
+void store_db_note_damage(store_db *db, const char *found) {
+    if (db->damage_noted)
         return;
     db->damage_noted = true;
-    PTN_LOG(PTN_LOG_ERROR, "store.damaged", PTN_F_Z("error", sqlite3_errmsg(db->sql)));
-    store_salvage_request(sqlite3_db_filename(db->sql, "main"), sqlite3_errmsg(db->sql));
+    PTN_LOG(PTN_LOG_ERROR, "store.damaged", PTN_F_Z("error", found));
+    if (!db->foreign)
+        store_salvage_request(sqlite3_db_filename(db->sql, "main"), found);
+}
+
+static void note_damage(store_db *db) {
+    int rc = sqlite3_errcode(db->sql);
+    if (rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB)
+        store_db_note_damage(db, sqlite3_errmsg(db->sql));
 }
 
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
@@ -510,9 +517,9 @@ static void renew_epochs(store_db *db) {
     if (copied != 0)
         (void)(run_plain(db, STORE_SQL_TOPICS_RENEW_ALL) &&
                run_plain(db, STORE_SQL_CONVS_RENEW_ALL) && run_plain(db, STORE_SQL_ERAS_CLEAR) &&
-               store_meta_set(db, "copied", 0));
+               store_meta_set(db, "copied", 0) && store_scrub_forget(db));
     else if (clean == 0)
-        (void)run_plain(db, STORE_SQL_TOPICS_RENEW);
+        (void)(run_plain(db, STORE_SQL_TOPICS_RENEW) && store_scrub_again(db));
 }
 
 int store_db_claim(store_db *db) {
@@ -685,6 +692,7 @@ static const struct operation {
     {PTN_MSG_STORE_DEAD_PURGE, WRITE, 2, store_dead_purge},
     {PTN_MSG_STORE_FLUSH, READ, 0, op_flush},
     {PTN_MSG_STORE_PROBE, WRITE, 0, store_probe},
+    {PTN_MSG_STORE_SCRUB_NOTE, WRITE, 5, store_scrub_note},
 };
 
 /* NULL: not for the store. */
@@ -712,7 +720,8 @@ bool store_db_is_read_aside(uint32_t type) {
 
 bool store_db_is_relaxed(uint32_t type) {
     return type == PTN_MSG_STORE_EVENTS_APPEND_WRITTEN || type == PTN_MSG_STORE_FEED_OPEN ||
-           type == PTN_MSG_STORE_FEED_ACK || type == PTN_MSG_STORE_FEED_TEND;
+           type == PTN_MSG_STORE_FEED_ACK || type == PTN_MSG_STORE_FEED_TEND ||
+           type == PTN_MSG_STORE_SCRUB_NOTE;
 }
 
 static ptn_buf *run_operation(store_db *db, const struct operation *o, ptn_bytes payload,

@@ -9,7 +9,10 @@
 #ifndef POSTERN_ACTORS_STORE_DB_H
 #define POSTERN_ACTORS_STORE_DB_H
 
+#include "actors/store_scrub.h"
 #include "actors/topic_rule.h"
+
+#include <stdatomic.h>
 
 typedef struct store_db store_db;
 
@@ -36,6 +39,13 @@ typedef struct store_queue {
     uint32_t devices;       /* of one user; past it the one away longest is forgotten; 0: 32 */
 } store_queue;
 
+/* How the search for damage stands, for STORE_STATS; whoever searches writes it. */
+typedef struct store_scrub_view {
+    _Atomic(uint32_t) state; /* enum ptn_store_scrub */
+    _Atomic(uint64_t) bytes; /* read in this round */
+    _Atomic(int64_t) ended_ms;
+} store_scrub_view;
+
 typedef struct store_db_opts {
     store_retention retention;  /* enforced by STORE_RETAIN */
     store_queue queue;          /* enforced by STORE_FEED_OPEN and STORE_FEED_TEND */
@@ -45,7 +55,8 @@ typedef struct store_db_opts {
     uint32_t checkpoint_pages;  /* in the log before they move to the database; 0: 4,000 */
     uint32_t dead_letters_max;  /* the oldest go; 0: 10,000 */
     const char *vfs; /* a registered SQLite VFS, which then creates the file; NULL: the system's */
-    bool read_only;  /* the database is there and current: some other handle made it */
+    store_scrub_view *scrub; /* NULL: nobody searches */
+    bool read_only;          /* the database is there and current: some other handle made it */
 } store_db_opts;
 
 /* Opens or creates the database (mode 0600; its directory must exist) and migrates it in one
@@ -65,6 +76,20 @@ int store_db_settle(store_db *db);
  * newest events may be lost get new epochs, and in a copy (store_backup.h) all topics and
  * conversations do.  store_db_close() then notes the clean end. */
 int store_db_claim(store_db *db);
+
+/* What is left to be searched for damage (store_scrub.h).  A start that follows no clean end wants
+ * one round over all of it: what was read before that end may have been damaged by it, so a round
+ * that is under way is finished, and then comes another one. */
+typedef struct store_scrub_plan {
+    int64_t rounds; /* 0: nothing to do */
+    store_scrub_place at;
+    int64_t ended_ms; /* when the last one was; 0: never */
+} store_scrub_plan;
+/* After store_db_claim().  0 or an error. */
+int store_db_scrub_plan(store_db *db, store_scrub_plan *ret_plan);
+/* Damage that was found beside the database's own reading: in the log, and the next start salvages.
+ */
+void store_db_note_damage(store_db *db, const char *found);
 
 /* True for kinds that change the database. */
 bool store_db_is_write(uint32_t type);

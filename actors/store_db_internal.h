@@ -280,6 +280,7 @@ struct store_db {
     int64_t log_room; /* the log's file ends there, or we have tried */
     struct retention retention;
     struct queue queue;
+    store_scrub_view *scrub;
 };
 
 /* ---- store_db.c --------------------------------------------------------------------------- */
@@ -326,6 +327,9 @@ ptn_bytes store_column_blob(sqlite3_stmt *s, int at);
 /* A number that the database keeps about itself; absent: def.  False: it cannot be read. */
 bool store_meta_get(store_db *db, const char *name, int64_t def, int64_t *ret_value);
 bool store_meta_set(store_db *db, const char *name, int64_t value);
+/* In a transaction: one more round, or none at all. */
+bool store_scrub_again(store_db *db);
+bool store_scrub_forget(store_db *db);
 
 /* ---- store_db_schema.c -------------------------------------------------------------------- */
 
@@ -339,6 +343,7 @@ typedef ptn_buf *(*store_op)(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 /* store_db_state.c */
 ptn_buf *store_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_probe(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+ptn_buf *store_scrub_note(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 
 /* store_db_users.c */
 ptn_buf *store_user_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);

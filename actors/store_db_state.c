@@ -25,6 +25,64 @@ bool store_meta_get(store_db *db, const char *name, int64_t def, int64_t *ret_va
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
+/* ---- the search for damage ---------------------------------------------------------------- */
+
+static bool plan_get(store_db *db, store_scrub_plan *ret_plan) {
+    store_scrub_plan p;
+    bool ok = store_meta_get(db, "scrub_rounds", 0, &p.rounds) &&
+              store_meta_get(db, "scrub_tree", 0, &p.at.tree) &&
+              store_meta_get(db, "scrub_key_0", 0, &p.at.key[0]) &&
+              store_meta_get(db, "scrub_key_1", 0, &p.at.key[1]) &&
+              store_meta_get(db, "scrub_ended_ms", 0, &p.ended_ms);
+    if (ok)
+        *ret_plan = p;
+    return ok;
+}
+
+static bool plan_set(store_db *db, const store_scrub_plan *p) {
+    return store_meta_set(db, "scrub_rounds", p->rounds) &&
+           store_meta_set(db, "scrub_tree", p->at.tree) &&
+           store_meta_set(db, "scrub_key_0", p->at.key[0]) &&
+           store_meta_set(db, "scrub_key_1", p->at.key[1]) &&
+           store_meta_set(db, "scrub_ended_ms", p->ended_ms);
+}
+
+int store_db_scrub_plan(store_db *db, store_scrub_plan *ret_plan) {
+    return plan_get(db, ret_plan) ? 0 : -PTN_EIO;
+}
+
+bool store_scrub_again(store_db *db) {
+    store_scrub_plan p;
+    if (!plan_get(db, &p))
+        return false;
+    p.rounds = p.rounds > 0 && p.at.tree != 0 ? 2 : 1;
+    return plan_set(db, &p);
+}
+
+bool store_scrub_forget(store_db *db) {
+    return plan_set(db, &(store_scrub_plan){.rounds = 0});
+}
+
+ptn_buf *store_scrub_note(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
+    store_scrub_plan p;
+    if (!ptn_unpack_int(u, &p.rounds) || !ptn_unpack_int(u, &p.at.tree) ||
+        !ptn_unpack_int(u, &p.at.key[0]) || !ptn_unpack_int(u, &p.at.key[1]) ||
+        !ptn_unpack_int(u, &p.ended_ms))
+        return store_malformed(ret_type);
+    return plan_set(db, &p) ? store_ok(ret_type) : store_db_fail(db, ret_type);
+}
+
+/* ---- state -------------------------------------------------------------------------------- */
+
+static void pack_scrub(ptn_pack *w, store_scrub_view *v) {
+    /* relaxed: each is worth something by itself */
+    ptn_pack_array(w, 3);
+    ptn_pack_uint(w, v != NULL ? atomic_load_explicit(&v->state, memory_order_relaxed)
+                               : (uint32_t)PTN_SCRUB_NONE);
+    ptn_pack_uint(w, v != NULL ? atomic_load_explicit(&v->bytes, memory_order_relaxed) : 0);
+    ptn_pack_int(w, v != NULL ? atomic_load_explicit(&v->ended_ms, memory_order_relaxed) : 0);
+}
+
 /* NULL: nothing is wrong. */
 static const char *note_of(const store_db *db, int64_t salvaged) {
     if (db->full)
@@ -55,13 +113,14 @@ ptn_buf *store_stats(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         return store_db_fail(db, ret_type);
     const char *note = note_of(db, salvaged);
     ptn_pack w;
-    ptn_pack_init(&w, 160);
-    ptn_pack_array(&w, 5);
+    ptn_pack_init(&w, 192);
+    ptn_pack_array(&w, 6);
     ptn_pack_int(&w, users);
     ptn_pack_int(&w, conversations);
     ptn_pack_int(&w, messages);
     ptn_pack_int(&w, sqlite3_column_int64(pages, 0));
     ptn_pack_str_or_nil(&w, ptn_str_of(note));
+    pack_scrub(&w, db->scrub);
     (void)sqlite3_reset(pages);
     return store_reply(db, &w, PTN_MSG_STORE_STATS_REPLY, ret_type);
 }

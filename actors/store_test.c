@@ -6,6 +6,7 @@
 
 #include <postern/metrics.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/resource.h>
 
 static struct fixture *f; /* large: not on the stack */
@@ -322,6 +323,102 @@ Test(store, a_page_is_read_while_the_writer_waits) {
     cr_expect_eq(a.answers, 2);
     store_close(s);
     store_db_close(a.other);
+    ptn_runtime_free(rt);
+    test_dir_close(&dir);
+}
+
+/* ---- the search for damage ----------------------------------------------------------------- */
+
+#define BUSY_NS (300 * PTN_MS)
+#define LOOK_NS (10 * PTN_MS)
+
+struct scrubbing {
+    ptn_addr store;
+    store_db *other; /* holds the lock that the writer waits for; NULL: no longer */
+    ptn_timer timer;
+    uint64_t pages, pages_while_busy;
+    int64_t state;
+    bool written;
+};
+
+static uint64_t scrubbed_pages(const struct scrubbing *s) {
+    return counter(PTN_C_STORE_SCRUB_PAGES) - s->pages;
+}
+
+static void scrub_look(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
+
+static void scrub_looked(ptn_ctx *c, void *state, int err, const ptn_msg *m, void *arg) {
+    struct scrubbing *s = arg;
+    (void)state;
+    cr_assert_eq(err, 0);
+    cr_assert_eq(m->type, PTN_MSG_STORE_STATS_REPLY);
+    s->state = int_of(element(element(ptn_msg_bytes(m), 5), 0));
+    if (s->state == PTN_SCRUB_SOUND)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+    else
+        ptn_timer_start(c, &s->timer, LOOK_NS, scrub_look, s);
+}
+
+static void scrub_look(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct scrubbing *s = arg;
+    (void)state, (void)t;
+    if (s->other != NULL) {
+        s->pages_while_busy = scrubbed_pages(s);
+        store_db_rollback(s->other);
+        s->other = NULL;
+    }
+    (void)ptn_ask(c, s->store, PTN_MSG_STORE_STATS, NULL, PTN_NEVER, scrub_looked, s, NULL);
+}
+
+static void scrub_written(ptn_ctx *c, void *state, int err, const ptn_msg *m, void *arg) {
+    (void)c, (void)state;
+    ((struct scrubbing *)arg)->written = err == 0 && m->type == PTN_MSG_STORE_MSG;
+}
+
+static int scrub_init(ptn_ctx *c, void *state, void *arg) {
+    struct scrubbing *s = arg;
+    (void)state;
+    cr_assert_eq(store_db_begin(s->other), 0);
+    ptn_buf *b = packed("sssssni", "c1", "m1", "alice", "text", "x", (int64_t)1);
+    ptn_timer_start(c, &s->timer, BUSY_NS, scrub_look, s);
+    return ptn_ask(c, s->store, PTN_MSG_STORE_MSG_APPEND, b, PTN_NEVER, scrub_written, s, NULL);
+}
+
+static const ptn_actor_ops scrub_ops = {.name = "scrub", .init = scrub_init, .handle = load_handle};
+
+Test(store, damage_is_searched_for_when_nobody_waits) {
+    struct scrubbing sc = {.pages = counter(PTN_C_STORE_SCRUB_PAGES)};
+    struct test_dir dir;
+    ptn_runtime *rt;
+    store *s = NULL;
+    sqlite3 *sql;
+    make_database(&dir);
+    cr_assert_eq(sqlite3_open(dir.db, &sql), SQLITE_OK); /* as a crash leaves it */
+    int rc = sqlite3_exec(sql, "INSERT INTO meta VALUES('clean', 0)", NULL, NULL, NULL);
+    (void)sqlite3_close(sql);
+    cr_assert_eq(rc, SQLITE_OK);
+    store_db *other;
+    cr_assert_eq(store_db_open(dir.db, NULL, &other, NULL), 0);
+    sc.other = other;
+    cr_assert_eq(ptn_runtime_new(&(ptn_runtime_opts){.workers = 1}, &rt), 0);
+    store_config config = {.path = dir.db, .rt = rt, .scrub_rate = UINT64_C(1) << 30};
+    cr_assert_eq(store_open(&config, &s, NULL), 0);
+    ptn_actor_opts o = {.mbox_msgs_max = 1024};
+    cr_assert_eq(ptn_runtime_spawn(rt, &store_actor, &o, s, PTN_PERMANENT, &sc.store), 0);
+    cr_assert_eq(ptn_runtime_spawn(rt, &scrub_ops, &o, &sc, PTN_PERMANENT, NULL), 0);
+    cr_assert_eq(ptn_runtime_run(rt), 0);
+    cr_expect(sc.written);
+    cr_expect_eq(sc.pages_while_busy, 0);
+    cr_expect_eq(sc.state, PTN_SCRUB_SOUND);
+    cr_expect_gt(scrubbed_pages(&sc), 0);
+    store_close(s);
+    store_db_close(other);
+    store_scrub_plan plan;
+    cr_assert_eq(store_db_open(dir.db, NULL, &other, NULL), 0);
+    cr_assert_eq(store_db_scrub_plan(other, &plan), 0);
+    cr_expect_eq(plan.rounds, 0);
+    cr_expect_gt(plan.ended_ms, 0);
+    store_db_close(other);
     ptn_runtime_free(rt);
     test_dir_close(&dir);
 }

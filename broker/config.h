@@ -78,6 +78,9 @@ struct config_list {
     XX(S, access_ttl, access_ttl_ns, DURATION, "15m", PTN_SEC, 86400 * PTN_SEC, "Life of an access token.") \
     XX(S, refresh_ttl, refresh_ttl_ns, DURATION, "30d", PTN_SEC, UINT64_C(31622400) * PTN_SEC, "Life of a refresh token, counted anew at each refresh.")
 
+#define CONFIG_STORE_MAP(XX, S)                                                                            \
+    XX(S, scrub, scrub_bytes, SIZE, "4MiB", 0, UINT64_C(1) << 40, "How much of the database is read per second, while nobody waits for it, in search of damage after an end that was not clean.  0: none.")
+
 #define CONFIG_TOPICS_MAP(XX, S)                                                                           \
     XX(S, durable, durable, RULES, "", 0, 0, "Topics that are stored: PATTERN [age=30d] [bytes=1GiB] [events=1000000], one or a list; the first that matches counts.") \
     XX(S, ids, ids, COUNT, "65536", 16, 16777216, "Publications with an id that one worker remembers, so that sending twice is safe.") \
@@ -108,6 +111,7 @@ struct config_list {
     SS(log, CONFIG_LOG_MAP, "Log lines go to standard error.")                                             \
     SS(limits, CONFIG_LIMITS_MAP, "Bounds; what goes over them is refused with advice.")                   \
     SS(ws, CONFIG_WS_MAP, "WebSocket.")                                                                    \
+    SS(store, CONFIG_STORE_MAP, "The database.")                                                           \
     SS(topics, CONFIG_TOPICS_MAP, "Topics; conversations are always stored.")                              \
     SS(conversations, CONFIG_CONVERSATIONS_MAP, "How long conversations are kept; offline clients miss what is removed.") \
     SS(sync, CONFIG_SYNC_MAP, "Clients that were offline.")                                                \

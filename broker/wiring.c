@@ -127,7 +127,8 @@ static int open_data(struct broker *b, FILE *tell) {
                          .messages_age_ms = b->config->conversations.age_ns / PTN_MS,
                          .messages = b->config->conversations.messages},
         .directory = &b->directory,
-        .queue_delay_ns = b->config->limits.queue_delay_ns};
+        .queue_delay_ns = b->config->limits.queue_delay_ns,
+        .scrub_rate = b->config->store.scrub_bytes};
     if (keys_database_path(b->config->data, path, sizeof path) < 0 ||
         store_open(&how, &b->store, &reason) < 0) {
         complain("the store", reason);

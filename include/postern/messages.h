@@ -145,12 +145,16 @@
                            * [read mark map, ..], [delivery mark map, ..], [conversation that was left,    \
                            * ..]] */                                                                       \
     XX(STORE_STATS)       /* nil -> STORE_STATS_REPLY [users, conversations, messages, fileBytes,           \
-                           * note?]: what people should know of its state */                               \
+                           * note?, [scrubState, scrubbedBytes, endedMs]]: what people should know of   \
+                           * its state; how far the search for damage has come (enum ptn_store_scrub) */    \
     XX(STORE_STATS_REPLY)                                                                                  \
     XX(STORE_RETAIN)      /* the store to itself: [nowMs]: a piece of what the rules do not keep goes ->   \
                            * STORE_RETAINED [more, events, messages, [[topic, base], ..]] */               \
     XX(STORE_RETAINED)                                                                                     \
     XX(STORE_FLUSH)       /* nil: what was only written is on disk now -> OK */                            \
+    XX(STORE_SCRUB)       /* the store to itself, nil: reads on, in search of damage -> STORE_SCRUBBED */     \
+    XX(STORE_SCRUBBED)     /* [more, pages, tree, key, key]: and where it goes on */                         \
+    XX(STORE_SCRUB_NOTE)  /* the store to itself: [rounds, tree, key, key, endedMs]: for the next start -> OK */ \
     XX(STORE_PROBE)       /* the store to itself, nil: writes a little, to see whether there is room -> OK */ \
     /* broker */                                                                                           \
     XX(DRAIN)             /* wiring -> edges: stop accepting, say goodbye */
@@ -207,6 +211,15 @@ enum ptn_msg_type {
 };
 /* For logs and metrics; never NULL. */
 const char *ptn_msg_type_name(uint32_t type);
+
+/* How the search for damage stands (STORE_STATS_REPLY). */
+enum ptn_store_scrub {
+    PTN_SCRUB_NONE, /* there was no reason for one, or it is switched off */
+    PTN_SCRUB_RUNNING,
+    PTN_SCRUB_FAILED, /* something cannot be read now; it goes on later */
+    PTN_SCRUB_DAMAGED,
+    PTN_SCRUB_SOUND,
+};
 
 /* What an EDIT changes, and its body. */
 enum ptn_edit_kind {

@@ -60,6 +60,9 @@
     XX(RETENTION_EVENTS, "postern_retention_removed_total", "what=\"event\"", "What retention has removed")    \
     XX(RETENTION_MESSAGES, "postern_retention_removed_total", "what=\"message\"", "")                        \
     XX(STORE_SALVAGES, "postern_store_salvages_total", "", "Damaged databases that were rebuilt")               \
+    XX(STORE_SCRUB_PAGES, "postern_store_scrub_pages_total", "", "Pages of 4 KiB that the search for damage has read") \
+    XX(STORE_SCRUBS_SOUND, "postern_store_scrubs_total", "result=\"sound\"", "Searches for damage that came to an end") \
+    XX(STORE_SCRUBS_DAMAGED, "postern_store_scrubs_total", "result=\"damaged\"", "")                          \
     XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")                      \
     XX(SYNC_APPLIED, "postern_sync_items_total", "outcome=\"applied\"", "Items of clients that were offline, by outcome") \
     XX(SYNC_DUPLICATE, "postern_sync_items_total", "outcome=\"duplicate\"", "")                             \
@@ -77,6 +80,7 @@
     XX(OFFLINE_DEVICES, "postern_offline_queue_devices", "", "Devices that messages wait for")              \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
     XX(STORE_LOG, "postern_store_log_bytes", "", "Log of the database that has not been moved into it")      \
+    XX(STORE_SCRUBBING, "postern_store_scrub_rounds", "", "Searches for damage that are still to be done, the present one included") \
     XX(ACTORS_PRESSED, "postern_actors_under_pressure", "", "Watched actors whose mailbox is filling")       \
     XX(CONVERSATIONS_CACHED, "postern_conversations_cached", "", "Conversations in memory")
 

@@ -374,6 +374,7 @@ static void open_store(void) {
         .path = DATABASE,
         .rt = B.rt,
         .directory = &B.d,
+        .scrub_rate = 1 << 20,
         .db = {.vfs = DISK_VFS,
                .retention = {.topics = durable_rules, .n_topics = world->plan.durable},
                .cache_bytes = world->plan.cache_bytes,

@@ -8,6 +8,7 @@
 #include "client.h"
 #include "rooms.h"
 
+#include <postern/metrics.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -330,6 +331,14 @@ static void check_integrity(void) {
     (void)sqlite3_close(sql);
 }
 
+/* The broker has searched for damage after each crash, while it served. */
+static void check_scrubs(void) {
+    static ptn_metrics_snapshot m;
+    ptn_metrics_sum(&m);
+    ORACLE(m.counter[PTN_C_STORE_SCRUBS_DAMAGED] == 0,
+           "store: damage was found where there is none");
+}
+
 /* The totals that the store keeps, against what it holds. */
 static void check_totals(store_db *db, uint64_t messages) {
     uint32_t type, n;
@@ -351,6 +360,7 @@ void check_store(void) {
     store_db *db;
     uint64_t messages = 0;
     check_integrity();
+    check_scrubs();
     ORACLE(store_db_open(DATABASE, &(store_db_opts){.vfs = DISK_VFS}, &db, &why) == 0,
            "store: cannot open: %s", why);
     for (unsigned k = 0; k < (guests_planned() > 0 ? ROOMS : CONVERSATIONS); k++) {
