@@ -3,23 +3,9 @@
  * store_db_queue_test.c - cursors of devices, the limits of what waits for them, dead letters.
  */
 #include "actors/store_db_internal.h"
-#include "actors/store_testing.h"
+#include "actors/store_db_testing.h"
 
 #define NOW_MS INT64_C(86400000)
-
-static struct test_dir dir;
-static store_db *db;
-static ptn_buf *last; /* the reply of the last run() */
-static uint32_t last_type;
-
-static ptn_bytes run_buf(uint32_t type, ptn_buf *take_b) {
-    ptn_buf_unref(last);
-    last = store_db_execute(db, type, ptn_buf_bytes(take_b), &last_type);
-    cr_assert_not_null(last);
-    ptn_buf_unref(take_b);
-    return ptn_buf_bytes(last);
-}
-#define run(kind, ...) run_buf(PTN_MSG_##kind, packed(__VA_ARGS__))
 
 static void say(const char *sender, int64_t at_ms) {
     static unsigned n;
@@ -42,12 +28,6 @@ static void setup(void) {
     (void)run(STORE_CONV_ADD, "sssis[ss]", "c1", "First", "alice", (int64_t)5, "epoch1", "alice",
               "bob");
     cr_assert_eq(last_type, PTN_MSG_STORE_CONV);
-}
-
-static void teardown(void) {
-    last = ptn_buf_unref(last);
-    store_db_close(db);
-    test_dir_close(&dir);
 }
 
 TestSuite(store_db_queue, .init = setup, .fini = teardown, .timeout = 60);

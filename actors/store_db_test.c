@@ -3,18 +3,13 @@
  * store_db_test.c - the database: every operation, refusals, duplicates, transactions, crashes,
  * migration.
  */
-#include "actors/store_testing.h"
+#include "actors/store_db_testing.h"
 
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
-
-static struct test_dir dir;
-static store_db *db;
-static ptn_buf *last; /* the reply of the last run() */
-static uint32_t last_type;
 
 static void open_db(void) {
     const char *why = "";
@@ -27,34 +22,7 @@ static void setup(void) {
     open_db();
 }
 
-static void teardown(void) {
-    last = ptn_buf_unref(last);
-    store_db_close(db);
-    test_dir_close(&dir);
-    uint64_t live, pooled;
-    ptn_buf_stats(&live, &pooled);
-    cr_expect_eq(live, 0, "buffers leaked");
-}
-
 TestSuite(store_db, .init = setup, .fini = teardown, .timeout = 60);
-
-/* Executes one message and returns its reply, which lives until the next run(). */
-static ptn_bytes run_buf(uint32_t type, ptn_buf *take_b) {
-    ptn_buf_unref(last);
-    last = store_db_execute(db, type, ptn_buf_bytes(take_b), &last_type);
-    cr_assert_not_null(last);
-    ptn_buf_unref(take_b);
-    return ptn_buf_bytes(last);
-}
-#define run(kind, ...) run_buf(PTN_MSG_##kind, packed(__VA_ARGS__))
-
-static int problem_code(void) {
-    ptn_problem p;
-    if (last_type != PTN_MSG_PROBLEM)
-        return -1;
-    cr_assert(ptn_problem_unpack(ptn_buf_bytes(last), &p));
-    return p.code;
-}
 
 static void add_user(const char *id, const char *name) {
     (void)run(STORE_USER_ADD, "sssiSi", id, name, "hash", (int64_t)1, NULL, (int64_t)1000);

@@ -2,14 +2,10 @@
  *
  * store_db_topics_test.c - the log of durable topics: places, epochs, levels, retention.
  */
-#include "actors/store_testing.h"
+#include "actors/store_db_testing.h"
 
 #include <sqlite3.h>
 
-static struct test_dir dir;
-static store_db *db;
-static ptn_buf *last;
-static uint32_t last_type;
 static struct topic_rule rules[2];
 static store_db_opts opts;
 
@@ -27,37 +23,7 @@ static void setup(void) {
     open_db();
 }
 
-static void close_db(void) {
-    last = ptn_buf_unref(last);
-    store_db_close(db);
-}
-
-static void teardown(void) {
-    close_db();
-    test_dir_close(&dir);
-    uint64_t live, pooled;
-    ptn_buf_stats(&live, &pooled);
-    cr_expect_eq(live, 0, "buffers leaked");
-}
-
 TestSuite(store_db_topics, .init = setup, .fini = teardown, .timeout = 60);
-
-static ptn_bytes run_buf(uint32_t type, ptn_buf *take_b) {
-    ptn_buf_unref(last);
-    last = store_db_execute(db, type, ptn_buf_bytes(take_b), &last_type);
-    cr_assert_not_null(last);
-    ptn_buf_unref(take_b);
-    return ptn_buf_bytes(last);
-}
-#define run(kind, ...) run_buf(PTN_MSG_##kind, packed(__VA_ARGS__))
-
-static int problem_code(void) {
-    ptn_problem p;
-    if (last_type != PTN_MSG_PROBLEM)
-        return -1;
-    cr_assert(ptn_problem_unpack(ptn_buf_bytes(last), &p));
-    return p.code;
-}
 
 #define E1 "0123456789abcdef"
 #define E2 "fedcba9876543210"
