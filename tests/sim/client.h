@@ -136,6 +136,8 @@ void client_saw_published(struct client *c, unsigned topic, const char *epoch, u
                           ptn_bytes data);
 
 void ws_input(struct client *c);
+/* Asks for a WebSocket; query: "?name=" of the value, or empty; bearer: a token, or NULL. */
+void ws_upgrade(struct client *c, const char *query, const char *value, const char *bearer);
 void ws_hang_up(struct client *c); /* says goodbye first */
 void http_input(struct client *c);
 void ws_send(struct client *c, ptn_pack *w);                  /* consumes w */

@@ -18,15 +18,7 @@ static struct subscription *sub_of(struct client *c, unsigned room) {
 /* ---- out ------------------------------------------------------------------------------------- */
 
 static void opened(struct client *c) {
-    char request[1400];
-    int n = snprintf(request, sizeof request,
-                     "GET /ws?device=%s HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\n"
-                     "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-                     "Sec-WebSocket-Protocol: postern.v1.%s\r\nAuthorization: Bearer %s\r\n\r\n",
-                     device_name(c->device), c->msgpack ? "msgpack" : "json", sim_tokens[c->user]);
-    c->state = CLIENT_UPGRADING;
-    client_send(c, request, (size_t)n);
+    ws_upgrade(c, "?device=", device_name(c->device), sim_tokens[c->user]);
 }
 
 static void send_ack(struct client *c, unsigned room) {

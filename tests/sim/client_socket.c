@@ -9,8 +9,6 @@
 #include "client.h"
 #include "login.h"
 
-#include <stdio.h>
-
 #define CUT_NS PTN_SEC /* after this nothing may be answered any more */
 
 static struct { /* of this life */
@@ -23,18 +21,10 @@ static bool may_come(const struct client *c) {
 }
 
 static void opened(struct client *c) {
-    char request[1400];
     memcpy(sockets[c->device].token, world->logins[c->device].access, sizeof sockets->token);
     sockets[c->device].came = moment_of(c);
     login_session(&world->logins[c->device], sockets[c->device].session);
-    int n = snprintf(request, sizeof request,
-                     "GET /ws HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\n"
-                     "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-                     "Sec-WebSocket-Protocol: postern.v1.json\r\nAuthorization: Bearer %s\r\n\r\n",
-                     sockets[c->device].token);
-    c->state = CLIENT_UPGRADING;
-    client_send(c, request, (size_t)n);
+    ws_upgrade(c, "", "", sockets[c->device].token);
 }
 
 static void act(struct client *c) {

@@ -64,21 +64,34 @@ static void send_auth(struct client *c) {
     ws_send(c, &w);
 }
 
-static void opened(struct client *c) {
+void ws_upgrade(struct client *c, const char *query, const char *value, const char *bearer) {
     char request[1400];
-    unsigned how = client_below(c, 3); /* a header, the query, or a frame */
     int n = snprintf(request, sizeof request,
                      "GET /ws%s%s HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\n"
                      "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                      "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
                      "Sec-WebSocket-Protocol: postern.v1.%s\r\n%s%s%s\r\n",
-                     how == 1 ? "?token=" : "", how == 1 ? sim_tokens[c->user] : "",
-                     c->msgpack ? "msgpack" : "json", how == 0 ? "Authorization: Bearer " : "",
-                     how == 0 ? sim_tokens[c->user] : "", how == 0 ? "\r\n" : "");
+                     query, value, c->msgpack ? "msgpack" : "json",
+                     bearer != NULL ? "Authorization: Bearer " : "", bearer != NULL ? bearer : "",
+                     bearer != NULL ? "\r\n" : "");
     c->state = CLIENT_UPGRADING;
     client_send(c, request, (size_t)n);
-    if (how == 2)
+}
+
+static void opened(struct client *c) {
+    const char *token = sim_tokens[c->user];
+    switch (client_below(c, 3)) {
+    case 0:
+        ws_upgrade(c, "", "", token);
+        break;
+    case 1:
+        ws_upgrade(c, "?token=", token, NULL);
+        break;
+    default:
+        ws_upgrade(c, "", "", NULL);
         send_auth(c); /* does not wait for the 101 */
+        break;
+    }
 }
 
 void ws_hang_up(struct client *c) {
