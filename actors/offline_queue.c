@@ -262,6 +262,7 @@ static int on_dead(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
         ptn_buf_unref(b);
         PTN_LOG(PTN_LOG_WARN, "queue.dead_letter_lost", PTN_F_INT("from", r.value[1]),
                 PTN_F_INT("to", r.value[0]));
+        ptn_count(PTN_C_DROPPED_STORE, r.value[0] - r.value[1] + 1);
     }
     return 0;
 }

@@ -242,7 +242,7 @@ struct retention { /* and how far its round has come */
 
 struct queue { /* and the device that its round has come to */
     store_queue limits;
-    bool in_round, in_user;
+    bool in_user; /* that user has devices which it has not come to */
     uint32_t user_bytes, device_bytes;
     char user[STORE_ID_BYTES_MAX], device[STORE_ID_BYTES_MAX];
     int64_t waiting, devices; /* counted so far */
@@ -257,21 +257,21 @@ struct store_db {
     struct store_conv *convs;
     struct store_topic *topics;
     uint32_t convs_max, dead_letters_max;
-    int64_t data_version; /* changes when another process has written */
+    int64_t data_version;               /* changes when another process has written */
+    int64_t auth_version, auth_changes; /* the same for store_sessions_revoked() */
     bool in_transaction;
     bool relaxed;   /* commits do not wait for the disk */
     bool must_sync; /* this one does */
     bool claimed;   /* store_db_claim() */
     bool foreign;   /* on a VFS that is not the system's */
     bool damage_noted;
-    bool full;         /* there was no room for what was to be committed last */
-    bool afloat;       /* the log holds commits that nobody has synced yet */
-    bool unsettled;    /* the log may hold what the disk does not */
-    bool renew_topics; /* unsynced commits may be gone: positions of loose topics are not true */
-    int64_t auth_version, auth_changes; /* the same for store_sessions_revoked() */
-    bool version_changed;               /* another process has written since the last transaction */
-    int changes_before;                 /* sqlite3_total_changes() when the transaction began */
-    int doomed;                         /* 0, or the negative error that the commit will return */
+    bool full;            /* there was no room for what was to be committed last */
+    bool afloat;          /* the log holds commits that nobody has synced yet */
+    bool unsettled;       /* the log may hold what the disk does not */
+    bool renew_topics;    /* unsynced commits may be gone: positions of loose topics are not true */
+    bool version_changed; /* another process has written since the last transaction */
+    int changes_before;   /* sqlite3_total_changes() when the transaction began */
+    int doomed;           /* 0, or the negative error that the commit will return */
     int64_t users_added, conversations_added, messages_added, events_added,
         messages_removed; /* by the open transaction */
     int64_t change; /* number of the last transaction that changed what is synchronised; <0: ask */
@@ -286,8 +286,7 @@ struct store_db {
 /* ---- store_db.c --------------------------------------------------------------------------- */
 
 /* The statement, reset; bind every parameter, they keep what they had.  NULL: it cannot be
- * prepared, and store_db_fail() was called.
- */
+ * prepared, and store_db_fail() was called. */
 sqlite3_stmt *store_sql(store_db *db, enum store_statement which);
 /* Records a SQLite error (rc, or the handle's own) and dooms the transaction.  Returns the PROBLEM.
  */
