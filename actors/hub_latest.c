@@ -190,9 +190,11 @@ static void place_send(ptn_ctx *c, struct hub_latest *l, struct place *p, struct
     l->waiting = hub_sub_deliver(c, l->sub, &b->event) >= PTN_SINK_BUSY;
 }
 
-/* Sends what the sink takes.  The interval is over, or there is none. */
-static void send_kept(ptn_ctx *c, struct hub_latest *l, struct batch *b) {
-    bool sent = false, may = sink_is_free(l);
+/* Sends what the sink takes, and says how much that was.  The interval is over, or there is none.
+ */
+static uint32_t send_kept(ptn_ctx *c, struct hub_latest *l, struct batch *b) {
+    uint32_t sent = 0;
+    bool may = sink_is_free(l);
     for (struct place *p = l->first, *next; p != NULL; p = next) {
         const bool idle = p->held == NULL && p->lost_to == 0;
         next = p->next;
@@ -200,30 +202,34 @@ static void send_kept(ptn_ctx *c, struct hub_latest *l, struct batch *b) {
             continue;
         if (!idle) {
             place_send(c, l, p, b);
+            sent++;
             if (!is_open(l))
-                return;
+                return sent;
             may = !l->waiting;
-            sent = true;
         }
         if (idle || l->every_ns == 0)
             place_free(l, p);
     }
-    if (sent)
+    if (sent > 0)
         interval_begin(c, l);
+    return sent;
 }
 
+/* What is more than a turn may send has to wait for the next one: others have work, too. */
 static void interval_ended(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_hub *h = arg;
     struct batch b = {.buf = NULL};
     const ptn_time now = ptn_now(c);
+    uint32_t sent = 0;
     (void)state, (void)t;
-    for (struct hub_latest *l = h->latest_due, *next; l != NULL; l = next) {
+    for (struct hub_latest *l = h->latest_due, *next; l != NULL && sent < h->limits.latest_turn_max;
+         l = next) {
         next = l->next;
         if (l->due > now)
             continue;
         due_unlink(l);
         if (is_open(l))
-            send_kept(c, l, &b); /* may begin the next one, at the head of the list */
+            sent += send_kept(c, l, &b); /* may begin the next one, at the head of the list */
     }
     batch_done(&b);
     ptn_time at = PTN_NEVER;
@@ -231,7 +237,7 @@ static void interval_ended(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         at = l->due < at ? l->due : at;
     h->latest_at = at;
     if (at != PTN_NEVER)
-        ptn_timer_start(c, &h->latest_timer, at - now, interval_ended, h);
+        ptn_timer_start(c, &h->latest_timer, at > now ? at - now : PTN_MS, interval_ended, h);
 }
 
 /* ---- what the hub calls ------------------------------------------------------------------- */
@@ -285,7 +291,7 @@ void hub_latest_go_on(ptn_ctx *c, struct hub_sub *sub) {
     if (l->due != 0)
         return; /* the interval's end sends */
     struct batch b = {.buf = NULL};
-    send_kept(c, l, &b);
+    (void)send_kept(c, l, &b);
     batch_done(&b);
 }
 

@@ -13,7 +13,7 @@
  * of what goes out, and what was left out comes with the feed again.
  *
  * Intervals are those of the clock, not of a subscription's first event: all that have the same one
- * go out together, and share what was encoded.
+ * go out together, as many as a turn may send (ptn_hub_limits), and share what was encoded.
  *
  * Bounds: the bytes that one slow subscription and the hub may keep (ptn_hub_limits), topics
  * included.  Past them the newest event of a topic is lost, and then a gap says so unless a newer

@@ -28,6 +28,8 @@ ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsig
         h->limits.held_bytes_max = 256u << 10;
     if (h->limits.held_total_bytes == 0)
         h->limits.held_total_bytes = 16u << 20;
+    if (h->limits.latest_turn_max == 0)
+        h->limits.latest_turn_max = 4096;
     if (h->limits.pages_max == 0)
         h->limits.pages_max = 8;
     if (h->limits.feed_window == 0)

@@ -27,7 +27,8 @@ struct client { /* a sink that writes down what it sees */
     enum ptn_sink_load load; /* what deliver says */
     enum ptn_policy policy;
     uint32_t every_ms;
-    bool stuck; /* the transport has not taken what was delivered */
+    bool stuck;  /* the transport has not taken what was delivered */
+    ptn_time at; /* of the last event */
     unsigned resets;
     int code;
 };
@@ -67,6 +68,7 @@ static void on_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
 static enum ptn_sink_load on_deliver(ptn_ctx *c, void *self, ptn_event *e) {
     struct client *cl = self;
     note(cl, "%.*s:%llu ", (int)e->topic.n, e->topic.p, (unsigned long long)e->offset);
+    cl->at = ptn_now(c);
     if (e->forms[PTN_FORM_SSE] == NULL)
         e->forms[PTN_FORM_SSE] = ptn_frame_new(8);
     if (cl->close_at_first)
@@ -566,6 +568,36 @@ Test(hub, one_event_waits_while_the_connection_has_the_one_before) {
     cr_expect_str_eq(f.client[2].seen, "+t.a@0 t.a:1 t.a:2 t.a:8 t.a:9 t.a:10 ");
     cr_expect_str_eq(f.client[0].seen, "+t.a@0 t.a:1 t.a:2 t.a:8 t.a:9 t.a:10 ");
     cr_expect_str_eq(f.client[1].seen, "+t.*@0 t.a:1 t.b:1 t.a:2 t.a:8 t.b:4 t.a:9 t.b:5 t.a:10 ");
+}
+
+static void latest_together(ptn_ctx *c, struct fixture *f) {
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(f->client); i++) {
+        f->client[i].policy = PTN_POLICY_LATEST;
+        f->client[i].every_ms = 10;
+        subscribe(c, f, i, "t.a");
+    }
+}
+static void two_in_a_turn(ptn_ctx *c, struct fixture *f) {
+    (void)c;
+    f->hub[0]->limits.latest_turn_max = 2;
+}
+
+Test(hub, intervals_end_together_but_for_what_would_hold_up_the_others) {
+    struct fixture f;
+    static void (*const steps[])(ptn_ctx *, struct fixture *) = {
+        latest_together, TEN_MS, two_topics, TEN_MS, TEN_MS, NULL};
+    static void (*const bounded[])(ptn_ctx *, struct fixture *) = {
+        latest_together, two_in_a_turn, TEN_MS, two_topics, TEN_MS, TEN_MS, NULL};
+    for (unsigned k = 0; k < 2; k++) {
+        run(&f, 1, k == 0 ? steps : bounded);
+        ptn_time first = PTN_NEVER, last = 0;
+        for (unsigned i = 0; i < PTN_ARRAY_LEN(f.client); i++) {
+            cr_expect_str_eq(f.client[i].seen, "+t.a@0 t.a:1 t.a:2 ");
+            first = f.client[i].at < first ? f.client[i].at : first;
+            last = f.client[i].at > last ? f.client[i].at : last;
+        }
+        cr_expect_eq(last > first, k == 1);
+    }
 }
 
 static void keep_nothing(ptn_ctx *c, struct fixture *f) {

@@ -147,6 +147,7 @@ typedef struct ptn_hub_limits {
     uint32_t held_events_max;        /* kept for one slow subscription; 0: 256 */
     uint32_t held_bytes_max;         /* likewise, of their payloads; 0: 256 KiB */
     uint64_t held_total_bytes;       /* of the whole hub; 0: 16 MiB */
+    uint32_t latest_turn_max;        /* events sent by ends of intervals in a turn; 0: 4,096 */
     uint32_t pages_max;              /* being read from the store at a time; 0: 8 */
     uint32_t feed_window;            /* messages of one conversation without an ack; 0: 256 */
     uint32_t feed_deliveries_max;    /* of one message, then it is passed; 0: 10 */
