@@ -43,7 +43,10 @@ void ptn_pack_map(ptn_pack *w, uint32_t n);   /* header; n key-value pairs follo
 size_t ptn_pack_array_open(ptn_pack *w);
 void ptn_pack_array_close(ptn_pack *w, size_t at, uint32_t n);
 void ptn_pack_raw(ptn_pack *w, ptn_bytes encoded); /* an already encoded value */
-void ptn_pack_key(ptn_pack *w, const char *z);     /* same as cstr; reads well in maps */
+/* Of a map; inline, so that the length of a literal is known. */
+static inline void ptn_pack_key(ptn_pack *w, const char *z) {
+    ptn_pack_str(w, ptn_str_of(z));
+}
 size_t ptn_pack_len(const ptn_pack *w);
 /* The sealed buffer, or NULL when anything failed (then everything is released). */
 ptn_buf *ptn_pack_finish(ptn_pack *w);
@@ -96,6 +99,9 @@ bool ptn_map_get_str(ptn_bytes map, const char *key, ptn_str *ret_s);
 bool ptn_map_get_int(ptn_bytes map, const char *key, int64_t *ret_v);
 bool ptn_map_get_uint(ptn_bytes map, const char *key, uint64_t *ret_v);
 bool ptn_map_get_bool(ptn_bytes map, const char *key, bool *ret_v);
+/* Several at once, in one pass: ret_values[i] is what keys[i] (not empty) stands for, n == 0: it is
+ * not there. */
+void ptn_map_pick(ptn_bytes map, const ptn_str *keys, size_t n, ptn_bytes *ret_values);
 enum ptn_kind ptn_kind_of(ptn_bytes value);
 
 #ifdef __cplusplus

@@ -6,6 +6,8 @@
  */
 #include <postern/messages.h>
 
+#include "protocols/codec/pack_inline.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -111,17 +113,42 @@ void ptn_principal_pack(ptn_pack *w, const ptn_principal *p) {
     ptn_pack_int(w, p->expires_ms);
 }
 
+/* Every request is read two or three times on its way, and what it says is mostly short. */
+
+static inline bool take_array(ptn_unpack *u, uint32_t n) {
+    uint32_t got;
+    return ptn__array_short(u, n) || (ptn_unpack_array(u, &got) && got == n);
+}
+
+static inline bool take_uint(ptn_unpack *u, uint64_t *ret_v) {
+    return ptn__uint_short(u, ret_v) || ptn_unpack_uint(u, ret_v);
+}
+
+static inline bool take_str(ptn_unpack *u, ptn_str *ret_s) {
+    return ptn__str_short(u, ret_s) || ptn_unpack_str(u, ret_s);
+}
+
+static inline bool take_str_or_nil(ptn_unpack *u, ptn_str *ret_s) {
+    *ret_s = PTN_STR("");
+    return ptn__nil(u) || take_str(u, ret_s);
+}
+
+/* A value that may be nil: nil becomes the empty view. */
+static inline bool take_optional(ptn_unpack *u, ptn_bytes *ret_raw) {
+    *ret_raw = (ptn_bytes){0};
+    return ptn__nil(u) || ptn_unpack_any(u, ret_raw);
+}
+
 bool ptn_principal_unpack(ptn_unpack *u, ptn_principal *ret_p) {
     ptn_principal p = {0};
-    uint32_t n;
     uint64_t roles;
-    if (ptn_unpack_nil(u)) {
+    if (ptn__nil(u)) {
         *ret_p = p;
         return true;
     }
-    if (!ptn_unpack_array(u, &n) || n != 5 || !ptn_unpack_str(u, &p.user) ||
-        !ptn_unpack_str(u, &p.name) || !ptn_unpack_str_or_nil(u, &p.session) ||
-        !ptn_unpack_uint(u, &roles) || !ptn_unpack_int(u, &p.expires_ms))
+    if (!take_array(u, 5) || !take_str(u, &p.user) || !take_str(u, &p.name) ||
+        !take_str_or_nil(u, &p.session) || !take_uint(u, &roles) ||
+        !ptn_unpack_int(u, &p.expires_ms))
         return false;
     p.roles = (uint32_t)roles;
     *ret_p = p;
@@ -166,27 +193,15 @@ void ptn_request_begin(ptn_pack *w, const ptn_request *r) {
     ptn_pack_uint(w, r->flags);
 }
 
-/* A value that may be nil: nil becomes the empty view. */
-static bool unpack_optional(ptn_unpack *u, ptn_bytes *ret_raw) {
-    if (ptn_unpack_nil(u)) {
-        *ret_raw = (ptn_bytes){0};
-        return true;
-    }
-    return ptn_unpack_any(u, ret_raw);
-}
-
 bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r) {
     ptn_request r = {0};
     ptn_unpack u = ptn_unpack_of(b);
-    uint32_t n;
     uint64_t method, protocol, flags;
-    if (!ptn_unpack_array(&u, &n) || n != 10 || !ptn_unpack_uint(&u, &method) ||
-        method > PTN_METHOD_OTHER || !ptn_unpack_str(&u, &r.path) ||
-        !ptn_unpack_str(&u, &r.query) || !unpack_optional(&u, &r.headers) ||
+    if (!take_array(&u, 10) || !take_uint(&u, &method) || method > PTN_METHOD_OTHER ||
+        !take_str(&u, &r.path) || !take_str(&u, &r.query) || !take_optional(&u, &r.headers) ||
         !ptn_principal_unpack(&u, &r.principal) || !ptn_unpack_bin(&u, &r.trace_id) ||
-        !ptn_unpack_bin(&u, &r.parent_span) || !ptn_unpack_uint(&u, &protocol) ||
-        protocol >= PTN_PROTO_COUNT || !ptn_unpack_uint(&u, &flags) ||
-        !unpack_optional(&u, &r.body))
+        !ptn_unpack_bin(&u, &r.parent_span) || !take_uint(&u, &protocol) ||
+        protocol >= PTN_PROTO_COUNT || !take_uint(&u, &flags) || !take_optional(&u, &r.body))
         return false;
     r.method = (enum ptn_method)method;
     r.protocol = (enum ptn_protocol)protocol;
@@ -272,12 +287,10 @@ void ptn_response_begin_page(ptn_pack *w, unsigned status, ptn_str next, ptn_str
 bool ptn_response_unpack(ptn_bytes b, ptn_response *ret_r) {
     ptn_response r = {0};
     ptn_unpack u = ptn_unpack_of(b);
-    uint32_t n;
     uint64_t status;
-    if (!ptn_unpack_array(&u, &n) || n != 5 || !ptn_unpack_uint(&u, &status) || status < 100 ||
-        status > 599 || !ptn_unpack_str_or_nil(&u, &r.content_type) ||
-        !unpack_optional(&u, &r.headers) || !unpack_optional(&u, &r.page) ||
-        !ptn_unpack_any(&u, &r.data))
+    if (!take_array(&u, 5) || !take_uint(&u, &status) || status < 100 || status > 599 ||
+        !take_str_or_nil(&u, &r.content_type) || !take_optional(&u, &r.headers) ||
+        !take_optional(&u, &r.page) || !ptn_unpack_any(&u, &r.data))
         return false;
     r.status = (unsigned)status;
     *ret_r = r;
@@ -305,8 +318,7 @@ bool ptn_problem_unpack(ptn_bytes b, ptn_problem *ret_p) {
     uint32_t n;
     uint64_t code;
     if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_uint(&u, &code) ||
-        code >= PTN_CODE_COUNT || !ptn_unpack_str(&u, &p.message) ||
-        !unpack_optional(&u, &p.details))
+        code >= PTN_CODE_COUNT || !ptn_unpack_str(&u, &p.message) || !take_optional(&u, &p.details))
         return false;
     p.code = (int)code;
     *ret_p = p;

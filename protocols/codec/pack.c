@@ -116,10 +116,6 @@ void ptn_pack_cstr(ptn_pack *w, const char *z) {
         ptn_pack_str(w, ptn_str_of(z));
 }
 
-void ptn_pack_key(ptn_pack *w, const char *z) {
-    ptn_pack_cstr(w, z);
-}
-
 void ptn_pack_str_or_nil(ptn_pack *w, ptn_str s) {
     if (s.n == 0)
         ptn_pack_nil(w);

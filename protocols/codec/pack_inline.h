@@ -287,6 +287,28 @@ static inline bool ptn__str_short(ptn_unpack *u, ptn_str *ret_s) {
     return true;
 }
 
+static inline bool ptn__uint_short(ptn_unpack *u, uint64_t *ret_v) {
+    if (PTN_UNLIKELY(u->p == u->end) || *u->p >= 0x80)
+        return false;
+    *ret_v = *u->p++;
+    return true;
+}
+
+/* n values; n < 16 */
+static inline bool ptn__array_short(ptn_unpack *u, uint32_t n) {
+    if (PTN_UNLIKELY((size_t)(u->end - u->p) <= n) || *u->p != (0x90 | n))
+        return false;
+    u->p++;
+    return true;
+}
+
+static inline bool ptn__nil(ptn_unpack *u) {
+    if (PTN_UNLIKELY(u->p == u->end) || *u->p != 0xc0)
+        return false;
+    u->p++;
+    return true;
+}
+
 /* Bytes between the header and the next value: bodies of STR, BIN, EXT; none for the rest. */
 static inline size_t ptn__head_body_bytes(const struct ptn__head *h) {
     return h->kind == PTN_KIND_STR || h->kind == PTN_KIND_BIN || h->kind == PTN_KIND_EXT ? h->n : 0;

@@ -188,6 +188,31 @@ bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value) {
     return false;
 }
 
+void ptn_map_pick(ptn_bytes map, const ptn_str *keys, size_t n, ptn_bytes *ret_values) {
+    ptn_unpack u = ptn_unpack_of(map);
+    uint32_t pairs;
+    ptn_str k;
+    ptn_bytes value;
+    for (size_t i = 0; i < n; i++)
+        ret_values[i] = (ptn_bytes){NULL, 0};
+    if (!ptn_unpack_map(&u, &pairs))
+        return;
+    for (; pairs > 0; pairs--) {
+        if (!ptn__str_short(&u, &k) && !ptn_unpack_str(&u, &k)) {
+            k = (ptn_str){NULL, 0}; /* another kind of key cannot match, but is not an error */
+            if (!skip(&u, NULL))
+                return;
+        }
+        if (!skip(&u, &value))
+            return;
+        size_t i = 0;
+        while (i < n && !(k.n == keys[i].n && memcmp(k.p, keys[i].p, k.n) == 0))
+            i++;
+        if (i < n && ret_values[i].n == 0)
+            ret_values[i] = value;
+    }
+}
+
 bool ptn_map_get_str(ptn_bytes map, const char *key, ptn_str *ret_s) {
     ptn_bytes v;
     if (!ptn_map_get(map, key, &v))

@@ -23,8 +23,13 @@ static int hex_value(char ch) {
 
 /* Percent-decodes in into buf (RFC 3986 section 2.1); plus as blank where asked (form encoding). */
 static bool percent_decode(ptn_str in, bool plus, char *buf, size_t buf_bytes, ptn_str *ret_s) {
-    size_t n = 0;
-    for (size_t i = 0; i < in.n; i++) {
+    size_t n = 0, i = 0;
+    if (!plus && in.n > 0 && in.n <= buf_bytes && memchr(in.p, '%', in.n) == NULL &&
+        memchr(in.p, '\0', in.n) == NULL) { /* as nearly always */
+        memcpy(buf, in.p, in.n);
+        n = i = in.n;
+    }
+    for (; i < in.n; i++) {
         char ch = in.p[i];
         if (ch == '%') {
             if (in.n - i < 3)

@@ -551,10 +551,9 @@ static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in
 
 /* The client's id: a text of at most 128 bytes or an integer; absent and nil are none.  False:
  * another kind. */
-static bool read_id(ptn_bytes frame, ptn_bytes *ret_id) {
-    ptn_bytes raw;
+static bool read_id(ptn_bytes raw, ptn_bytes *ret_id) {
     *ret_id = (ptn_bytes){0};
-    if (!ptn_map_get(frame, "id", &raw))
+    if (raw.n == 0)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
     ptn_str s;
@@ -585,11 +584,10 @@ static enum frames_type type_of(ptn_str name) {
 }
 
 /* The frame's type; a request may leave it out.  False: refused, and the client has been told. */
-static bool read_type(ptn_ctx *c, frames_session *s, const struct frames_in *in,
+static bool read_type(ptn_ctx *c, frames_session *s, const struct frames_in *in, ptn_bytes raw,
                       enum frames_type *ret_type) {
-    ptn_bytes raw;
     ptn_str name;
-    if (!ptn_map_get(in->frame, "type", &raw)) {
+    if (raw.n == 0) {
         if (ptn_map_get(in->frame, "method", &raw) && ptn_map_get(in->frame, "path", &raw)) {
             *ret_type = FRAMES_TYPE_REQUEST;
             return true;
@@ -633,18 +631,26 @@ static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
 void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame) {
     if (s->closed)
         return;
+    enum { ID, TYPE, TOPIC, DATA, DURABILITY, MEMBERS };
+    const ptn_str members[] = {PTN_STR("id"), PTN_STR("type"), PTN_STR("topic"), PTN_STR("data"),
+                               PTN_STR("durability")};
     struct frames_in in = {.ticket = ticket, .frame = frame};
     enum frames_type type;
+    ptn_bytes got[MEMBERS];
     if (ptn_kind_of(frame) != PTN_KIND_MAP) {
         frames_send_error(c, s, ticket, in.id, PTN_CODE_INVALID_REQUEST, missing_type);
         return;
     }
-    if (!read_id(frame, &in.id)) {
+    ptn_map_pick(frame, members, MEMBERS, got);
+    in.topic = got[TOPIC];
+    in.data = got[DATA];
+    in.durability = got[DURABILITY];
+    if (!read_id(got[ID], &in.id)) {
         in.id = (ptn_bytes){0};
         frames__invalid(c, s, &in, "id", "must be an integer or a text of at most 128 bytes");
         return;
     }
-    if (!read_type(c, s, &in, &type) || !admit(c, s, &in, type))
+    if (!read_type(c, s, &in, got[TYPE], &type) || !admit(c, s, &in, type))
         return;
     switch (type) {
     case FRAMES_TYPE_PING:

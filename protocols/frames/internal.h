@@ -60,8 +60,9 @@ struct frames_call {
 /* One incoming frame while it is handled. */
 struct frames_in {
     uint64_t ticket;
-    ptn_bytes frame; /* map */
-    ptn_bytes id;    /* msgpack value, n == 0: none */
+    ptn_bytes frame;                   /* map */
+    ptn_bytes id;                      /* msgpack value, n == 0: none */
+    ptn_bytes topic, data, durability; /* likewise: what PUBLISH is made of, read on the way */
 };
 
 /* What an `error` frame says.  field and reason make the details {field: reason}, unless details is

@@ -15,14 +15,15 @@
 /* ack {id, epoch, offset, durability}: where the event landed. */
 static void send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
                              const ptn_response *r) {
-    static const char *const members[] = {"epoch", "offset", "durability"};
+    const ptn_str members[] = {PTN_STR("epoch"), PTN_STR("offset"), PTN_STR("durability")};
+    ptn_bytes values[PTN_ARRAY_LEN(members)];
     ptn_pack w;
+    ptn_map_pick(r->data, members, PTN_ARRAY_LEN(members), values);
     frames__begin(&w, "ack", frames__call_id(call), PTN_ARRAY_LEN(members));
     for (size_t i = 0; i < PTN_ARRAY_LEN(members); i++) {
-        ptn_bytes raw;
-        ptn_pack_key(&w, members[i]);
-        if (ptn_map_get(r->data, members[i], &raw))
-            ptn_pack_raw(&w, raw);
+        ptn_pack_str(&w, members[i]);
+        if (values[i].n > 0)
+            ptn_pack_raw(&w, values[i]);
         else
             ptn_pack_nil(&w);
     }
@@ -141,14 +142,13 @@ static ptn_str topic_path(ptn_str topic, char buf[TOPIC_PATH_BYTES_MAX]) {
 }
 
 /* The query of a publish route.  False: durability is no text, or no level. */
-static bool read_durability(ptn_bytes frame, ptn_str *ret_query) {
+static bool read_durability(ptn_bytes raw, ptn_str *ret_query) {
     static const char *const queries[] = {"durability=memory", "durability=written",
                                           "durability=synced"};
     const size_t skip = sizeof "durability=" - 1;
-    ptn_bytes raw;
     ptn_str level;
     *ret_query = (ptn_str){0};
-    if (!ptn_map_get(frame, "durability", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+    if (raw.n == 0 || ptn_kind_of(raw) == PTN_KIND_NIL)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
     if (!ptn_unpack_str(&u, &level))
@@ -179,19 +179,20 @@ static ptn_buf *idempotency_headers(const struct frames_in *in, bool *ret_ok) {
 
 void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     ptn_str topic;
-    ptn_bytes data;
-    if (!ptn_map_get_str(in->frame, "topic", &topic) || !ptn_topic_is_valid(topic)) {
+    ptn_unpack u = ptn_unpack_of(in->topic);
+    const ptn_bytes data = in->data;
+    if (!ptn_unpack_str(&u, &topic) || !ptn_topic_is_valid(topic)) {
         frames__invalid(c, s, in, "topic",
                         "must be a topic: dot-separated segments without blanks or `*`, "
                         "1 to 255 bytes");
         return;
     }
-    if (!ptn_map_get(in->frame, "data", &data)) {
+    if (data.n == 0) {
         frames__invalid(c, s, in, "data", "is missing: the event's data, any value");
         return;
     }
     ptn_str query;
-    if (!read_durability(in->frame, &query)) {
+    if (!read_durability(in->durability, &query)) {
         frames__invalid(c, s, in, "durability", "must be one of: memory, written, synced");
         return;
     }
