@@ -197,6 +197,32 @@ Test(unpack, map_lookup) {
     (void)ptn_buf_unref(b);
 }
 
+Test(unpack, several_members_at_once) {
+    const ptn_str keys[] = {PTN_STR("c"), PTN_STR("a"), PTN_STR("absent")};
+    ptn_bytes got[3];
+    int err;
+    ptn_buf *b = testing_pack_json(PTN_STR("{\"a\":1,\"b\":[{\"c\":2}],\"c\":{\"a\":9},\"a\":7}"),
+                                   NULL, &err, NULL);
+    ptn_bytes m = ptn_buf_bytes(b), one;
+    ptn_map_pick(m, keys, 3, got);
+    for (size_t i = 0; i < 2; i++) {
+        cr_assert(ptn_map_get(m, keys[i].p, &one));
+        cr_expect(got[i].p == one.p && got[i].n == one.n, "the first of that name, as alone");
+    }
+    cr_expect_eq(got[2].n, 0);
+    for (size_t n = 0; n < m.n; n++) {
+        uint8_t *tight = testing_tight_copy(m.p, n);
+        ptn_map_pick((ptn_bytes){tight, n}, keys, 3, got);
+        cr_expect_eq(got[2].n, 0, "cut at %zu", n);
+        free(tight);
+    }
+    ptn_map_pick(BYTES(0x91, 0xa1, 'c'), keys, 3, got);
+    cr_expect(got[0].n == 0 && got[1].n == 0, "not a map");
+    ptn_map_pick(BYTES(0x83, 0x01, 0x02, 0xa0, 0x04, 0xa1, 'a', 0x03), keys, 3, got);
+    cr_expect(got[1].n == 1 && got[1].p[0] == 3, "other keys are passed over");
+    (void)ptn_buf_unref(b);
+}
+
 /* ---- the shared cases: one value, all encodings of it ---------------------------------------- */
 
 static size_t from_hex(ptn_str hex, uint8_t *ret_bytes, size_t cap) {
