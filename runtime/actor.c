@@ -43,12 +43,12 @@ void ptn__ctx_enter(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     c->slot = s;
     c->env = NULL;
     c->cur = NULL;
-    c->cur_buf = NULL;
     c->deadline = PTN_NEVER;
-    c->far_done = 0;
+    c->near_done = c->far_done = 0;
+    c->mark = w->sample_in;
     c->answered = false;
     c->fail_reason = 0;
-    c->n = 0;
+    c->n = w->sample_in;
     atomic_store_explicit(&w->ctx, c, memory_order_relaxed); /* last: a signal may look at it now */
 }
 
@@ -95,7 +95,7 @@ static void incarnation_end(struct ptn__slot *s, int reason, bool orderly) {
     s->state = NULL;
     s->life = PTN__HELD;
     s->ending = false;
-    s->exiting = false;
+    s->notes &= (uint8_t)~PTN__NOTE_EXITING;
 }
 
 /* HELD -> DEAD.  The run loop drains the mailbox afterwards. */
@@ -148,11 +148,10 @@ void ptn__actor_crash(ptn_ctx *c, int reason) {
     trace_crash(s, e != NULL ? e->type : 0, reason, w->fail_text);
     incarnation_end(s, reason, /* orderly= */ false);
     if (e != NULL) {
-        ptn__dead_letter(w, e, ptn_buf_bytes(c->cur_buf).n, PTN_ECRASHED, s->ops->name);
+        ptn__dead_letter(w, e, ptn__payload_len(e->buf), PTN_ECRASHED, s->ops->name);
         if (e->kind == PTN__ENV_REQUEST && !c->answered)
             ptn__answer_err(w, s->self, e->from, e->corr, -PTN_ECRASHED);
     }
-    c->cur_buf = ptn_buf_unref(c->cur_buf);
     actor_fate(s, reason, PTN__CTL_CHILD_CRASHED);
 }
 
@@ -174,7 +173,7 @@ void ptn__actor_end(struct ptn__slot *s, int reason) {
         return;
     s->end_final = true;
     if (s->in_call) { /* its code is on the stack: when that returns */
-        s->exiting = true;
+        s->notes |= PTN__NOTE_EXITING;
         s->exit_reason = reason;
         return;
     }
@@ -207,7 +206,7 @@ int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg)
         ptn_fail(&c, PTN_ECANCELED, "buggify: behind a callback");
     s->in_call = false;
     ptn__ctx_leave(&c);
-    if (s->exiting)
+    if (s->notes & PTN__NOTE_EXITING)
         ptn__actor_exit(s);
     return 0;
 }
@@ -219,7 +218,7 @@ static void held_deliver(struct ptn__slot *s) {
         return;
     k->held_tail->next = s->inbox;
     if (s->inbox == NULL)
-        s->inbox_end = &k->held_tail->next;
+        s->inbox_last = k->held_tail;
     s->inbox = k->held_head;
     k->held_head = k->held_tail = NULL;
     if (!s->queued)
@@ -231,7 +230,7 @@ int ptn__actor_init(struct ptn__slot *s, void *arg) {
     struct ptn__worker *w = s->worker;
     PTN_ASSERT(s->life == PTN__HELD && s->state == NULL);
     s->life = PTN__RUNNING;
-    s->exiting = false;
+    s->notes &= (uint8_t)~PTN__NOTE_EXITING;
     /* relaxed: statistics; only this thread writes */
     uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
     atomic_store_explicit(&s->incarnation, inits + 1, memory_order_relaxed);
@@ -262,7 +261,7 @@ int ptn__actor_init(struct ptn__slot *s, void *arg) {
     if (s->cold->sup != PTN_ADDR_NONE)
         (void)ptn__send_control(w, s->cold->sup, self, PTN__CTL_CHILD_UP, s->cold->sup_index,
                                 (int)s->incarnation);
-    if (s->exiting)
+    if (s->notes & PTN__NOTE_EXITING)
         ptn__actor_exit(s);
     return 0;
 }
@@ -289,13 +288,15 @@ void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spaw
     PTN_ASSERT(s->life == PTN__DEAD && s->cold == &ptn__cold_none);
     s->self = self;
     /* relaxed: the reservation came before, on this thread or by the message that brought sp */
-    s->near_msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed);
-    s->near_bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
+    uint64_t msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed);
+    uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
+    s->near_slack = PTN__LOAD_OVER - PTN__LOAD_ONE - 1 - (msgs_max << 40) - bytes_max;
     s->ops = sp->ops;
     if (sp->cold != NULL)
         s->cold = sp->cold;
     s->life = PTN__HELD;
-    s->end_final = s->exiting = s->ending = s->watched = false;
+    s->end_final = s->ending = false;
+    s->notes &= PTN__NOTE_FAR;
     s->sheds = s->cold->delay.target != 0;
     atomic_store_explicit(&s->handled, 0, memory_order_relaxed); /* stats, all of these */
     atomic_store_explicit(&s->incarnation, 0, memory_order_relaxed);

@@ -80,7 +80,7 @@ void ptn__defers_run(struct ptn__slot *s) {
 }
 
 void ptn_exit(ptn_ctx *c, int reason) {
-    c->slot->exiting = true;
+    c->slot->notes |= PTN__NOTE_EXITING;
     c->slot->exit_reason = reason;
 }
 

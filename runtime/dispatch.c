@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * dispatch.c - the run loop: one batch of one actor after the other; pop, check, hand to the
- * handler, account.
+ * dispatch.c - the run loop: one batch of one actor after the other; check, hand to the handler,
+ * account.
+ *
+ * Per message there is no more than finding out that it is an ordinary one and calling the handler.
+ * Room, counters and envelopes are settled once per batch, clock and bounds are looked at once in
+ * 61 messages.
  *
  * One setjmp covers all actors of a turn, so the protection costs nothing per message.  All that a
  * longjmp must find again lives in the context and in the worker, not in local variables.
@@ -13,9 +17,8 @@
 #define INLINE static inline __attribute__((always_inline))
 
 #define TURN_MSGS 4096u
-#define ACTOR_MSGS 64u
 /* A prime: two actors that take turns are both seen. */
-#define SAMPLE_EVERY_MSGS 61u
+#define SAMPLE_EVERY 61u
 
 /* A message whose receiver is gone.  Consumes buf. */
 void ptn__stray(struct ptn__slot *s, const struct ptn__env *e, ptn_buf *buf) {
@@ -52,25 +55,32 @@ static void hold(ptn_ctx *c, struct ptn__env *e) {
     k->held_tail = e;
 }
 
-/* Ends the batch when the turn is over. */
+/* The turn may be over then. */
 static ptn_time clock_read(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
     w->clock = w->env->ops->now(w->env);
-    if (w->clock >= w->turn_until)
-        c->batch_end = 0;
+    if (w->clock >= w->turn_until || c->n - w->sample_in >= TURN_MSGS)
+        c->turn_over = true;
     return w->clock;
 }
 
-/* One message of a worker in 61 is measured: how long it waited, and how long the handler took.
- * That is when the clock is read. */
-static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, const struct ptn__env *e,
-                                                    const ptn_msg *m) {
+/* One message of a worker in 61 is where everything is looked at that need not be looked at more
+ * often: the clock and the bounds of the turn; and a batch ends there. */
+static ptn_time tick(ptn_ctx *c, struct ptn__env *e) {
+    c->w->sample_in = SAMPLE_EVERY;
+    c->mark += SAMPLE_EVERY;
+    c->n += SAMPLE_EVERY;
+    c->last = e;
+    return clock_read(c);
+}
+
+/* This message is measured: how long it waited, and how long the handler takes. */
+static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
-    c->w->sample_in = SAMPLE_EVERY_MSGS;
-    ptn_time t0 = clock_read(c);
+    ptn_time t0 = tick(c, e);
     uint32_t wait_us = (uint32_t)(t0 >> 10) - e->enq_us;
     bool counts = e->kind <= PTN__ENV_REQUEST && wait_us < INT32_MAX;
-    int rc = s->ops->handle(c, s->state, m);
+    int rc = s->ops->handle(c, s->state, &c->msg);
     ptn_time took = clock_read(c) - t0;
     if (counts) {
         ptn_histogram_add(&c->w->waits[s->wait_index].cells, (uint64_t)wait_us << 10);
@@ -79,35 +89,56 @@ static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, const struct ptn
     return rc;
 }
 
-/* On a crash ptn__actor_crash() settles c->cur and c->cur_buf. */
-INLINE void handle(ptn_ctx *c, struct ptn__slot *s, struct ptn__env *e, ptn_buf *buf) {
-    ptn_msg m = {.from = e->from, .type = e->type, .corr = e->corr, .deadline = e->deadline};
-    if (buf != NULL && buf->len > 0) {
-        m.data = buf->data;
-        m.len = buf->len;
-        m.buf = buf;
-    }
-    c->cur_buf = buf;
+/* Hands c->msg, which e carried, to the handler.  On a crash crashed() settles it. */
+INLINE void call(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e,
+                 bool counts) {
+    bool sampled = counts && PTN_UNLIKELY(--w->sample_in == 0);
     c->cur = e;
-    c->answered = false;
-    c->deadline = e->deadline;
-    s->in_call = true;
-    ptn__count(&s->handled, 1);
     bool crash = e->type >= PTN_MSG_USER && PTN_BUGGIFY_CRASH("handler.crash");
     if (crash && PTN_BUGGIFY("handler.crash.before"))
         ptn_fail(c, PTN_ECANCELED, "buggify: before the handler");
     (void)PTN_BUGGIFY_STALL("handler.slow");
-    int rc = PTN_UNLIKELY(--c->w->sample_in == 0) ? handle_sampled(c, e, &m)
-                                                  : s->ops->handle(c, s->state, &m);
+    int rc = PTN_UNLIKELY(sampled) ? handle_sampled(c, e) : s->ops->handle(c, s->state, &c->msg);
     if (PTN_UNLIKELY(rc < 0))
         ptn_fail(c, -rc, "handle returned %s", ptn_err_name(rc));
     if (crash)
         ptn_fail(c, PTN_ECANCELED, "buggify: behind the handler");
+}
+
+/* c->msg between messages: what casts without a payload have in common. */
+static void msg_reset(ptn_ctx *c) {
+    c->msg = (ptn_msg){.deadline = PTN_NEVER};
+    c->deadline = PTN_NEVER;
+}
+
+/* A message that is more than its sender and its type. */
+INLINE void handle(ptn_ctx *c, struct ptn__env *e, bool counts) {
+    c->msg.from = e->from;
+    c->msg.type = e->type;
+    if (e->kind != PTN__ENV_CAST) {
+        c->msg.corr = e->corr;
+        c->msg.deadline = c->deadline = e->deadline;
+        c->answered = false;
+    }
+    if (ptn__payload_len(e->buf) > 0) {
+        c->msg.data = e->buf->data;
+        c->msg.len = e->buf->len;
+        c->msg.buf = e->buf;
+    }
+    call(c, c->w, c->slot, e, counts);
+    e->buf = ptn_buf_unref(e->buf);
+    msg_reset(c);
+}
+
+/* From the runtime, for the handler. */
+static void handle_system(ptn_ctx *c, struct ptn__env *e) {
+    struct ptn__slot *s = c->slot;
+    s->in_call = true;
+    handle(c, e, /* counts= */ false);
+    ptn__count(&s->handled, 1);
     c->cur = NULL;
-    if (c->cur_buf != NULL)
-        c->cur_buf = ptn_buf_unref(c->cur_buf);
     s->in_call = false;
-    if (PTN_UNLIKELY(s->exiting))
+    if (PTN_UNLIKELY(s->notes & PTN__NOTE_EXITING))
         ptn__actor_exit(s);
 }
 
@@ -131,7 +162,7 @@ static void control(ptn_ctx *c, struct ptn__env *e) {
         e->type = PTN_MSG_STOPPING;
         e->deadline = e->corr;
         e->corr = 0;
-        handle(c, s, e, NULL);
+        handle_system(c, e);
         break;
     case PTN__CTL_END:
         ptn__actor_end(s, e->err);
@@ -165,13 +196,6 @@ static bool is_watched_for(struct ptn__slot *s, const struct ptn__env *e) {
     return true;
 }
 
-static inline void unload(ptn_ctx *c, struct ptn__slot *s, const struct ptn__env *e, size_t len) {
-    if (PTN_UNLIKELY(e->far))
-        c->far_done += PTN__LOAD_ONE + len;
-    else
-        ptn__near_load(s, -(PTN__LOAD_ONE + len));
-}
-
 /* False: it is too late for this request, or too much, and it was answered so. */
 static bool request_is_wanted(ptn_ctx *c, const struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
@@ -185,79 +209,142 @@ static bool request_is_wanted(ptn_ctx *c, const struct ptn__env *e) {
     return !(PTN_UNLIKELY(s->sheds) && ptn__request_shed(c, e));
 }
 
-/* A cast or a request, for an actor that runs. */
-INLINE void deliver(ptn_ctx *c, struct ptn__slot *s, struct ptn__env *e) {
-    ptn_buf *buf = e->buf;
-    unload(c, s, e, ptn__payload_len(buf));
-    if (PTN_LIKELY(e->kind == PTN__ENV_CAST || request_is_wanted(c, e)))
-        handle(c, s, e, buf);
-    else
-        ptn_buf_unref(buf);
-}
-
 static void deliver_reply(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
-    c->answered = false;
-    c->cur_buf = e->buf;
     s->in_call = true;
     ptn__ask_reply(c, e, e->buf);
-    c->cur_buf = ptn_buf_unref(c->cur_buf);
+    c->deadline = PTN_NEVER;
+    e->buf = ptn_buf_unref(e->buf);
     s->in_call = false;
-    if (PTN_UNLIKELY(s->exiting))
+    if (PTN_UNLIKELY(s->notes & PTN__NOTE_EXITING))
         ptn__actor_exit(s);
 }
 
-/* All the rest.  True: the envelope is free again. */
+/* ---- batches ------------------------------------------------------------------------------ */
+
+/* Takes e out of the inbox, and everything before it, which has been handled. */
+INLINE void batch_commit(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
+                         struct ptn__env *e) {
+    uint32_t n = c->mark - w->sample_in, handled = n;
+    uint64_t done = (uint64_t)n << 40;
+    if (PTN_UNLIKELY(s->notes & PTN__NOTE_ODD)) {
+        done += c->near_done;
+        handled -= c->unhandled;
+        c->near_done = 0;
+        c->unhandled = 0;
+        s->notes &= (uint8_t)~PTN__NOTE_ODD;
+    }
+    ptn__near_load(s, -done);
+    ptn__count(&s->handled, handled);
+    ptn__env_put_list(w->rt, &w->mag, ptn__inbox_pop(s, e), e, n);
+}
+
+/* A cast with a payload or from another thread, or a request.  False: it is something else. */
+static __attribute__((noinline)) bool deliver(ptn_ctx *c, struct ptn__env *e) {
+    if (PTN_UNLIKELY(e->kind > PTN__ENV_REQUEST))
+        return false;
+    size_t len = ptn__payload_len(e->buf);
+    c->slot->notes |= PTN__NOTE_ODD;
+    if (e->far) {
+        c->far_done += PTN__LOAD_ONE + len;
+        c->near_done -= PTN__LOAD_ONE;
+    } else {
+        c->near_done += len;
+    }
+    if (PTN_LIKELY(e->kind == PTN__ENV_CAST || request_is_wanted(c, e))) {
+        handle(c, e, /* counts= */ true);
+        return true;
+    }
+    c->unhandled++;
+    e->buf = ptn_buf_unref(e->buf);
+    if (PTN_UNLIKELY(--c->w->sample_in == 0))
+        (void)tick(c, e);
+    return true;
+}
+
+/* Casts and requests for an actor that runs, from e on, which is the first in the inbox.  Returns
+ * the first that is something else; NULL: the batch is over. */
+INLINE struct ptn__env *deliver_all(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
+                                    struct ptn__env *e) {
+    struct ptn__env *done = NULL;
+    s->in_call = true;
+    while (PTN_LIKELY(e->to == s->self)) {
+        if (PTN_LIKELY(e->how == PTN__ENV_CAST && e->buf == NULL)) {
+            c->msg.from = e->from;
+            c->msg.type = e->type;
+            call(c, w, s, e, /* counts= */ true);
+        } else if (!deliver(c, e)) {
+            break;
+        }
+        done = e;
+        if (e == c->last || PTN_UNLIKELY(s->notes & PTN__NOTE_EXITING) ||
+            PTN_BUGGIFY("batch.cut")) {
+            e = NULL;
+            break;
+        }
+        e = e->next;
+    }
+    c->cur = NULL;
+    s->in_call = false;
+    if (PTN_LIKELY(done != NULL))
+        batch_commit(c, w, s, done);
+    return e;
+}
+
+/* All the rest; e is the first in the inbox.  True: the batch is over. */
 static __attribute__((noinline)) bool deliver_other(ptn_ctx *c, struct ptn__env *e) {
     struct ptn__slot *s = c->slot;
-    c->env = e;
-    c->deadline = PTN_NEVER;
-    if (PTN_UNLIKELY(--c->w->sample_in == 0)) {
-        c->w->sample_in = SAMPLE_EVERY_MSGS;
-        clock_read(c);
-    }
+    struct ptn__worker *w = c->w;
+    if (PTN_UNLIKELY(--w->sample_in == 0))
+        (void)tick(c, e);
+    c->mark = w->sample_in;
+    bool over = e == c->last;
+    c->env = ptn__inbox_pop(s, e);
     if (e->to != s->self) {
-        if (e->kind <= PTN__ENV_REQUEST)
-            unload(c, s, e, ptn__payload_len(e->buf));
+        ptn__load_release(s, e, ptn__payload_len(e->buf));
         ptn__stray(s, e, e->buf);
     } else if (e->kind == PTN__ENV_CONTROL) {
         control(c, e);
     } else if (s->life != PTN__RUNNING) {
         c->env = NULL;
         hold(c, e);
-        return false;
+        return over;
     } else if (e->kind == PTN__ENV_REPLY) {
         deliver_reply(c, e);
     } else if (is_watched_for(s, e)) { /* else ptn_demonitor() came first */
-        handle(c, s, e, e->buf);
+        handle_system(c, e);
     }
     c->env = NULL;
-    return true;
+    ptn__env_put(w->rt, &w->mag, e);
+    return over;
 }
 
-/* Takes what is in the inbox now, but at most ACTOR_MSGS messages: who sends to itself lets the
- * others run first. */
-static void run_batch(ptn_ctx *c) {
-    struct ptn__slot *s = c->slot;
-    struct ptn__worker *w = c->w;
-    struct ptn__env *e, *last = ptn__inbox_last(s);
-    c->batch_end = c->n + ACTOR_MSGS;
+/* Takes what is in the inbox now, up to the next tick: who sends to itself lets the others run
+ * first. */
+INLINE void run_batch(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
+    struct ptn__env *e = s->inbox;
+    c->last = s->inbox_last;
+    c->mark = w->sample_in;
     do {
-        e = ptn__inbox_pop(s);
-        c->n++;
-        if (PTN_LIKELY(e->kind <= PTN__ENV_REQUEST && e->to == s->self && s->life == PTN__RUNNING))
-            deliver(c, s, e);
-        else if (!deliver_other(c, e))
-            continue;
-        ptn__env_put(w->rt, &w->mag, e);
-    } while (e != last && c->n < c->batch_end && !PTN_BUGGIFY("batch.cut"));
+        if (PTN_LIKELY(s->life == PTN__RUNNING)) {
+            e = deliver_all(c, w, s, e);
+            if (PTN_LIKELY(e == NULL))
+                return;
+        }
+        if (deliver_other(c, e))
+            return;
+        e = s->inbox;
+    } while (true);
 }
 
-/* After a batch, whichever way it ended. */
-static inline void batch_end(ptn_ctx *c) {
+/* What most batches do not leave behind. */
+static __attribute__((noinline)) void batch_noted(ptn_ctx *c) {
     struct ptn__slot *s = c->slot;
-    struct ptn__worker *w = c->w;
-    if (PTN_UNLIKELY(s->far)) { /* relaxed, both: counters of the senders in send.c */
+    if (s->notes & PTN__NOTE_EXITING) {
+        c->mark = c->w->sample_in;
+        ptn__actor_exit(s);
+    }
+    if (s->notes & PTN__NOTE_FAR) { /* relaxed, both: counters of the senders in send.c */
         if (c->far_done != 0)
             atomic_fetch_sub_explicit(&s->far_load, c->far_done, memory_order_relaxed);
         atomic_store_explicit(&s->near_seen,
@@ -265,8 +352,14 @@ static inline void batch_end(ptn_ctx *c) {
                               memory_order_relaxed);
         c->far_done = 0;
     }
-    if (PTN_UNLIKELY(s->watched))
+    if (s->notes & PTN__NOTE_WATCHED)
         ptn__pressure_look(s);
+}
+
+/* After a batch, whichever way it ended. */
+INLINE void batch_end(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
+    if (PTN_UNLIKELY(s->notes != 0))
+        batch_noted(c);
     s->queued = false;
     if (s->inbox != NULL)
         ptn__runq_push(w, s);
@@ -279,29 +372,32 @@ static inline void batch_end(ptn_ctx *c) {
 /* Not part of the function that calls setjmp, where nothing may stay in a register. */
 static __attribute__((noinline)) void run_loop(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
-    while (w->runq != NULL && c->n < TURN_MSGS && w->clock < w->turn_until) {
+    while (w->runq != NULL && !c->turn_over) {
         struct ptn__slot *s = w->runq;
         w->runq = s->run_next;
-        if (w->runq == NULL)
-            w->runq_end = &w->runq;
         c->slot = s; /* it stays queued, so that its own sends do not queue it again */
         if (PTN_LIKELY(s->inbox != NULL))
-            run_batch(c);
-        batch_end(c);
+            run_batch(c, w, s);
+        batch_end(c, w, s);
     }
 }
 
 /* The actor of this context failed: it is settled, and its batch is over. */
 static void crashed(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
-    struct ptn__env *e = c->cur != NULL ? c->cur : c->env;
-    c->slot->in_call = false;
+    struct ptn__slot *s = c->slot;
+    struct ptn__env *e = c->env != NULL ? c->env : c->cur;
+    s->in_call = false;
     atomic_store_explicit(&w->ctx, c, memory_order_relaxed);
     ptn__actor_crash(c, c->fail_reason);
-    c->env = NULL;
-    if (e != NULL)
+    e->buf = ptn_buf_unref(e->buf);
+    if (c->env != NULL)
         ptn__env_put(w->rt, &w->mag, e);
-    batch_end(c);
+    else
+        batch_commit(c, w, s, e);
+    c->env = NULL;
+    msg_reset(c);
+    batch_end(c, w, s);
 }
 
 void ptn__actors_run(struct ptn__worker *w) {
@@ -309,11 +405,15 @@ void ptn__actors_run(struct ptn__worker *w) {
         return;
     ptn_ctx c;
     ptn__ctx_enter(&c, w, w->runq);
+    msg_reset(&c);
+    c.env = c.cur = NULL;
+    c.unhandled = 0;
+    c.turn_over = false;
     w->call_depth++;
     if (_setjmp(c.jmp) != 0)
         crashed(&c);
     run_loop(&c);
     ptn__ctx_leave(&c);
     c.w->call_depth--;
-    ptn__count(&c.w->messages, c.n);
+    ptn__count(&c.w->messages, c.n - c.w->sample_in);
 }

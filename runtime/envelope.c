@@ -2,9 +2,10 @@
  *
  * envelope.c - where envelopes come from: thread-local magazines over a global depot.
  *
- * A thread takes and returns envelopes through two magazines of 64 and needs the depot's lock once
- * per 64 at most.  Envelopes are carved from slabs that live until the runtime is freed; the
- * mailbox bounds limit how many can ever be in use.  Sanitizer builds allocate each one (mbox.h).
+ * A thread takes and returns envelopes through two magazines and needs the depot's lock once per 64
+ * at most.  A magazine is full with 64 or, because a batch returns its envelopes at once, some
+ * more.  Envelopes are carved from slabs that live until the runtime is freed; the mailbox bounds
+ * limit how many can ever be in use.  Sanitizer builds allocate each one (mbox.h).
  *
  * A reserve is kept from the start on for SYSTEM and CONTROL: somebody waits for these without a
  * deadline, and a crash for want of memory must not go unheard for want of memory.  It is made good
@@ -116,13 +117,14 @@ void ptn__depot_done(struct ptn__depot *d) {
     (void)pthread_mutex_destroy(&d->lock);
 }
 
-/* Under the lock.  A full magazine comes back. */
-static void depot_put(struct ptn__depot *d, struct ptn__env *e) {
+/* Under the lock.  A full magazine of n comes back. */
+static void depot_put(struct ptn__depot *d, struct ptn__env *e, uint32_t n) {
     if (PTN_UNLIKELY(d->n_reserve < PTN__MAGAZINE)) {
         reserve_add(d, e);
         return;
     }
     e->corr = (uint64_t)(uintptr_t)d->full;
+    e->type = n;
     d->full = e;
 }
 
@@ -139,15 +141,18 @@ struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m) {
     } else {
         (void)pthread_mutex_lock(&d->lock);
         struct ptn__env *e = d->full;
-        if (e != NULL)
+        uint32_t n = PTN__MAGAZINE;
+        if (e != NULL) {
             d->full = (struct ptn__env *)(uintptr_t)e->corr;
-        else
+            n = e->type;
+        } else {
             e = slab_carve(d);
+        }
         (void)pthread_mutex_unlock(&d->lock);
         if (e == NULL)
             return NULL;
         m->list[0] = e;
-        m->n[0] = PTN__MAGAZINE;
+        m->n[0] = n;
     }
     struct ptn__env *e = m->list[0];
     m->list[0] = e->next;
@@ -158,10 +163,10 @@ struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m) {
 /* The first magazine is full: it becomes the spare, and a full spare goes to the depot. */
 void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m) {
     struct ptn__depot *d = &rt->depot;
-    PTN_ASSERT(m->n[0] == PTN__MAGAZINE);
-    if (m->n[1] == PTN__MAGAZINE) {
+    PTN_ASSERT(m->n[0] >= PTN__MAGAZINE);
+    if (m->n[1] >= PTN__MAGAZINE) {
         (void)pthread_mutex_lock(&d->lock);
-        depot_put(d, m->list[1]);
+        depot_put(d, m->list[1], m->n[1]);
         (void)pthread_mutex_unlock(&d->lock);
     }
     m->list[1] = m->list[0];
@@ -174,9 +179,9 @@ void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m) {
  * a partial one is given up until the runtime is freed. */
 void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m) {
     for (unsigned i = 0; i < 2; i++) {
-        if (m->n[i] == PTN__MAGAZINE) {
+        if (m->n[i] >= PTN__MAGAZINE) {
             (void)pthread_mutex_lock(&rt->depot.lock);
-            depot_put(&rt->depot, m->list[i]);
+            depot_put(&rt->depot, m->list[i], m->n[i]);
             (void)pthread_mutex_unlock(&rt->depot.lock);
         }
         m->list[i] = NULL;

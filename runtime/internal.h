@@ -38,7 +38,8 @@ enum ptn__env_kind {
     PTN__ENV_CONTROL, /* for the runtime itself: type is an enum ptn__control */
 };
 
-/* One cache line, in one list at a time: magazine, post, ready stack, inbox, held list. */
+/* One cache line, in one list at a time: magazine, post, ready stack, inbox, held list.  A CAST has
+ * no corr, deadline and err: they are whatever the envelope carried before. */
 struct ptn__env {
     struct ptn__env *next;
     ptn_addr to, from;
@@ -48,12 +49,17 @@ struct ptn__env {
     int32_t err; /* REPLY: 0 or negative */
     uint32_t type;
     uint32_t enq_us; /* sender's clock >> 10 (about microseconds), for the sampled waiting time */
-    uint16_t kind;
-    bool far; /* accounted in far_load: the sender was another thread */
+    union {
+        struct {
+            uint16_t kind;
+            bool far; /* accounted in far_load: the sender was another thread */
+        };
+        uint32_t how; /* both at once; 0: a cast of the own worker */
+    };
 };
 _Static_assert(sizeof(struct ptn__env) == PTN_CACHELINE, "an envelope is one cache line");
 
-#define PTN__MAGAZINE 64 /* envelopes that move between a thread and the depot under one lock */
+#define PTN__MAGAZINE 64 /* envelopes, at least, that move to the depot and back under one lock */
 struct ptn__mag {
     struct ptn__env *list[2]; /* [0] in use, [1] spare: full or empty */
     uint32_t n[2];
@@ -97,6 +103,16 @@ enum ptn__life {
 
 #define PTN__LOAD_ONE ((uint64_t)1 << 40) /* a load is msgs:24 | bytes:40 */
 #define PTN__LOAD_BYTES (PTN__LOAD_ONE - 1)
+/* The top bits of both: set in load + slack, where slack is (half the range - 1 - bound) of each,
+ * when one of them is over its bound. */
+#define PTN__LOAD_OVER ((uint64_t)1 << 63 | (uint64_t)1 << 39)
+
+enum ptn__note {
+    PTN__NOTE_FAR = 1,     /* another thread has sent to it */
+    PTN__NOTE_WATCHED = 2, /* cold->n_pressure > 0 */
+    PTN__NOTE_EXITING = 4, /* ptn_exit() was called */
+    PTN__NOTE_ODD = 8, /* the batch is more than casts without payload: ctx has more to account */
+};
 
 struct ptn__arena_chunk;
 struct ptn__defer;
@@ -126,20 +142,18 @@ struct ptn__slot {
     ptn_timer *timers;              /* owner */
 
     /* line 1: owner, to send to it */
-    _Alignas(PTN_CACHELINE) ptn_addr self;  /* 0: dead */
-    uint32_t near_msgs_max, near_bytes_max; /* the bounds once more */
-    _Atomic(uint64_t) near_load;            /* sent by this worker, not handled yet; stats */
-    struct ptn__env *inbox, **inbox_end;    /* oldest first */
+    _Alignas(PTN_CACHELINE) ptn_addr self; /* 0: dead */
+    uint64_t near_slack;                   /* the bounds once more, see PTN__LOAD_OVER */
+    _Atomic(uint64_t) near_load;           /* sent by this worker, not handled yet; stats */
+    struct ptn__env *inbox, *inbox_last;   /* oldest first; the newest, unless empty */
     struct ptn__slot *run_next;
     const ptn_actor_ops *ops;
     uint8_t life;       /* enum ptn__life */
     bool queued;        /* on the run queue, or running */
-    bool far;           /* another thread has sent to it */
-    bool in_call;       /* the actor's code is on the stack */
-    bool exiting;       /* ptn_exit() was called */
+    bool in_call;       /* the actor's code is on the stack, or was and comes next */
+    uint8_t notes;      /* PTN__NOTE_*: what has to be seen to after a message or a batch */
     bool end_final : 1; /* ends for good, whatever its supervisor would say */
     bool ending : 1;    /* inside the end sequence: no new asks, timers, resources */
-    bool watched : 1;   /* cold->n_pressure > 0 */
     bool sheds : 1;     /* cold->delay has a target */
     uint8_t wait_index; /* of its kind of actor, in its worker's waits */
     bool in_free;       /* guarded by the slot table's lock */
@@ -284,6 +298,7 @@ struct ptn__worker {
     void *streams; /* stream.c's */
     ptn_time now;  /* refreshed at the start of a turn, and by the first callback after one */
     unsigned index;
+    uint32_t high; /* index << 24: the upper half of its addresses, but for the slot */
     uint32_t magic;
     ptn_time clock; /* the latest reading; now <= clock */
     bool now_stale;
@@ -291,14 +306,14 @@ struct ptn__worker {
     uint32_t call_depth;    /* nested contexts */
     _Atomic(ptn_ctx *) ctx; /* the innermost; relaxed, for signal handlers on this thread */
     struct ptn__watch watch;
-    struct ptn__slot *runq, **runq_end;
-    uint64_t posts_waiting; /* a bit for each worker with something in posts */
+    struct ptn__slot *runq, *runq_last; /* next first; the last, unless empty */
+    uint64_t posts_waiting;             /* a bit for each worker with something in posts */
+    uint32_t sample_in;                 /* messages until one is measured, and the clock read */
     struct ptn__mag mag;
     struct ptn__wheel wheel;
     struct ptn__slot *live;
     uint32_t n_live;
     uint32_t works_pending;
-    uint32_t sample_in; /* messages until one is measured, and the clock read */
     ptn_time turn_until;
     uint64_t corr_next;
     struct ptn__arena_chunk *scratch;
@@ -331,22 +346,34 @@ static inline void ptn__count(_Atomic(uint64_t) *counter, uint64_t by) {
 
 /* Lives on the stack of the entry (run loop, callback, init), from ptn__ctx_enter() to
  * ptn__ctx_leave(); in between w->ctx leads to it.  jmp is where ptn_fail() lands.  The run loop's
- * serves all actors of a turn, so all that must survive a jump is in here. */
+ * serves all actors of a turn, so all that must survive a jump is in here.
+ *
+ * w->sample_in is the one counter of a message; what else is counted by messages (those of the
+ * batch, of the turn, of the actor) is told from how far it has come since a mark. */
 struct ptn_ctx {
     struct ptn__worker *w;
-    ptn_ctx *outer;
     struct ptn__slot *slot;
-    struct ptn__env *env; /* to be given back after a crash where cur is NULL */
-    struct ptn__env *cur; /* message being handled, NULL in callbacks */
-    ptn_buf *cur_buf;     /* its payload, moved out of the envelope */
-    ptn_time deadline;    /* inherited by asks */
-    uint64_t far_done;    /* to subtract from far_load at the end of the batch */
-    bool answered;        /* cur was answered, forwarded, or its token taken */
+    struct ptn__env *cur;  /* message being handled, NULL in callbacks */
+    struct ptn__env *last; /* the batch ends behind it */
+    ptn_msg msg;           /* cur, for its handler.  Between messages: a cast without payload */
+    uint64_t near_done;    /* see ptn__batch_settle() */
+    uint64_t far_done;     /* to subtract from far_load at the end of the batch */
+    uint32_t mark;         /* sample_in when the batch was accounted last */
+    uint32_t unhandled;    /* taken since then, but not for the handler */
+    unsigned n;            /* messages of the turn: n - sample_in */
+    bool turn_over;
+    bool answered; /* cur, a request, was answered, forwarded, or its token taken */
     int fail_reason;
-    unsigned n;         /* messages taken so far */
-    unsigned batch_end; /* the batch is over when n is as large */
+    ptn_time deadline;    /* inherited by asks */
+    struct ptn__env *env; /* in hand, and not part of a batch: to be given back after a crash */
+    ptn_ctx *outer;
     jmp_buf jmp;
 };
+
+/* Owner.  Messages taken out of the inbox, but not accounted yet. */
+static inline uint32_t ptn__batch_taken(const ptn_ctx *c) {
+    return c->mark - c->w->sample_in;
+}
 
 /* Runs fn in the context of a live local actor, with a handler's crash protection.  0, or
  * -PTN_ENOACTOR when the actor is gone (fn was not called), or -PTN_ECRASHED when it failed inside
@@ -380,7 +407,8 @@ struct ptn__registry {
 
 struct ptn__depot {
     pthread_mutex_t lock;
-    struct ptn__env *full;    /* magazines, linked through corr of their first envelope */
+    /* magazines, linked through corr of their first envelope; its type says how many they are */
+    struct ptn__env *full;
     struct ptn__env *reserve; /* for SYSTEM and CONTROL when memory has run out */
     _Atomic(uint32_t) n_reserve;
     void **slabs;
@@ -444,6 +472,15 @@ static inline struct ptn__slot *ptn__slot_of(const struct ptn__worker *w, ptn_ad
     struct ptn__slot *chunk =
         atomic_load_explicit(&w->slots.chunks[si / PTN__CHUNK_SLOTS], memory_order_acquire);
     return PTN_UNLIKELY(chunk == NULL) ? NULL : &chunk[si % PTN__CHUNK_SLOTS];
+}
+
+/* The same for an address of any worker; NULL: not of this one, or no such slot. */
+static inline struct ptn__slot *ptn__slot_here(const struct ptn__worker *w, ptn_addr a) {
+    /* Another worker's is past all chunks.  acquire: partner is the release store in slot.c */
+    uint32_t si = (uint32_t)(a >> 32) ^ w->high, k = si / PTN__CHUNK_SLOTS;
+    if (PTN_UNLIKELY(k >= atomic_load_explicit(&w->slots.n_chunks, memory_order_acquire)))
+        return NULL;
+    return &atomic_load_explicit(&w->slots.chunks[k], memory_order_relaxed)[si % PTN__CHUNK_SLOTS];
 }
 
 /* The same for any address; NULL: no such worker or slot. */

@@ -42,17 +42,28 @@ static inline struct ptn__env *ptn__env_get(ptn_runtime *rt, struct ptn__mag *m)
 #endif
 }
 
-static inline void ptn__env_put(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e) {
+/* The n of a list, at most a magazine, from first to last. */
+static inline void ptn__env_put_list(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *first,
+                                     struct ptn__env *last, uint32_t n) {
 #ifdef PTN_SANITIZE
     (void)m;
-    if (!ptn__env_keep(rt, e))
-        free(e);
+    (void)last;
+    for (struct ptn__env *e = first, *next; n > 0; n--, e = next) {
+        next = e->next;
+        if (!ptn__env_keep(rt, e))
+            free(e);
+    }
 #else
-    e->next = m->list[0];
-    m->list[0] = e;
-    if (PTN_UNLIKELY(++m->n[0] == PTN__MAGAZINE))
+    last->next = m->list[0];
+    m->list[0] = first;
+    m->n[0] += n;
+    if (PTN_UNLIKELY(m->n[0] >= PTN__MAGAZINE))
         ptn__env_spill(rt, m);
 #endif
+}
+
+static inline void ptn__env_put(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e) {
+    ptn__env_put_list(rt, m, e, e, 1);
 }
 
 /* ---- inbox and run queue; owner ----------------------------------------------------------- */
@@ -61,31 +72,32 @@ static inline void ptn__env_put(ptn_runtime *rt, struct ptn__mag *m, struct ptn_
 static inline void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s) {
     s->queued = true;
     s->run_next = NULL;
-    *w->runq_end = s;
-    w->runq_end = &s->run_next;
+    if (w->runq == NULL)
+        w->runq = s;
+    else
+        w->runq_last->run_next = s;
+    w->runq_last = s;
 }
 
-/* An actor with something in its inbox is on the run queue, or running. */
+/* An actor with something in its inbox is on the run queue, or running.  In a batch the inbox still
+ * begins with what the batch has taken. */
 static inline void ptn__inbox_push(struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e) {
     e->next = NULL;
-    *s->inbox_end = e;
-    s->inbox_end = &e->next;
-    if (!s->queued)
-        ptn__runq_push(w, s);
+    if (s->inbox != NULL) {
+        s->inbox_last->next = e;
+    } else {
+        s->inbox = e;
+        if (!s->queued)
+            ptn__runq_push(w, s);
+    }
+    s->inbox_last = e;
 }
 
-/* Of an inbox that is not empty, these two: the newest, and the oldest, which is the caller's now.
- */
-static inline struct ptn__env *ptn__inbox_last(const struct ptn__slot *s) {
-    return (struct ptn__env *)(void *)((uint8_t *)s->inbox_end - offsetof(struct ptn__env, next));
-}
-
-static inline struct ptn__env *ptn__inbox_pop(struct ptn__slot *s) {
-    struct ptn__env *e = s->inbox;
+/* Takes the oldest ones up to e, which are the caller's now. */
+static inline struct ptn__env *ptn__inbox_pop(struct ptn__slot *s, const struct ptn__env *e) {
+    struct ptn__env *first = s->inbox;
     s->inbox = e->next;
-    if (s->inbox == NULL)
-        s->inbox_end = &s->inbox;
-    return e;
+    return first;
 }
 
 /* ---- load --------------------------------------------------------------------------------- */
@@ -105,6 +117,18 @@ static inline void ptn__load_release(struct ptn__slot *s, const struct ptn__env 
         atomic_fetch_sub_explicit(&s->far_load, PTN__LOAD_ONE + len, memory_order_relaxed);
     else
         ptn__near_load(s, -(PTN__LOAD_ONE + len));
+}
+
+/* Owner.  Gives back the room of what the batch has taken so far.  That is once at its end, but in
+ * the middle of one when an actor that sends to itself finds no room.  Every message taken weighs
+ * PTN__LOAD_ONE; near_done is what it weighs besides that, or less. */
+static inline void ptn__batch_settle(ptn_ctx *c) {
+    uint64_t done = ((uint64_t)ptn__batch_taken(c) << 40) + c->near_done;
+    if (done == 0)
+        return;
+    ptn__near_load(c->slot, -done);
+    c->near_done -= done;
+    c->slot->notes |= PTN__NOTE_ODD;
 }
 
 /* ---- post --------------------------------------------------------------------------------- */

@@ -43,7 +43,8 @@ bool ptn__request_shed(ptn_ctx *c, const struct ptn__env *e) {
     struct ptn__worker *w = c->w;
     if (e->deadline == PTN_NEVER)
         return false;
-    uint32_t n_waiting = (uint32_t)((ptn__load(s) - c->far_done) >> 40);
+    uint64_t load = ptn__load(s) - c->far_done - c->near_done; /* with what the batch has taken */
+    uint32_t n_waiting = (uint32_t)(load >> 40) - ptn__batch_taken(c) - 1;
     if (n_waiting >= PTN__QUEUE_STANDS) /* else the time does not matter, and need not be exact */
         w->clock = w->env->ops->now(w->env);
     uint32_t waited_us = (uint32_t)(w->clock >> 10) - e->enq_us;

@@ -20,16 +20,25 @@ static __attribute__((noinline)) int refuse(struct ptn__slot *s, size_t len, uin
 
 /* Owner of s.  Reserves room for one message; what came from other threads counts, too. */
 static inline bool near_reserve(struct ptn__slot *s, size_t len) {
-    uint64_t near = atomic_load_explicit(&s->near_load, memory_order_relaxed);
+    uint64_t near = atomic_load_explicit(&s->near_load, memory_order_relaxed) + PTN__LOAD_ONE + len;
     uint64_t load = near;
-    if (PTN_UNLIKELY(s->far)) /* relaxed: a counter */
+    if (PTN_UNLIKELY(s->notes & PTN__NOTE_FAR)) /* relaxed: a counter */
         load += atomic_load_explicit(&s->far_load, memory_order_relaxed);
-    if (PTN_UNLIKELY((load >> 40) >= s->near_msgs_max ||
-                     (len > 0 && (load & PTN__LOAD_BYTES) + len > s->near_bytes_max) ||
-                     PTN_BUGGIFY("mailbox.full")))
+    if (PTN_UNLIKELY(((load + s->near_slack) & PTN__LOAD_OVER) != 0 || PTN_BUGGIFY("mailbox.full")))
         return false;
-    atomic_store_explicit(&s->near_load, near + PTN__LOAD_ONE + len, memory_order_relaxed);
+    atomic_store_explicit(&s->near_load, near, memory_order_relaxed);
     return true;
+}
+
+/* There was no room.  There is some if s is in a batch, and sends to itself. */
+static __attribute__((noinline)) int near_reserve_again(struct ptn__worker *w, struct ptn__slot *s,
+                                                        size_t len) {
+    for (ptn_ctx *c = atomic_load_explicit(&w->ctx, memory_order_relaxed); c != NULL; c = c->outer)
+        if (c->slot == s)
+            ptn__batch_settle(c);
+    return near_reserve(s, len)
+               ? 0
+               : refuse(s, len, atomic_load_explicit(&s->bytes_max, memory_order_relaxed));
 }
 
 /* Another thread.  The same against far_load, exactly up to the number of concurrent senders, and
@@ -62,8 +71,9 @@ INLINE struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__env *prot
     e->err = proto->err;
     e->type = proto->type;
     e->enq_us = proto->enq_us;
-    e->kind = proto->kind;
-    e->far = far;
+    e->how = proto->how;
+    if (far)
+        e->far = true;
     return e;
 }
 
@@ -116,13 +126,9 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
     return 0;
 }
 
-INLINE bool is_near(const struct ptn__worker *w, ptn_addr to) {
-    return PTN_LIKELY((unsigned)(to >> 56) == w->index);
-}
-
-/* Owner of w, which is the receiver's, too. */
+/* Owner of w.  NULL: another worker's, or not here. */
 INLINE struct ptn__slot *near_find(const struct ptn__worker *w, ptn_addr to) {
-    struct ptn__slot *s = ptn__slot_of(w, to);
+    struct ptn__slot *s = ptn__slot_here(w, to);
     return PTN_LIKELY(s != NULL && s->self == to) ? s : NULL;
 }
 
@@ -136,15 +142,18 @@ send_unborn(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_p
 }
 
 int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
-    if (!is_near(w, proto->to))
-        return send_far(w->rt, w, &w->mag, proto, take_payload);
     struct ptn__slot *s = near_find(w, proto->to);
-    if (PTN_UNLIKELY(s == NULL))
-        return send_unborn(w, proto, take_payload);
+    if (s == NULL)
+        return (unsigned)(proto->to >> 56) == w->index
+                   ? send_unborn(w, proto, take_payload)
+                   : send_far(w->rt, w, &w->mag, proto, take_payload);
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = bounded ? ptn__payload_len(take_payload) : 0;
-    if (bounded && !near_reserve(s, len))
-        return refuse(s, len, s->near_bytes_max);
+    if (bounded && !near_reserve(s, len)) {
+        int err = near_reserve_again(w, s, len);
+        if (err < 0)
+            return err;
+    }
     struct ptn__env *e = envelope_for(w->rt, &w->mag, proto->kind);
     if (PTN_UNLIKELY(e == NULL)) {
         if (bounded)
@@ -210,19 +219,22 @@ static __attribute__((noinline)) int cast_slow(ptn_ctx *c, ptn_addr to, uint32_t
 }
 
 /* ptn__send() written out for what is sent most, so that it calls nothing: the compiler keeps all
- * of it in registers, and fills the envelope once. */
+ * of it in registers, and fills in no more than a cast has.  Whatever is not as usual, a full
+ * mailbox included, is done again there. */
 int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
     struct ptn__worker *w = c->w;
-    if (PTN_UNLIKELY(!is_near(w, to) || !ptn__env_at_hand(&w->mag) || type < PTN_MSG_USER))
-        return cast_slow(c, to, type, take_payload);
     struct ptn__slot *s = near_find(w, to);
-    if (PTN_UNLIKELY(s == NULL))
+    if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || !ptn__env_at_hand(&w->mag) ||
+                     !near_reserve(s, ptn__payload_len(take_payload))))
         return cast_slow(c, to, type, take_payload);
-    size_t len = ptn__payload_len(take_payload);
-    if (PTN_UNLIKELY(!near_reserve(s, len)))
-        return refuse(s, len, s->near_bytes_max);
-    struct ptn__env proto = cast_proto(c, to, type);
-    ptn__inbox_push(w, s, env_fill(ptn__env_take(&w->mag), &proto, take_payload, /* far= */ false));
+    struct ptn__env *e = ptn__env_take(&w->mag);
+    e->to = to;
+    e->from = c->slot->self;
+    e->buf = take_payload;
+    e->type = type;
+    e->enq_us = enq_us(w);
+    e->how = PTN__ENV_CAST;
+    ptn__inbox_push(w, s, e);
     return 0;
 }
 

@@ -102,7 +102,6 @@ static struct ptn__slot *slot_carve(struct ptn__worker *w) {
     s->index = t->n_slots++;
     s->life = PTN__DEAD;
     s->cold = (struct ptn__cold *)(uintptr_t)&ptn__cold_none;
-    s->inbox_end = &s->inbox;
     s->ops = &nobody_ops;
     return s;
 }

@@ -122,7 +122,7 @@ static void pressure_drop(struct ptn__slot *s) {
     struct ptn__cold *k = s->cold;
     if (--k->n_pressure > 0)
         return;
-    s->watched = false;
+    s->notes &= (uint8_t)~PTN__NOTE_WATCHED;
     if (k->pressed)
         ptn_gauge_add(PTN_G_ACTORS_PRESSED, -1);
     k->pressed = false;
@@ -143,7 +143,7 @@ void ptn__monitor_add(struct ptn__slot *s, ptn_addr watcher, uint64_t ref, bool 
     if (!pressure)
         return;
     k->n_pressure++;
-    s->watched = true;
+    s->notes |= PTN__NOTE_WATCHED;
     if (k->pressed)
         pressure_tell(s, m);
 }

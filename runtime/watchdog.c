@@ -69,9 +69,10 @@ static void tick(void *arg) {
     const ptn_runtime *rt = w->rt;
     const ptn_ctx *c = atomic_load_explicit(&w->ctx, memory_order_relaxed);
     uint64_t turn = atomic_load_explicit(&w->turns, memory_order_relaxed);
-    if (c == NULL || c != k->ctx || c->n != k->n || turn != k->turn) {
+    unsigned n = c != NULL ? c->n - w->sample_in : 0; /* messages taken */
+    if (c == NULL || c != k->ctx || n != k->n || turn != k->turn) {
         k->ctx = c;
-        k->n = c != NULL ? c->n : 0;
+        k->n = n;
         k->turn = turn;
         k->ticks = 0;
         return;

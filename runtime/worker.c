@@ -78,7 +78,7 @@ static void worker_take(struct ptn__worker *w) {
         e = fifo;
         fifo = e->next;
         struct ptn__slot *s = ptn__slot_of(w, e->to);
-        s->far = true;
+        s->notes |= PTN__NOTE_FAR;
         if (e->kind == PTN__ENV_CONTROL && e->type == PTN__CTL_ADOPT && !ptn__actor_arrive(s, e))
             ptn__env_put(w->rt, &w->mag, e);
         else
@@ -310,7 +310,7 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->rt = rt;
     w->env = rt->env;
     w->index = index;
-    w->runq_end = &w->runq;
+    w->high = index << 24;
     w->sample_in = 1;
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);

@@ -705,6 +705,41 @@ Test(worker, who_sends_to_itself_lets_the_others_run_first) {
     rig_close(&r);
 }
 
+/* Fills its own mailbox again and again: inside a batch the bound is as exact as between two. */
+#define FULL_MSGS 4u
+
+static int filler_init(ptn_ctx *c, void *state, void *arg) {
+    *(void **)state = arg;
+    return ptn_cast(c, ptn_self(c), MSG_GO, NULL);
+}
+
+static int filler_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
+    struct polite *p = *(struct polite **)state;
+    if (m->type != MSG_GO)
+        return exit_on_stopping(c, state, m);
+    unsigned accepted = 0;
+    while (ptn_cast(c, ptn_self(c), MSG_GO, NULL) == 0)
+        accepted++;
+    p->twice_in_row += accepted != (p->rounds == 0 ? FULL_MSGS : 1);
+    if (++p->rounds == 100)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
+    return 0;
+}
+static const ptn_actor_ops filler_ops = {
+    .name = "filler", .state_size = sizeof(void *), .init = filler_init, .handle = filler_handle};
+
+Test(worker, what_is_being_handled_takes_no_room) {
+    struct rig r;
+    struct polite p = {0};
+    const ptn_actor_opts o = {.mbox_msgs_max = FULL_MSGS};
+    rig_open(&r, 1);
+    cr_assert_eq(ptn_runtime_spawn(r.rt, &filler_ops, &o, &p, PTN_TEMPORARY, &(ptn_addr){0}), 0);
+    cr_assert_eq(ptn_runtime_run(r.rt), 0);
+    cr_expect_geq(p.rounds, 100);
+    cr_expect_eq(p.twice_in_row, 0, "not the room that there was");
+    rig_close(&r);
+}
+
 /* ---- memory of an idle actor -------------------------------------------------------------- */
 
 #ifndef PTN_SANITIZE /* which count differently */
