@@ -18,7 +18,6 @@
 #define ACK_NS (50 * PTN_MS)
 #define DUE_NS (1 * PTN_SEC)
 #define DOUBLINGS_MAX 12u
-#define CONVERSATION_PREFIX "conversation."
 
 struct hub_cursor {
     struct hub_cursor *next, **pprev; /* of hub->feeds.cursors; pprev NULL: not there */
@@ -47,7 +46,7 @@ bool hub_cursor_is_fed(const struct hub_cursor *k) {
 
 static ptn_str conversation_of(const struct hub_cursor *k) {
     const struct hub_topic *t = hub_list_topic(k->sub->list);
-    size_t skip = sizeof CONVERSATION_PREFIX - 1;
+    size_t skip = sizeof HUB_CONVERSATION - 1;
     return (ptn_str){t->name + skip, t->name_bytes - skip};
 }
 
@@ -237,14 +236,14 @@ int hub_feed_ack(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     uint64_t id, seq;
     ptn_str conversation;
     char topic[PTN_TOPIC_BYTES_MAX];
-    size_t skip = sizeof CONVERSATION_PREFIX - 1;
+    size_t skip = sizeof HUB_CONVERSATION - 1;
     if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_uint(&u, &id) ||
         !ptn_unpack_str(&u, &conversation) || !ptn_unpack_uint(&u, &seq))
         return -PTN_EPROTO;
     struct hub_sink *s = hub_sink_of(h, id);
     if (s == NULL || conversation.n > sizeof topic - skip)
         return 0;
-    memcpy(topic, CONVERSATION_PREFIX, skip);
+    memcpy(topic, HUB_CONVERSATION, skip);
     memcpy(topic + skip, conversation.p, conversation.n);
     struct hub_topic *t =
         hub_index_topic(&h->index, (ptn_str){topic, skip + conversation.n}, false);

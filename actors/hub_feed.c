@@ -25,7 +25,6 @@
 #define HOLD_NS (10 * PTN_SEC)
 #define RETRY_NS (100 * PTN_MS)
 #define RETRY_DOUBLINGS_MAX 6u
-#define CONVERSATION_PREFIX "conversation."
 
 struct feed_item { /* a conversation to subscribe to */
     struct feed_item *next;
@@ -216,7 +215,7 @@ static bool held_grow(struct hub_feed *f) {
 
 bool hub_feed_holds(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic, ptn_buf *b) {
     struct hub_feed *f = s->feed;
-    if (f == NULL || f->listed || !ptn_str_starts(topic, PTN_STR(CONVERSATION_PREFIX)))
+    if (f == NULL || f->listed || !ptn_str_starts(topic, PTN_STR(HUB_CONVERSATION)))
         return false;
     if (!held_grow(f)) {
         hub_refuse_full(c, f->hub, s, tag, topic, false);
@@ -437,11 +436,11 @@ static bool read_items(struct hub_feed *f, ptn_unpack u) {
         ptn_str id, reason;
         uint64_t acked, deliveries, gap_from;
         if (!ptn_unpack_array(&u, &fields) || fields != 5 || !ptn_unpack_str(&u, &id) ||
-            id.n > PTN_TOPIC_BYTES_MAX - sizeof CONVERSATION_PREFIX ||
-            !ptn_unpack_uint(&u, &acked) || !ptn_unpack_uint(&u, &deliveries) ||
-            !ptn_unpack_uint(&u, &gap_from) || !ptn_unpack_str_or_nil(&u, &reason))
+            id.n > PTN_TOPIC_BYTES_MAX - sizeof HUB_CONVERSATION || !ptn_unpack_uint(&u, &acked) ||
+            !ptn_unpack_uint(&u, &deliveries) || !ptn_unpack_uint(&u, &gap_from) ||
+            !ptn_unpack_str_or_nil(&u, &reason))
             return false;
-        struct feed_item *item = item_new(PTN_STR(CONVERSATION_PREFIX), id);
+        struct feed_item *item = item_new(PTN_STR(HUB_CONVERSATION), id);
         if (item == NULL)
             return false;
         item->acked = acked;

@@ -16,7 +16,6 @@
 #define PAGE_ROWS 500u
 #define PAGE_RETRY_NS (50 * PTN_MS)
 #define PAGE_DEADLINE_NS (30 * PTN_SEC)
-#define CONVERSATION_PREFIX "conversation."
 
 struct page { /* rows read and not delivered yet */
     ptn_buf *buf;
@@ -353,7 +352,7 @@ static void page_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
 
 static bool page_ask(ptn_ctx *c, struct hub_flow *f) {
     const struct hub_topic *t = hub_list_topic(f->sub->list);
-    ptn_str topic = {t->name, t->name_bytes}, prefix = PTN_STR(CONVERSATION_PREFIX);
+    ptn_str topic = {t->name, t->name_bytes}, prefix = PTN_STR(HUB_CONVERSATION);
     bool conversation = ptn_str_starts(topic, prefix);
     ptn_pack w;
     ptn_pack_init(&w, 48 + topic.n);

@@ -11,6 +11,7 @@
 #include "actors/hub_latest.h"
 
 #define HUB_USER_BYTES_MAX 64
+#define HUB_CONVERSATION "conversation." /* and its id: the topic */
 
 struct hub_sink {
     ptn_hub *hub;

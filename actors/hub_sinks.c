@@ -230,7 +230,7 @@ struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uin
 /* What a client may see: its own user topics, system events, public topics; conversations are
  * decided by their owner.  Patterns over the private name spaces are refused. */
 const char *hub_forbidden(ptn_str topic, ptn_str user) {
-    ptn_str private_user = PTN_STR("user."), conversation = PTN_STR("conversation.");
+    ptn_str private_user = PTN_STR("user."), conversation = PTN_STR(HUB_CONVERSATION);
     bool wild = ptn_pattern_has_wildcard(topic);
     if (wild && (ptn_str_starts(topic, private_user) || ptn_str_starts(topic, conversation)))
         return "patterns do not reach into conversation.* or user.*: name the topic";
@@ -345,4 +345,25 @@ int ptn_hub_ack(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str conversation, 
     ptn_pack_str(&w, conversation);
     ptn_pack_uint(&w, seq);
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_ACK, &w);
+}
+
+void ptn_hub_move_cursor(ptn_ctx *c, const ptn_directory *d, ptn_str conversation, ptn_str user,
+                         ptn_str device, uint64_t seq, ptn_str reason) {
+    const size_t prefix = sizeof HUB_CONVERSATION - 1;
+    char topic[PTN_TOPIC_BYTES_MAX];
+    if (conversation.n > sizeof topic - prefix)
+        return; /* no conversation */
+    memcpy(topic, HUB_CONVERSATION, prefix);
+    memcpy(topic + prefix, conversation.p, conversation.n);
+    ptn_pack w;
+    ptn_pack_init(&w, 256);
+    ptn_pack_array(&w, 5);
+    ptn_pack_str(&w, (ptn_str){topic, prefix + conversation.n});
+    ptn_pack_str(&w, user);
+    ptn_pack_str(&w, device);
+    ptn_pack_uint(&w, seq);
+    ptn_pack_str_or_nil(&w, reason);
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b != NULL)
+        (void)ptn_publish(c, d->hub, d->workers, PTN_MSG_HUB_CURSOR, b, NULL);
 }

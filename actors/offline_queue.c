@@ -12,6 +12,7 @@
  */
 #include "actors/offline_queue.h"
 
+#include <postern/hub.h>
 #include <postern/log.h>
 #include <postern/metrics.h>
 
@@ -201,30 +202,6 @@ static int on_ack(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
     return 0;
 }
 
-/* The device's feed, wherever it is open, goes to seq. */
-static void move_feeds(ptn_ctx *c, const struct queue *q, const struct report *r, uint64_t seq,
-                       const char *reason) {
-    const ptn_directory *d = q->config->directory;
-    char topic[PTN_TOPIC_BYTES_MAX];
-    int n = snprintf(topic, sizeof topic, "conversation.%.*s", (int)r->conversation.n,
-                     r->conversation.p);
-    if (n < 0 || (size_t)n >= sizeof topic)
-        return; /* no conversation */
-    ptn_pack w;
-    ptn_pack_init(&w, 256);
-    ptn_pack_array(&w, 5);
-    ptn_pack_str(&w, (ptn_str){topic, (size_t)n});
-    ptn_pack_str(&w, r->user);
-    ptn_pack_str(&w, r->device);
-    ptn_pack_uint(&w, seq);
-    ptn_pack_str_or_nil(&w, ptn_str_of(reason));
-    ptn_buf *b = ptn_pack_finish(&w);
-    for (unsigned i = 0; b != NULL && i < d->workers; i++)
-        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_CURSOR, ptn_buf_ref(b)) < 0)
-            ptn_buf_unref(b); /* it comes with the device's next session */
-    ptn_buf_unref(b);
-}
-
 static int on_got(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
@@ -237,7 +214,8 @@ static int on_got(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
         r.value[0] = INT64_MAX; /* the store cuts it to what there is */
     r.value[2] = r.value[0];
     collect(c, q, &r);
-    move_feeds(c, q, &r, r.value[0], "acknowledged");
+    ptn_hub_move_cursor(c, q->config->directory, r.conversation, r.user, r.device, r.value[0],
+                        PTN_STR("acknowledged"));
     return 0;
 }
 
@@ -428,8 +406,8 @@ static void administered(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
             ptn_pack_nil(&w);
         ptn_buf_unref(encoded);
         if (x->type == PTN_MSG_ROUTE_DEAD_REPLAY && n > 0)
-            move_feeds(c, q, &(struct report){l.user, l.device, l.conversation, {0}}, l.from - 1,
-                       NULL);
+            ptn_hub_move_cursor(c, q->config->directory, l.conversation, l.user, l.device,
+                                l.from - 1, (ptn_str){0});
         ptn_response_send(c, x->to, &w);
     }
     wish_free(x);

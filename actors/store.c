@@ -27,11 +27,11 @@
  */
 #include "actors/store.h"
 
+#include <postern/hub.h>
 #include <postern/log.h>
 #include <postern/memory.h>
 #include <postern/metrics.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #define BATCH_MAX_DEFAULT 512u
@@ -507,29 +507,12 @@ static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 /* A feed that is open goes on behind what its cursor has passed.  One that does not hear of it
  * sends what it has, which costs nobody anything. */
 static void tell_hub(ptn_ctx *c, const ptn_directory *d, ptn_unpack u) {
-    char topic[PTN_TOPIC_BYTES_MAX];
     ptn_str id, user, device, reason;
     uint32_t n;
     uint64_t seq;
-    if (!ptn_unpack_array(&u, &n) || !ptn_unpack_str(&u, &id) || !ptn_unpack_str(&u, &user) ||
-        !ptn_unpack_str(&u, &device) || !ptn_unpack_uint(&u, &seq) || !ptn_unpack_str(&u, &reason))
-        return;
-    int bytes = snprintf(topic, sizeof topic, "conversation.%.*s", (int)id.n, id.p);
-    if (bytes < 0 || (size_t)bytes >= sizeof topic)
-        return;
-    ptn_pack w;
-    ptn_pack_init(&w, 256);
-    ptn_pack_array(&w, 5);
-    ptn_pack_str(&w, (ptn_str){topic, (size_t)bytes});
-    ptn_pack_str(&w, user);
-    ptn_pack_str(&w, device);
-    ptn_pack_uint(&w, seq);
-    ptn_pack_str(&w, reason);
-    ptn_buf *b = ptn_pack_finish(&w);
-    for (unsigned i = 0; b != NULL && i < d->workers; i++)
-        if (ptn_cast(c, d->hub[i], PTN_MSG_HUB_CURSOR, ptn_buf_ref(b)) < 0)
-            ptn_buf_unref(b);
-    ptn_buf_unref(b);
+    if (ptn_unpack_array(&u, &n) && ptn_unpack_str(&u, &id) && ptn_unpack_str(&u, &user) &&
+        ptn_unpack_str(&u, &device) && ptn_unpack_uint(&u, &seq) && ptn_unpack_str(&u, &reason))
+        ptn_hub_move_cursor(c, d, id, user, device, seq, reason);
 }
 
 /* The next round begins when something has changed, and of itself while something can expire. */

@@ -39,9 +39,10 @@ void publication_recycle(struct publication *p) {
     p->shard->idle = p;
 }
 
+static const char *const level_names[] = {"memory", "written", "synced"};
+
 static void answer_202(ptn_ctx *c, ptn_reply_to to, ptn_str epoch, uint64_t offset,
                        uint64_t subscribers, enum durability level) {
-    static const char *const names[] = {"memory", "written", "synced"};
     ptn_pack w;
     ptn_pack_init(&w, 128);
     ptn_response_begin(&w, 202);
@@ -53,7 +54,7 @@ static void answer_202(ptn_ctx *c, ptn_reply_to to, ptn_str epoch, uint64_t offs
     ptn_pack_key(&w, "subscribers");
     ptn_pack_uint(&w, subscribers);
     ptn_pack_key(&w, "durability");
-    ptn_pack_cstr(&w, names[level]);
+    ptn_pack_cstr(&w, level_names[level]);
     ptn_response_send(c, to, &w);
 }
 
@@ -207,29 +208,27 @@ static ptn_str path_topic(ptn_ctx *c, ptn_reply_to to, const ptn_request *r, boo
     return name;
 }
 
+static bool level_of(ptn_str name, enum durability *ret_level) {
+    for (unsigned i = 0; i < PTN_ARRAY_LEN(level_names); i++)
+        if (ptn_str_eqz(name, level_names[i])) {
+            *ret_level = (enum durability)i;
+            return true;
+        }
+    return false;
+}
+
 /* ?durability=.  False: no such level. */
 static bool read_level(const ptn_request *r, enum durability *ret_level) {
-    static const char *const names[] = {"memory", "written", "synced"};
     char buf[16];
-    ptn_str text, prefix = PTN_STR("durability=");
-    *ret_level = DURABILITY_DEFAULT;
+    ptn_str text, q = r->query, prefix = PTN_STR("durability=");
     int64_t ignored;
-    if (r->query.n == 0)
+    *ret_level = DURABILITY_DEFAULT;
+    if (q.n == 0 || (ptn_str_starts(q, prefix) && /* as frames write it */
+                     level_of((ptn_str){q.p + prefix.n, q.n - prefix.n}, ret_level)))
         return true;
-    if (ptn_str_starts(r->query, prefix)) /* as frames write it */
-        for (unsigned i = 0; i < PTN_ARRAY_LEN(names); i++)
-            if (ptn_str_eqz((ptn_str){r->query.p + prefix.n, r->query.n - prefix.n}, names[i]))
-                *ret_level = (enum durability)i;
-    if (*ret_level != DURABILITY_DEFAULT)
-        return true;
-    if (ptn_query_int(r->query, "durability", 0, 0, &ignored) == 0)
+    if (ptn_query_int(q, "durability", 0, 0, &ignored) == 0)
         return true; /* not given */
-    if (!ptn_query_get(r->query, "durability", buf, sizeof buf, &text))
-        return false;
-    for (unsigned i = 0; i < PTN_ARRAY_LEN(names); i++)
-        if (ptn_str_eqz(text, names[i]))
-            *ret_level = (enum durability)i;
-    return *ret_level != DURABILITY_DEFAULT;
+    return ptn_query_get(q, "durability", buf, sizeof buf, &text) && level_of(text, ret_level);
 }
 
 /* An id makes sending twice safe.  False: it was answered. */

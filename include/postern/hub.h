@@ -157,4 +157,9 @@ ptn_hub *ptn_hub_new(const ptn_hub_limits *limits, const ptn_directory *d, unsig
 void ptn_hub_free(ptn_hub *h);
 extern const ptn_actor_ops ptn_hub_actor; /* arg: the ptn_hub */
 
+/* Wherever the device's feed is open it goes on behind seq, as HUB_CURSOR says; reason: empty for
+ * none.  A hub that is too busy to hear of it learns it with the device's next session. */
+void ptn_hub_move_cursor(ptn_ctx *c, const ptn_directory *d, ptn_str conversation, ptn_str user,
+                         ptn_str device, uint64_t seq, ptn_str reason);
+
 #endif
