@@ -23,6 +23,7 @@
 #include "memory.h"
 #include "protocols/edge.h"
 #include "protocols/zmq/zmq_gw.h"
+#include "rooms.h"
 #include "runtime/stream_stats.h"
 #include "swarm.h"
 
@@ -264,6 +265,8 @@ static const struct death *death(void) {
 static void killed(void) {
     world->tally.kills++;
     world->tally.power_losses += death()->power;
+    if (death()->power)
+        cursors_lost();
     _exit(EXIT_KILLED); /* as SIGKILL: nothing is flushed, nobody is told */
 }
 

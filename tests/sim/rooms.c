@@ -24,6 +24,13 @@ const char *device_name(unsigned device) {
     return device < DEVICE_USERS ? "a" : "b";
 }
 
+unsigned device_of(ptn_str user, ptn_str name) {
+    for (unsigned i = 0; i < world->plan.devices; i++)
+        if (ptn_str_eqz(user, user_id(device_user(i))) && ptn_str_eqz(name, device_name(i)))
+            return i;
+    return DEVICES_MAX;
+}
+
 unsigned room_of(ptn_str conversation) {
     for (unsigned k = ROOM_OPEN; k < ROOMS; k++)
         if (ptn_str_eqz(conversation, conversation_id(k)))
@@ -192,13 +199,6 @@ struct letters {
         int64_t from, to;
     } at[LETTERS_MAX];
 };
-
-static unsigned device_of(ptn_str user, ptn_str name) {
-    for (unsigned i = 0; i < world->plan.devices; i++)
-        if (ptn_str_eqz(user, user_id(device_user(i))) && ptn_str_eqz(name, device_name(i)))
-            return i;
-    return DEVICES_MAX;
-}
 
 static void read_letters(store_db *db, struct letters *ret_l) {
     ptn_pack w;

@@ -14,6 +14,7 @@ struct store_db;
 
 unsigned device_user(unsigned device);
 const char *device_name(unsigned device);
+unsigned device_of(ptn_str user, ptn_str name); /* DEVICES_MAX: none of ours */
 unsigned room_of(ptn_str conversation); /* ROOMS: none of the two */
 
 /* ---- ROOM_OPEN ------------------------------------------------------------------------------- */
@@ -45,5 +46,9 @@ bool device_may_begin(unsigned device);
 
 /* At the end: what is owed to a device and has not come is a dead letter. */
 void check_devices(struct store_db *db);
+/* ... and no cursor is behind what it was. */
+void check_cursors(void);
+/* They do not wait for the disk. */
+void cursors_lost(void);
 
 #endif

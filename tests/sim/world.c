@@ -361,6 +361,7 @@ void check_store(void) {
     uint64_t messages = 0;
     check_integrity();
     check_scrubs();
+    check_cursors();
     ORACLE(store_db_open(DATABASE, &(store_db_opts){.vfs = DISK_VFS}, &db, &why) == 0,
            "store: cannot open: %s", why);
     for (unsigned k = 0; k < (guests_planned() > 0 ? ROOMS : CONVERSATIONS); k++) {

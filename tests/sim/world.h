@@ -169,6 +169,7 @@ struct world {
     struct login logins[LOGINS_MAX];
     struct membership members[DEVICE_USERS];
     struct device devices[DEVICES_MAX];
+    uint64_t cursors[DEVICES_MAX][2]; /* what the store has said, by room minus ROOM_OPEN */
     struct replica replica;
     struct tally tally;
 };
