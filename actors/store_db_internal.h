@@ -141,9 +141,11 @@
     XX(TOPIC_LOOSE, "UPDATE topics SET loose = 1 WHERE key = ?1")                                          \
     XX(EVENT_LAST, "SELECT place, total FROM topic_log WHERE place > ?1 AND place <= ?2"                   \
                    " ORDER BY place DESC LIMIT 1")                                                         \
-    XX(EVENT_ADD, STORE_EVENT_INSERT "(?, ?, ?, ?, ?)")                                                    \
-    XX(EVENTS_ADD, STORE_EVENT_INSERT STORE_EVENTS_4 ", " STORE_EVENTS_4 ", " STORE_EVENTS_4 ", " STORE_EVENTS_4) \
-    XX(EVENTS_OLDEST, "SELECT place, created_ms, total FROM topic_log WHERE place > ?1 AND place <= ?2"    \
+    XX(EVENTS_ADD, "INSERT INTO topic_log(place, created_ms, id, data, total, n)"                          \
+                   " VALUES(?1, ?2, ?3, ?4, ?5, ?6)")                                                      \
+    XX(EVENTS_SHORTEN, "UPDATE topic_log SET data = ?2, n = ?3, id = iif(?3 = 1, ?4, id) WHERE place = ?1") \
+    XX(EVENTS_OLDEST, "SELECT place, data, n, created_ms, total FROM topic_log"                            \
+                      " WHERE place > ?1 AND place <= ?2"                                                  \
                       " ORDER BY place LIMIT ?3")                                                          \
     XX(EVENTS_REMOVE, "DELETE FROM topic_log WHERE place > ?1 AND place <= ?2")                            \
     XX(TOPIC_BASE, "UPDATE topics SET base = ?2 WHERE key = ?1")                                           \
@@ -151,9 +153,10 @@
     XX(CONV_NEXT, "SELECT key, id FROM conversations WHERE key > ?1 ORDER BY key LIMIT 1")                 \
     XX(MSGS_OLDEST, "SELECT seq, timestamp_ms FROM messages WHERE conversation = ?1 ORDER BY seq LIMIT ?2") \
     XX(MSGS_REMOVE, "DELETE FROM messages WHERE conversation = ?1 AND seq <= ?2")                          \
-    XX(EVENT_IDS, "SELECT place, id FROM topic_log WHERE place > ?1 AND place <= ?2 AND id IS NOT NULL"    \
-                  " ORDER BY place")                                                                       \
-    XX(EVENTS, "SELECT place, data FROM topic_log WHERE place > ?1 AND place < ?2 ORDER BY place LIMIT ?3") \
+    XX(EVENT_IDS, "SELECT place, data, n, id FROM topic_log WHERE place > ?1 AND place <= ?2"              \
+                  " AND id IS NOT NULL ORDER BY place")                                                    \
+    XX(EVENTS, "SELECT place, data, n FROM topic_log WHERE place > ?1 AND place <= ?2"                     \
+               " ORDER BY place LIMIT ?3")                                                                 \
     XX(EDIT_GET, "SELECT print, outcome FROM edits WHERE user = ?1 AND id = ?2")                           \
     XX(EDIT_ADD, "INSERT INTO edits(user, n, id, print, outcome)"                                          \
                  " SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4 FROM edits WHERE user = ?1")             \
@@ -187,9 +190,6 @@
     XX(SYNC_NORMAL, "PRAGMA synchronous = NORMAL")                                                         \
     XX(PAGES, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
 /* clang-format on */
-#define STORE_EVENT_INSERT "INSERT INTO topic_log(place, created_ms, id, data, total) VALUES"
-#define STORE_EVENTS_4 "(?, ?, ?, ?, ?), (?, ?, ?, ?, ?), (?, ?, ?, ?, ?), (?, ?, ?, ?, ?)"
-#define STORE_EVENTS_AT_ONCE 16u /* rows of EVENTS_ADD: what a statement costs by itself, once */
 #define STORE_DEAD_COLUMNS "id, user, device, conversation, from_seq, to_seq, reason, created_ms"
 #define STORE_USER_COLUMNS                                                                         \
     "id, name, password_hash, roles, household, created_ms, preferences, version"
@@ -227,12 +227,24 @@ struct store_topic { /* what an append needs to know of a durable topic; a cache
     char name[];
 };
 
-/* Where an event lies in topic_log. */
+/* Where an event lies in topic_log, when it is the newest of its row. */
 #define STORE_OFFSET_BITS 40
 #define STORE_OFFSET_MAX ((INT64_C(1) << STORE_OFFSET_BITS) - 1)
 static inline int64_t store_place(const struct store_topic *t, int64_t offset) {
     return t->key << STORE_OFFSET_BITS | offset;
 }
+
+struct store_event {
+    int64_t offset;
+    ptn_bytes data, id; /* id.n == 0: none */
+};
+
+struct store_event_row { /* events that came together, and how far they have been read */
+    int64_t offset;      /* of the newest */
+    uint32_t n, left;
+    ptn_bytes id; /* of a single one */
+    ptn_unpack data;
+};
 
 struct retention { /* and how far its round has come */
     store_retention rules;
@@ -404,6 +416,13 @@ ptn_buf *store_events_append(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_events_append_written(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_event_range(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 void store_topics_drop(store_db *db);
+/* The current row of a SELECT of place, data, n. */
+struct store_event_row store_event_row_of(sqlite3_stmt *s, ptn_bytes id);
+/* The next event, oldest first.  False: that was all, or bits have flipped and the rest cannot be
+ * told apart: it is missing then, as if retention had taken it. */
+bool store_event_next(struct store_event_row *r, struct store_event *ret_e);
+/* Removes those behind t->base, up to cut.  False: failed. */
+bool store_events_remove(store_db *db, const struct store_topic *t, int64_t cut);
 /* The cached or loaded entry.  0, -PTN_ENOTFOUND, or another error (transaction doomed). */
 int store_topic_find(store_db *db, ptn_str name, struct store_topic **ret_t);
 

@@ -3,10 +3,10 @@
  * store_db_retention.c - what is older, larger or more than the rules keep is removed, from the old
  * end and a bounded piece at a time.
  *
- * A step looks at the next few topics and conversations behind a cursor and removes at most
- * ROWS_MAX rows, in the transaction of the batch it comes with, so that nobody waits long for it.
- * Events carry the running total of the bytes of their topic: how much lies between two of them is
- * one subtraction.
+ * A step looks at the next few topics and conversations behind a cursor and removes about ROWS_MAX
+ * messages and events, in the transaction of the batch it comes with, so that nobody waits long for
+ * it.  Rows of events carry the running total of the bytes of their topic: how much lies between
+ * two of them is one subtraction.
  */
 #include "actors/store_db_internal.h"
 
@@ -39,6 +39,30 @@ static bool is_old(const struct step *p, uint64_t age_ms, int64_t created_ms) {
     return age_ms > 0 && created_ms < p->now_ms - (int64_t)age_ms;
 }
 
+/* behind: bytes after it. */
+static bool event_goes(const struct store_topic *t, const struct topic_rule *rule, int64_t offset,
+                       uint64_t behind) {
+    return (rule->events > 0 && (uint64_t)(t->last - offset) >= rule->events) ||
+           (rule->bytes > 0 && behind >= rule->bytes);
+}
+
+/* The newest event that goes of a row whose newest one stays; the one before the row: none does. */
+static int64_t cut_inside(const struct store_topic *t, const struct topic_rule *rule,
+                          sqlite3_stmt *s, uint64_t behind) {
+    struct store_event_row row = store_event_row_of(s, (ptn_bytes){NULL, 0}), again = row;
+    struct store_event e;
+    int64_t cut = row.offset - row.n;
+    while (store_event_next(&row, &e))
+        behind += e.data.n;
+    while (store_event_next(&again, &e)) {
+        behind -= e.data.n;
+        if (!event_goes(t, rule, e.offset, behind))
+            break;
+        cut = e.offset;
+    }
+    return cut;
+}
+
 /* The newest offset that has to go, at least t->base.  <0: failed. */
 static int64_t events_cut(struct step *p, const struct store_topic *t,
                           const struct topic_rule *rule) {
@@ -49,29 +73,25 @@ static int64_t events_cut(struct step *p, const struct store_topic *t,
     (void)sqlite3_bind_int64(s, 2, store_place(t, t->last));
     (void)sqlite3_bind_int64(s, 3, p->rows);
     int64_t cut = t->base;
-    int rc;
+    int rc = SQLITE_ROW;
     bool goes = true;
-    while (goes && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        int64_t offset = sqlite3_column_int64(s, 0) & STORE_OFFSET_MAX;
-        uint64_t behind = (uint64_t)(t->total - sqlite3_column_int64(s, 2)); /* bytes after it */
-        goes = is_old(p, rule->age_ms, sqlite3_column_int64(s, 1)) ||
-               (rule->events > 0 && (uint64_t)(t->last - offset) >= rule->events) ||
-               (rule->bytes > 0 && behind >= rule->bytes);
-        if (goes)
-            cut = offset;
-        p->rows--;
+    while (goes && p->rows > 0 && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        int64_t offset = sqlite3_column_int64(s, 0) & STORE_OFFSET_MAX,
+                n = sqlite3_column_int(s, 2);
+        uint64_t behind = (uint64_t)(t->total - sqlite3_column_int64(s, 4));
+        goes = is_old(p, rule->age_ms, sqlite3_column_int64(s, 3)) ||
+               event_goes(t, rule, offset, behind);
+        int64_t up_to = goes ? offset : n > 1 ? cut_inside(t, rule, s, behind) : cut;
+        cut = up_to > cut ? up_to : cut;
+        p->rows -= (int)n;
     }
     (void)sqlite3_reset(s);
-    return !goes || rc == SQLITE_DONE ? cut : -1;
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? cut : -1;
 }
 
 static bool remove_events(struct step *p, struct store_topic *t, int64_t cut) {
-    sqlite3_stmt *s = store_sql(p->db, STORE_SQL_EVENTS_REMOVE);
-    if (s == NULL)
-        return false;
-    (void)sqlite3_bind_int64(s, 1, store_place(t, t->base));
-    (void)sqlite3_bind_int64(s, 2, store_place(t, cut));
-    if (!store_run(p->db, s) || (s = store_sql(p->db, STORE_SQL_TOPIC_BASE)) == NULL)
+    sqlite3_stmt *s;
+    if (!store_events_remove(p->db, t, cut) || (s = store_sql(p->db, STORE_SQL_TOPIC_BASE)) == NULL)
         return false;
     (void)sqlite3_bind_int64(s, 1, t->key);
     (void)sqlite3_bind_int64(s, 2, cut);

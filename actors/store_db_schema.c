@@ -181,7 +181,11 @@ static const char schema_3[] =
                                                                                 over */
     "CREATE INDEX users_by_cut ON users(not_before_ms) WHERE not_before_ms > 0;";
 
-static const char *const migrations[] = {schema_1, schema_2, schema_3};
+/* Events that came together: place is the newest one's, data holds [data, id or nil] of each, one
+ * behind the other, and id is empty, or NULL when none has one. */
+static const char schema_4[] = "ALTER TABLE topic_log ADD COLUMN n INTEGER NOT NULL DEFAULT 1;";
+
+static const char *const migrations[] = {schema_1, schema_2, schema_3, schema_4};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))
 
 static int read_version(sqlite3 *sql, int *ret_version) {

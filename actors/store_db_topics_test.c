@@ -114,13 +114,64 @@ Test(store_db_topics, events_of_one_message_are_stored_together) {
     struct opened o = open_topic("a.x", E2);
     cr_expect_eq(o.last, 3);
     cr_expect_eq(o.ids, 1);
-    /* What cannot be read to its end takes back what stood before it. */
-    cr_assert_eq(store_db_begin(db), 0);
     (void)run_buf(PTN_MSG_STORE_EVENTS_APPEND,
                   packed("ssii[snss]", "a.x", E1, (int64_t)4, (int64_t)5, "four", "five", "no id"));
-    cr_expect_neq(last_type, PTN_MSG_OK);
-    cr_expect_neq(store_db_commit(db), 0);
+    cr_expect_eq(problem_code(), PTN_CODE_INTERNAL, "what cannot be read to its end is not begun");
     cr_expect_eq(count_after("a.x", 0, &first), 3);
+    append_many("a.x", 4, 4);
+}
+
+/* Offsets from `from` on, which say it themselves; every third has an id. */
+static void append_together(const char *topic, int64_t from, int64_t n) {
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 5);
+    ptn_pack_cstr(&w, topic);
+    ptn_pack_cstr(&w, E1);
+    ptn_pack_int(&w, from);
+    ptn_pack_int(&w, 5);
+    ptn_pack_array(&w, (uint32_t)(2 * n));
+    for (int64_t i = from; i < from + n; i++) {
+        ptn_pack_int(&w, i);
+        if (i % 3 == 0)
+            ptn_pack_bin(&w, (ptn_bytes){(const uint8_t *)&i, sizeof i});
+        else
+            ptn_pack_nil(&w);
+    }
+    (void)run_buf(PTN_MSG_STORE_EVENTS_APPEND, ptn_pack_finish(&w));
+    cr_assert_eq(last_type, PTN_MSG_OK);
+}
+
+/* Whatever the bounds, and whichever events share a row, one sees each as if it stood alone. */
+Test(store_db_topics, a_range_begins_and_ends_inside_of_a_row) {
+    (void)open_topic("a.x", E1);
+    (void)open_topic("a.y", E1);
+    append_together("a.x", 1, 7);
+    append_together("a.x", 8, 1);
+    append_together("a.y", 1, 3);
+    append_together("a.x", 9, 2);
+    const int64_t last_offset = 10;
+    for (int64_t after = 0; after <= last_offset; after++)
+        for (int64_t before = after; before <= last_offset + 2; before++)
+            for (int64_t limit = 0; limit <= last_offset; limit++) {
+                ptn_bytes rows =
+                    element(run(STORE_EVENT_RANGE, "siii", "a.x", after, before, limit), 1);
+                int64_t n = (before <= last_offset ? before - 1 : last_offset) - after;
+                n = n < 0 ? 0 : n < limit ? n : limit;
+                cr_assert_eq(count_of(rows), n, "%d..%d", (int)after, (int)before);
+                for (uint32_t i = 0; i < n; i++) {
+                    cr_assert_eq(int_of(element(element(rows, i), 0)), after + 1 + i);
+                    cr_assert_eq(int_of(element(element(rows, i), 1)), after + 1 + i);
+                }
+            }
+    close_db();
+    open_db();
+    ptn_bytes ids = element(run(STORE_TOPIC_OPEN, "ssi", "a.x", E1, (int64_t)6), 3);
+    cr_assert_eq(count_of(ids), 2, "of 5 to 10");
+    for (uint32_t i = 0; i < 2; i++)
+        cr_expect_eq(int_of(element(element(ids, i), 1)), 6 + 3 * i);
+    cr_expect_eq(open_topic("a.x", E1).ids, 3);
+    cr_expect_eq(open_topic("a.x", E1).last, last_offset);
 }
 
 Test(store_db_topics, topics_lie_side_by_side) {
@@ -237,6 +288,40 @@ Test(store_db_topics, the_newest_events_stay) {
     append_many("a.x", 11, 11);
     (void)retain(0);
     cr_expect_eq(removed, 1);
+}
+
+/* Whichever share a row. */
+Test(store_db_topics, retention_takes_single_events) {
+    int64_t first;
+    rules[0].events = 4;
+    rules[1].bytes = 3;
+    (void)open_topic("a.x", E1);
+    append_together("a.x", 1, 5);
+    append_together("a.x", 6, 3);
+    append_many("a.x", 9, 9);
+    (void)retain(0);
+    cr_expect_eq(removed, 5);
+    cr_expect_eq(open_topic("a.x", E1).base, 5);
+    for (int64_t last_offset = 10; last_offset < 14; last_offset++) {
+        append_together("a.x", last_offset, 1);
+        (void)retain(0);
+        cr_expect_eq(removed, 1);
+        cr_expect_eq(count_after("a.x", 0, &first), 4);
+        cr_expect_eq(first, last_offset - 3);
+    }
+    append_together("a.x", 14, 9);
+    (void)retain(0);
+    cr_expect_eq(removed, 9);
+    struct opened o = open_topic("a.x", E1);
+    cr_expect_eq(o.base, 18);
+    cr_expect_eq(o.ids, 1, "21");
+    (void)open_topic("b.x", E1);
+    append_together("b.x", 1, 9); /* of one byte each */
+    (void)retain(0);
+    cr_expect_eq(removed, 6);
+    cr_expect_eq(count_after("b.x", 0, &first), 3);
+    cr_expect_eq(first, 7);
+    cr_expect_eq(open_topic("b.x", E1).ids, 1, "9");
 }
 
 Test(store_db_topics, bytes_of_data_count) {
