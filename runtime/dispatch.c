@@ -222,21 +222,34 @@ static void deliver_reply(ptn_ctx *c, struct ptn__env *e) {
 
 /* ---- batches ------------------------------------------------------------------------------ */
 
+/* A batch of an actor that other threads send to.  Their envelopes go back to where those for other
+ * workers come from. */
+static __attribute__((noinline)) void put_each(struct ptn__worker *w, struct ptn__env *e,
+                                               uint32_t n) {
+    for (struct ptn__env *next; n > 0; n--, e = next) {
+        next = e->next;
+        ptn__env_put(w->rt, e->far ? &w->far_mag : &w->mag, e);
+    }
+}
+
 /* Takes e out of the inbox, and everything before it, which has been handled. */
 INLINE void batch_commit(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
                          struct ptn__env *e) {
     uint32_t n = c->mark - w->sample_in, handled = n;
     uint64_t done = (uint64_t)n << 40;
+    struct ptn__env *first = ptn__inbox_pop(s, e);
     if (PTN_UNLIKELY(s->notes & PTN__NOTE_ODD)) {
         done += c->near_done;
         handled -= c->unhandled;
         c->near_done = 0;
         c->unhandled = 0;
         s->notes &= (uint8_t)~PTN__NOTE_ODD;
+        put_each(w, first, n);
+    } else {
+        ptn__env_put_list(w->rt, &w->mag, first, e, n);
     }
     ptn__near_load(s, -done);
     ptn__count(&s->handled, handled);
-    ptn__env_put_list(w->rt, &w->mag, ptn__inbox_pop(s, e), e, n);
 }
 
 /* A cast with a payload or from another thread, or a request.  False: it is something else. */

@@ -280,6 +280,15 @@ struct ptn__wait { /* sampled time in the mailbox, of one kind of actor */
     ptn_histogram_cells cells;
 };
 
+struct ptn__spin {       /* spin.c's */
+    ptn_time limit_ns;   /* 0: never */
+    ptn_time idle_since; /* the end of the last turn with messages */
+    uint32_t hold;       /* short idle times to come before it spins (again) */
+    uint32_t level;      /* of failure */
+    bool idle;           /* it has been asked since */
+    bool spun;           /* in this idle time */
+};
+
 struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last two */
     const ptn_ctx *ctx;
     uint64_t turn;
@@ -291,7 +300,8 @@ struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last two
 
 struct ptn__worker {
     _Alignas(PTN_CACHELINE) _Atomic(struct ptn__env *) ready; /* NULL | PARKED | CLOSED | stack */
-    _Atomic(uint64_t) wakes; /* by senders, once per park at most */
+    _Atomic(uint64_t) wakes;    /* by senders, once per park at most */
+    _Atomic(ptn_time) woken_at; /* by a sender, last */
 
     _Alignas(PTN_CACHELINE) ptn_runtime *rt;
     ptn_env *env;
@@ -306,10 +316,14 @@ struct ptn__worker {
     uint32_t call_depth;    /* nested contexts */
     _Atomic(ptn_ctx *) ctx; /* the innermost; relaxed, for signal handlers on this thread */
     struct ptn__watch watch;
+    struct ptn__spin spin;
     struct ptn__slot *runq, *runq_last; /* next first; the last, unless empty */
     uint64_t posts_waiting;             /* a bit for each worker with something in posts */
     uint32_t sample_in;                 /* messages until one is measured, and the clock read */
-    struct ptn__mag mag;
+    struct ptn__mag mag;                /* for its own actors */
+    /* For messages that cross workers.  They move in the order they have in memory, so that the
+     * prefetcher sees them coming, as long as nothing else takes and returns some in between. */
+    struct ptn__mag far_mag;
     struct ptn__wheel wheel;
     struct ptn__slot *live;
     uint32_t n_live;
@@ -516,6 +530,17 @@ void ptn__post_flush(struct ptn__worker *w, unsigned to);
 bool ptn__worker_at_turn_end(struct ptn__worker *w); /* true: the next turn has work */
 /* Refreshes w->now when a callback comes from outside a turn. */
 void ptn__worker_touch_clock(struct ptn__worker *w);
+
+/* ---- spin.c ------------------------------------------------------------------------------- */
+
+/* Owner, all of these.  limit_ns: the longest wait; 0: none. */
+void ptn__spin_init(struct ptn__spin *p, ptn_time limit_ns);
+/* A turn with messages has ended. */
+void ptn__spin_busy(struct ptn__spin *p, ptn_time now);
+/* Nothing is left to do: wait awake for a moment, and ask again?  Else sleep. */
+bool ptn__spin_wants(struct ptn__spin *p, ptn_time now);
+/* The idle time was ended by another thread, which came then. */
+void ptn__spin_message(struct ptn__spin *p, ptn_time at);
 
 /* ---- watchdog.c --------------------------------------------------------------------------- */
 

@@ -153,7 +153,7 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
     size_t old_bytes = atomic_fetch_add_explicit(&l->bytes, m->len, memory_order_relaxed);
     bool room = old < l->opts.jobs_max && (old == 0 || old_bytes + m->len <= l->opts.bytes_max) &&
                 !PTN_BUGGIFY("lane.full");
-    struct ptn__env *e = room ? ptn__env_get(w->rt, &w->mag) : NULL;
+    struct ptn__env *e = room ? ptn__env_get(w->rt, &w->far_mag) : NULL;
     if (e == NULL) {
         atomic_fetch_sub_explicit(&l->bytes, m->len, memory_order_relaxed);
         atomic_fetch_sub_explicit(&l->depth, 1, memory_order_relaxed);

@@ -7,6 +7,17 @@
 #include <stdlib.h>
 
 #define DRAIN_DEFAULT_NS (5 * PTN_SEC)
+#define SPIN_DEFAULT_NS (20 * UINT64_C(1000))
+
+/* 0: never, also where another worker may need the processor. */
+static ptn_time spin_limit(ptn_env *e, unsigned workers, ptn_time wanted) {
+    if (wanted == PTN_NEVER || e->ops->processors == NULL)
+        return 0;
+    unsigned n = e->ops->processors(e);
+    if (n < 2 || n < workers)
+        return 0;
+    return wanted != 0 ? wanted : SPIN_DEFAULT_NS;
+}
 
 int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt) {
     const ptn_runtime_opts defaults = {0};
@@ -22,7 +33,6 @@ int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt) {
         return err;
     }
     unsigned n = o->workers != 0 ? o->workers : 1;
-    rt->spin_ns = o->spin_ns;
     ptn__watchdog_init(rt, o);
     rt->drain_ns = o->drain_ns != 0 ? o->drain_ns : DRAIN_DEFAULT_NS;
     rt->env = o->env;
@@ -33,8 +43,10 @@ int ptn_runtime_new(const ptn_runtime_opts *opts, ptn_runtime **ret_rt) {
         err = ptn_env_uv_new(&rt->env);
         rt->env_owned = err == 0;
     }
-    if (err == 0)
+    if (err == 0) {
+        rt->spin_ns = spin_limit(rt->env, n, o->spin_ns);
         err = ptn__registry_init(&rt->registry);
+    }
     if (err == 0) {
         rt->workers = calloc(n, sizeof(struct ptn__worker *));
         err = rt->workers != NULL ? 0 : -PTN_ENOMEM;

@@ -146,7 +146,7 @@ int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take
     if (s == NULL)
         return (unsigned)(proto->to >> 56) == w->index
                    ? send_unborn(w, proto, take_payload)
-                   : send_far(w->rt, w, &w->mag, proto, take_payload);
+                   : send_far(w->rt, w, &w->far_mag, proto, take_payload);
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = bounded ? ptn__payload_len(take_payload) : 0;
     if (bounded && !near_reserve(s, len)) {

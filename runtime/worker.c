@@ -21,8 +21,16 @@
 
 #define TURN_NS (500 * UINT64_C(1000))
 #define CLOSING_POLL_NS PTN_MS
+#define SPIN_SLICE_NS 2000u
+#define SPIN_LOOKS 16u /* between two at the clock */
 
 /* ---- ready stack -------------------------------------------------------------------------- */
+
+/* For spin.c: a sender wakes w now. */
+static void woken_note(struct ptn__worker *w) {
+    if (w->rt->spin_ns > 0) /* relaxed: a hint */
+        atomic_store_explicit(&w->woken_at, w->env->ops->now(w->env), memory_order_relaxed);
+}
 
 bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest) {
     PTN_DEBUG_ASSERT(w->magic == PTN__WORKER_MAGIC);
@@ -38,6 +46,7 @@ bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn
                                                     memory_order_relaxed));
     if (old == PTN__PARKED) { /* R1: we, and nobody else, replaced PARKED */
         atomic_fetch_add_explicit(&w->wakes, 1, memory_order_relaxed); /* stats */
+        woken_note(w);
         w->env->ops->wake(w->env, w->index);
     }
     return true;
@@ -60,13 +69,22 @@ void ptn__posts_flush(struct ptn__worker *w) {
         ptn__post_flush(w, (unsigned)__builtin_ctzll(w->posts_waiting));
 }
 
+/* The first message from another thread after an idle time.  When did it come? */
+static void spin_learn(struct ptn__worker *w) {
+    /* relaxed: a hint; of an earlier wake-up when the one of this is not there yet */
+    ptn_time at = atomic_load_explicit(&w->woken_at, memory_order_relaxed);
+    ptn__spin_message(&w->spin, at > w->spin.idle_since ? at : w->now);
+}
+
 /* (T) Moves everything on the ready stack to the inboxes, oldest first. */
 static void worker_take(struct ptn__worker *w) {
     /* acq_rel: acquire partner is (P) of every chain on the stack; release orders our own past
      * before the next (P) that reads this NULL.  R4: the only way PARKED goes away on our side. */
     struct ptn__env *e = atomic_exchange_explicit(&w->ready, NULL, memory_order_acq_rel);
-    if (e == PTN__PARKED)
+    if (e == PTN__PARKED || e == NULL)
         return;
+    if (w->spin.idle)
+        spin_learn(w);
     struct ptn__env *fifo = NULL;
     while (e != NULL) {
         struct ptn__env *next = e->next;
@@ -95,16 +113,24 @@ static bool worker_try_park(struct ptn__worker *w) {
                                                    memory_order_acq_rel, memory_order_acquire);
 }
 
-/* Busy-waits for work instead of parking at once. */
-static void worker_spin(struct ptn__worker *w) {
-    ptn_time until = w->env->ops->now(w->env) + w->rt->spin_ns;
-    do {
-        for (unsigned i = 0; i < 64; i++) {
+static inline void cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Waits for messages, but no longer than sockets may wait for their turn. */
+static void worker_spin(struct ptn__worker *w, ptn_time now) {
+    for (ptn_time until = now + SPIN_SLICE_NS; now < until; now = w->env->ops->now(w->env)) {
+        for (unsigned i = 0; i < SPIN_LOOKS; i++) {
             /* relaxed: a hint; (K) decides */
             if (atomic_load_explicit(&w->ready, memory_order_relaxed) != NULL)
                 return;
+            cpu_relax();
         }
-    } while (w->env->ops->now(w->env) < until);
+    }
 }
 
 /* ---- end of turn -------------------------------------------------------------------------- */
@@ -218,7 +244,7 @@ static enum ptn_turn worker_closing(struct ptn__worker *w, ptn_time *ret_next_du
 }
 
 /* Nothing is left to do here.  Sleep, and until when? */
-static enum ptn_turn worker_idle(struct ptn__worker *w, ptn_time *ret_next_due) {
+static enum ptn_turn worker_idle(struct ptn__worker *w, ptn_time now, ptn_time *ret_next_due) {
     ptn_runtime *rt = w->rt;
     ptn_time due = ptn__wheel_next(&w->wheel);
     if (w->kill_seen && w->n_live == 0 && w->works_pending == 0) {
@@ -236,8 +262,10 @@ static enum ptn_turn worker_idle(struct ptn__worker *w, ptn_time *ret_next_due) 
         ptn_time until = atomic_load_explicit(&rt->drain_until, memory_order_relaxed);
         due = until < due ? until : due;
     }
-    if (rt->spin_ns > 0)
-        worker_spin(w);
+    if (ptn__spin_wants(&w->spin, now)) {
+        worker_spin(w, now);
+        return PTN_TURN_MORE;
+    }
     PTN_ASSERT(w->posts_waiting == 0);
     if (!worker_try_park(w))
         return PTN_TURN_MORE;
@@ -254,6 +282,7 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     w->now = w->clock = w->env->ops->now(w->env);
     w->now_stale = false;
     w->turn_until = w->now + TURN_NS;
+    uint64_t messages = atomic_load_explicit(&w->messages, memory_order_relaxed);
     bool more = phase_check(w);
     more |= ptn__timers_run(w);
     ptn__posts_flush(w); /* of these two, and of callbacks between turns */
@@ -262,15 +291,17 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     more |= ptn__worker_at_turn_end(w);
     ptn__posts_flush(w);
     ptn__count(&w->turns, 1);
-    ptn_time took = w->env->ops->now(w->env) - w->now;
+    ptn_time end = w->env->ops->now(w->env), took = end - w->now;
     if (took > atomic_load_explicit(&w->lag_ns_max, memory_order_relaxed))
         atomic_store_explicit(&w->lag_ns_max, took, memory_order_relaxed); /* stats */
     if (PTN_UNLIKELY(took >= w->rt->blocked_ns))
         ptn__watchdog_blocked(w, took);
     w->now_stale = true;
+    if (atomic_load_explicit(&w->messages, memory_order_relaxed) != messages)
+        ptn__spin_busy(&w->spin, end);
     if (more || w->runq != NULL)
         return PTN_TURN_MORE;
-    return worker_idle(w, ret_next_due);
+    return worker_idle(w, end, ret_next_due);
 }
 
 /* ---- start and end ------------------------------------------------------------------------ */
@@ -314,6 +345,7 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->sample_in = 1;
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);
+    ptn__spin_init(&w->spin, rt->spin_ns);
     int err = ptn__turn_ends_init(w);
     if (err == 0)
         err = ptn__slots_init(w);

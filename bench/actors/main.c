@@ -4,7 +4,8 @@
  *
  * Usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US]
  * SIZE and WARM_UP are the n of basic.c and many.c, of the measured run and of the one before it;
- * the sizes that are published are in bench/actors/run.
+ * the sizes that are published are in bench/actors/run.  SPIN_US: the longest that a worker waits
+ * awake; 0: it does not; by default as in the broker.
  * Output, of the measured run: operations, nanoseconds, those of CPU time, resident bytes gained.
  *
  * postern-actors line|wake SIZE is no program but a yardstick: see bare.c.  It prints the round
@@ -209,7 +210,8 @@ int main(int argc, char **argv) {
             stderr);
         return 2;
     }
-    const ptn_runtime_opts o = {.workers = (unsigned)workers, .spin_ns = spin_us * 1000};
+    const ptn_runtime_opts o = {.workers = (unsigned)workers,
+                                .spin_ns = argc == 6 && spin_us == 0 ? PTN_NEVER : spin_us * 1000};
     job.runs[0] = (struct bench){.workers = o.workers, .n = warm_up};
     job.runs[1] = (struct bench){.workers = o.workers, .n = size};
     return run(&job, &o);

@@ -61,8 +61,11 @@ static inline ptn_bytes ptn_msg_bytes(const ptn_msg *m) {
 typedef struct ptn_runtime_opts {
     unsigned workers;  /* 0: 1 */
     ptn_env *env;      /* NULL: libuv */
-    uint64_t spin_ns;  /* busy-wait before parking; 0: none */
     ptn_time drain_ns; /* how long actors may take to stop; 0: 5 s */
+    /* How long a worker may wait awake for messages of other threads before it sleeps.  It does so
+     * only while they keep coming within that time, and where every worker can have a processor of
+     * its own.  0: 20 us; PTN_NEVER: not at all. */
+    ptn_time spin_ns;
     /* CPU time one message may take: past slow_ns it is traced (PTN_TRACE_SLOW), past stuck_ns the
      * process writes a crash record and aborts.  Up to twice as much may pass before it is noticed.
      * 0: never; the simulator never does. */

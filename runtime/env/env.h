@@ -66,6 +66,9 @@ typedef struct ptn_env_ops {
     int64_t (*wall_ms)(ptn_env *e);
     void (*random)(ptn_env *e, void *p, size_t n);
 
+    /* Processors this process may run on; NULL: nothing happens while one waits (simulation). */
+    unsigned (*processors)(ptn_env *e);
+
     /* Runs n workers to their end; returns when all have stopped. */
     int (*run)(ptn_env *e, unsigned n, const ptn_env_worker_ops *ops, void *const *workers);
     /* Any thread.  Makes a parked worker take a turn.  docs/memory-model.md rule R1 says who may

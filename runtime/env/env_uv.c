@@ -76,6 +76,11 @@ static void env_random(ptn_env *e, void *p, size_t n) {
     explicit_bzero(pool.bytes + pool.left, n);
 }
 
+static unsigned env_processors(ptn_env *e) {
+    (void)e;
+    return uv_available_parallelism();
+}
+
 /* Any thread, also in a signal handler.  Before run() there is nobody to wake: the first turn comes
  * anyway. */
 static void env_wake(ptn_env *e, unsigned worker) {
@@ -303,6 +308,7 @@ static const ptn_env_ops uv_ops = {
     .now = env_now,
     .wall_ms = env_wall_ms,
     .random = env_random,
+    .processors = env_processors,
     .run = env_run,
     .wake = env_wake,
     .guard = env_guard,
