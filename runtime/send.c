@@ -24,7 +24,7 @@ static inline bool near_reserve(struct ptn__slot *s, size_t len) {
     uint64_t load = near;
     if (PTN_UNLIKELY(s->notes & PTN__NOTE_FAR)) /* relaxed: a counter */
         load += atomic_load_explicit(&s->far_load, memory_order_relaxed);
-    if (PTN_UNLIKELY(((load + s->near_slack) & PTN__LOAD_OVER) != 0 || PTN_BUGGIFY("mailbox.full")))
+    if (PTN_UNLIKELY(((load + s->near_slack) & PTN__LOAD_OVER) != 0))
         return false;
     atomic_store_explicit(&s->near_load, near, memory_order_relaxed);
     return true;
@@ -32,11 +32,11 @@ static inline bool near_reserve(struct ptn__slot *s, size_t len) {
 
 /* There was no room.  There is some if s is in a batch, and sends to itself. */
 static __attribute__((noinline)) int near_reserve_again(struct ptn__worker *w, struct ptn__slot *s,
-                                                        size_t len) {
+                                                        size_t len, bool fault) {
     for (ptn_ctx *c = atomic_load_explicit(&w->ctx, memory_order_relaxed); c != NULL; c = c->outer)
         if (c->slot == s)
             ptn__batch_settle(c);
-    return near_reserve(s, len)
+    return !fault && near_reserve(s, len)
                ? 0
                : refuse(s, len, atomic_load_explicit(&s->bytes_max, memory_order_relaxed));
 }
@@ -149,8 +149,9 @@ int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take
                    : send_far(w->rt, w, &w->far_mag, proto, take_payload);
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = bounded ? ptn__payload_len(take_payload) : 0;
-    if (bounded && !near_reserve(s, len)) {
-        int err = near_reserve_again(w, s, len);
+    bool fault = bounded && PTN_BUGGIFY("mailbox.full");
+    if (bounded && (fault || !near_reserve(s, len))) {
+        int err = near_reserve_again(w, s, len, fault);
         if (err < 0)
             return err;
     }
@@ -225,7 +226,7 @@ int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
     struct ptn__worker *w = c->w;
     struct ptn__slot *s = near_find(w, to);
     if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || !ptn__env_at_hand(&w->mag) ||
-                     !near_reserve(s, ptn__payload_len(take_payload))))
+                     PTN_BUGGIFY_IS_ON() || !near_reserve(s, ptn__payload_len(take_payload))))
         return cast_slow(c, to, type, take_payload);
     struct ptn__env *e = ptn__env_take(&w->mag);
     e->to = to;

@@ -15,7 +15,7 @@ struct store_db;
 unsigned device_user(unsigned device);
 const char *device_name(unsigned device);
 unsigned device_of(ptn_str user, ptn_str name); /* DEVICES_MAX: none of ours */
-unsigned room_of(ptn_str conversation); /* ROOMS: none of the two */
+unsigned room_of(ptn_str conversation);         /* ROOMS: none of the two */
 
 /* ---- ROOM_OPEN ------------------------------------------------------------------------------- */
 
