@@ -24,7 +24,8 @@
 #define LOOK_TIMEOUT_NS (1 * PTN_SEC) /* of a load when one has succeeded before */
 #define LOAD_RETRY_MIN_NS (100 * PTN_MS)
 #define LOAD_RETRY_MAX_NS (5 * PTN_SEC)
-#define LOOK_NS (1 * PTN_SEC) /* from one look at what the command line has changed to the next */
+/* From one look at what the command line has changed to the next: what it says holds after two. */
+#define LOOK_NS (500 * PTN_MS)
 #define TOKEN_TTL_MAX_MS (INT64_C(367) * 86400 * 1000) /* of any, the command line's too */
 
 static const char invalid_text[] =
@@ -105,16 +106,16 @@ static ptn_time look_ns(const struct auth *s) {
 
 /* Whether a token may be judged by what is known.  If not, a load is under way, and the question
  * waits for it.  Looks come with questions, so that an idle broker sleeps.  Under steady traffic
- * only the first question of a look waits; after a rest all of them do.  A store in trouble stops
- * nobody: until the retry succeeds, what was known counts. */
+ * nobody waits for a look, and after a rest of two everybody does: one that waited alone would be
+ * overtaken by those behind it on its connection.  A store in trouble stops nobody: until the retry
+ * succeeds, what was known counts. */
 static bool is_fresh(ptn_ctx *c, struct auth *s) {
     ptn_time age = ptn_now(c) - s->looked_at;
     if (age < look_ns(s) || s->troubled)
         return true;
-    if (s->loading)
-        return age < 2 * look_ns(s);
-    load(c, s);
-    return !s->loading; /* it failed at once */
+    if (!s->loading)
+        load(c, s);
+    return !s->loading || age < 2 * look_ns(s); /* it may have failed at once */
 }
 
 /* AUTH_TOKEN and AUTH_RESUME: [token or ticket] -> PRINCIPAL.  Tickets are used once in a while,

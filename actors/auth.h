@@ -19,7 +19,7 @@ typedef struct auth_config { /* arg of the actor, which it outlives */
     int64_t access_ttl_ms;  /* 0: 15 min; at most AUTH_ACCESS_TTL_MAX_MS */
     int64_t refresh_ttl_ms; /* 0: 30 days */
     ptn_time look_ns; /* from one look at what other processes have changed to the next, at least;
-                         0: 1 s */
+                         0: 500 ms */
 } auth_config;
 
 extern const ptn_actor_ops auth_actor;

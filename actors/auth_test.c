@@ -624,6 +624,31 @@ Test(auth, after_a_rest_every_question_waits_for_what_was_written) {
                               all_refused, both_edges_close, NULL});
 }
 
+static void short_rest(ptn_ctx *c, struct fx *f) {
+    expect_principal(f, "ann");
+    f->outstanding = 1;
+    ptn_timer_start(c, &f->timer, 750 * PTN_MS, run_step, f);
+}
+static void all_passed_in_order(ptn_ctx *c, struct fx *f) {
+    cr_expect_eq(f->n_ok, 3, "none waited for the look, behind the others");
+    f->n_refused = 0;
+    f->outstanding = 1;
+    ptn_timer_start(c, &f->timer, 100 * PTN_MS, run_step, f);
+}
+static void three_more(ptn_ctx *c, struct fx *f) {
+    f->outstanding = 0;
+    f->n_ok = 0;
+    for (unsigned i = 0; i < 3; i++)
+        token(c, f, 0, f->access);
+}
+
+Test(auth, under_traffic_nobody_waits_for_a_look_and_is_overtaken) {
+    static struct fx f;
+    run(&f, (const step_fn[]){ann_logs_in, ann_shows_token_on_0, short_rest,
+                              three_old_tokens_in_one_turn, all_passed_in_order, three_more,
+                              all_refused, NULL});
+}
+
 static void store_is_in_trouble(ptn_ctx *c, struct fx *f) {
     f->outstanding = 0;
     change_password(c, f);
