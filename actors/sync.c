@@ -439,7 +439,9 @@ static void on_pull(ptn_ctx *c, struct sync *s, const ptn_msg *m, const ptn_requ
                                "an integer from 1 to 500");
         return;
     }
-    bool given = ptn_query_get(r->query, "since", buf, sizeof buf, &since);
+    bool given = ptn_query_has(r->query, "since");
+    if (given && !ptn_query_get(r->query, "since", buf, sizeof buf, &since))
+        since = PTN_STR("?"); /* no token, and not the beginning either */
     ptn_pack w;
     ptn_pack_init(&w, 128 + since.n);
     ptn_pack_array(&w, 3);

@@ -345,8 +345,10 @@ bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r);
  * to be: a '/' in it is part of a name.  False: no such segment, bad encoding, NUL or invalid
  * UTF-8, or longer than buf. */
 bool ptn_path_segment(ptn_str path, unsigned i, char *buf, size_t buf_bytes, ptn_str *ret_s);
-/* Query parameter, percent- and plus-decoded into buf.  False: absent or malformed. */
+/* Query parameter, percent- and plus-decoded into buf.  False: absent, malformed or longer; the
+ * last two are for ptn_query_has() to tell. */
 bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, ptn_str *ret_s);
+bool ptn_query_has(ptn_str query, const char *key);
 /* Integer query parameter: 1 found, 0 absent, <0 not an integer within [min, max]. */
 int ptn_query_int(ptn_str query, const char *key, int64_t min, int64_t max, int64_t *ret_v);
 

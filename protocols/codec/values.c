@@ -66,7 +66,8 @@ bool ptn_path_segment(ptn_str path, unsigned i, char *buf, size_t buf_bytes, ptn
     return false;
 }
 
-bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, ptn_str *ret_s) {
+/* The parameter as it was sent. */
+static bool query_find(ptn_str query, const char *key, ptn_str *ret_raw) {
     ptn_str wanted = ptn_str_of(key);
     while (query.n > 0) {
         const char *amp = memchr(query.p, '&', query.n);
@@ -77,22 +78,29 @@ bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, 
         ptn_str name = {pair.p, eq != NULL ? (size_t)(eq - pair.p) : pair.n};
         if (!ptn_str_eq(name, wanted))
             continue;
-        ptn_str value = {"", 0};
+        *ret_raw = (ptn_str){"", 0};
         if (eq != NULL)
-            value = (ptn_str){eq + 1, pair.n - name.n - 1};
-        return percent_decode(value, true, buf, buf_bytes, ret_s);
+            *ret_raw = (ptn_str){eq + 1, pair.n - name.n - 1};
+        return true;
     }
     return false;
+}
+
+bool ptn_query_has(ptn_str query, const char *key) {
+    ptn_str raw;
+    return query_find(query, key, &raw);
+}
+
+bool ptn_query_get(ptn_str query, const char *key, char *buf, size_t buf_bytes, ptn_str *ret_s) {
+    ptn_str raw;
+    return query_find(query, key, &raw) && percent_decode(raw, true, buf, buf_bytes, ret_s);
 }
 
 int ptn_query_int(ptn_str query, const char *key, int64_t min, int64_t max, int64_t *ret_v) {
     char buf[24];
     ptn_str s = {0};
-    if (!ptn_query_get(query, key, buf, sizeof buf, &s)) {
-        char probe[1024]; /* present but malformed or too long for a number is an error, not absence
-                           */
-        return ptn_query_get(query, key, probe, sizeof probe, &s) ? -PTN_EINVAL : 0;
-    }
+    if (!ptn_query_get(query, key, buf, sizeof buf, &s))
+        return ptn_query_has(query, key) ? -PTN_EINVAL : 0;
     bool negative = s.n > 0 && s.p[0] == '-';
     if (s.n == (size_t)negative || s.n - negative > 18)
         return -PTN_EINVAL;

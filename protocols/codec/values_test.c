@@ -53,6 +53,8 @@ Test(values, queries) {
     cr_assert_eq(ptn_query_int(q, "name", 0, 1, &v), -PTN_EINVAL);
     cr_assert_eq(ptn_query_int(q, "flag", 0, 1, &v), -PTN_EINVAL);
     cr_assert_eq(ptn_query_int(q, "long", 0, INT64_MAX, &v), -PTN_EINVAL);
+    cr_assert_eq(ptn_query_int(q, "bad", 0, INT64_MAX, &v), -PTN_EINVAL, "malformed is not absent");
+    cr_assert(ptn_query_has(q, "bad") && ptn_query_has(q, "flag") && !ptn_query_has(q, "nam"));
 }
 
 Test(values, topic_names) {

@@ -164,14 +164,11 @@ void frames__call_free(struct frames_call *call) {
     ptn_buf_unref(call->memory);
 }
 
-/* The device's name, or empty when it cannot be one. */
-static ptn_str device_name(ptn_str device) {
-    if (device.n > PTN_DEVICE_BYTES_MAX)
-        return (ptn_str){0};
+bool frames_device_is_valid(ptn_str device) {
     for (size_t i = 0; i < device.n; i++)
         if ((uint8_t)device.p[i] < 0x20 || device.p[i] == 0x7f)
-            return (ptn_str){0};
-    return device;
+            return false;
+    return device.n <= PTN_DEVICE_BYTES_MAX;
 }
 
 /* ---- authentication ------------------------------------------------------------------------- */
@@ -295,6 +292,7 @@ static struct frames_call *auth_call(ptn_ctx *c, frames_session *s, const struct
     if (call == NULL)
         return NULL;
     call->send_welcome = welcome;
+    PTN_ASSERT(device.n <= sizeof call->device);
     call->n_device = (uint8_t)device.n;
     if (device.n > 0)
         memcpy(call->device, device.p, device.n);
@@ -306,7 +304,7 @@ void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_pr
                     ptn_str device) {
     const struct frames_in in = {.ticket = ticket};
     const char *message;
-    struct frames_call *call = auth_call(c, s, &in, device_name(device), true);
+    struct frames_call *call = auth_call(c, s, &in, device, true);
     if (call == NULL)
         return;
     const int err = session_accept(c, s, call, p);
@@ -375,7 +373,7 @@ static void authenticate(ptn_ctx *c, frames_session *s, struct frames_call *call
 void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,
                          ptn_str device, bool send_welcome_frame) {
     const struct frames_in in = {.ticket = ticket};
-    struct frames_call *call = auth_call(c, s, &in, device_name(device), send_welcome_frame);
+    struct frames_call *call = auth_call(c, s, &in, device, send_welcome_frame);
     if (call != NULL)
         authenticate(c, s, call, PTN_MSG_AUTH_TOKEN, token);
 }
@@ -389,7 +387,7 @@ static bool read_device(ptn_ctx *c, frames_session *s, const struct frames_in *i
     if (!ptn_map_get(in->frame, "device", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
-    if (ptn_unpack_str(&u, &device) && device_name(device).n == device.n) {
+    if (ptn_unpack_str(&u, &device) && frames_device_is_valid(device)) {
         *ret_device = device;
         return true;
     }

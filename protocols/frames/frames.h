@@ -65,8 +65,11 @@ void frames_session_init(ptn_ctx *c, frames_session *s);
  * and its asks are gone already. */
 void frames_session_done(ptn_ctx *c, frames_session *s);
 
-/* device: of the client, which tells its feed from those of the user's other devices; empty, or one
- * that is too long or no plain text: the device without a name.
+/* What may name a device: at most PTN_DEVICE_BYTES_MAX bytes, no control characters. */
+bool frames_device_is_valid(ptn_str device);
+
+/* device: of the client, which tells its feed from those of the user's other devices; valid; empty:
+ * the device without a name.
  *
  * Verifies a token and sets the identity, then sends `welcome` (or `error` and close 4501). */
 void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str token,

@@ -412,6 +412,13 @@ void http_exchanges_revoked(struct http_conn *conn, ptn_str session, ptn_str use
             x->revoked = true;
 }
 
+/* Absent is empty.  False: it is there and cannot be read. */
+static bool query_text(ptn_str query, const char *key, char *buf, size_t buf_bytes,
+                       ptn_str *ret_s) {
+    *ret_s = (ptn_str){"", 0};
+    return ptn_query_get(query, key, buf, buf_bytes, ret_s) || !ptn_query_has(query, key);
+}
+
 bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
     struct http_conn *conn = x->conn;
     struct http_edge *e = conn->edge;
@@ -431,12 +438,12 @@ bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
                     .principal = x->token_sent ? &x->principal : NULL};
     const char *message = "";
     ptn_str query = http_span_str(r, r->query);
-    if (!ptn_query_get(query, "token", token, sizeof token, &u.query_token))
-        u.query_token = (ptn_str){"", 0};
-    if (!ptn_query_get(query, "device", device, sizeof device, &u.device))
-        u.device = (ptn_str){"", 0};
+    bool readable = query_text(query, "token", token, sizeof token, &u.query_token) &&
+                    query_text(query, "device", device, sizeof device, &u.device);
     x->close_after = true; /* a refused handshake ends the connection */
-    int status = ws_upgrade_check(&u, &message);
+    int status = readable ? ws_upgrade_check(&u, &message) : 400;
+    if (!readable)
+        message = "token and device in the query are texts of at most 4096 and 64 bytes";
     if (status != 0 || e->base.draining) {
         struct http_problem p = {
             .status = status != 0 ? (unsigned)status : 503,

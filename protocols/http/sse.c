@@ -232,9 +232,9 @@ static bool resume_position(const struct http_exchange *x, char *buf, size_t buf
                             ptn_position *ret_since) {
     ptn_str id = http_header(&x->request, HTTP_H_LAST_EVENT_ID);
     *ret_since = (ptn_position){.epoch = {"", 0}};
-    if (id.n == 0 && !ptn_query_get(http_span_str(&x->request, x->request.query), "lastEventId",
-                                    buf, buf_bytes, &id))
-        return true;
+    ptn_str query = http_span_str(&x->request, x->request.query);
+    if (id.n == 0 && !ptn_query_get(query, "lastEventId", buf, buf_bytes, &id))
+        return !ptn_query_has(query, "lastEventId");
     return id.n == 0 || http_position(id, ret_since);
 }
 

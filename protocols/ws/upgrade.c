@@ -80,6 +80,10 @@ int ws_upgrade_check(const ws_upgrade *u, const char **reterr_message) {
                           "postern.v1.msgpack, or none";
         return 400;
     }
+    if (!frames_device_is_valid(u->device)) {
+        *reterr_message = "device must be a text of at most 64 bytes, no control characters";
+        return 400;
+    }
     enum ws_deflate_answer answer;
     if (!ws__extensions(u->extensions, &answer)) {
         *reterr_message = "Sec-WebSocket-Extensions must be a list of extensions (RFC 6455 9.1)";

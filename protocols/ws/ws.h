@@ -20,7 +20,8 @@ typedef struct ws_upgrade {
 } ws_upgrade;
 
 /* Checks the request without answering: 0, or an HTTP status with a message: 426 for another
- * version, 400 for a bad key, an unknown subprotocol list or a malformed list of extensions. */
+ * version, 400 for a bad key, an unknown subprotocol list, a device that cannot be one or a
+ * malformed list of extensions. */
 int ws_upgrade_check(const ws_upgrade *u, const char **reterr_message);
 /* Writes the 101 response and takes the stream over; early are bytes that came after the request.
  * -PTN_ENOMEM: the stream still belongs to the caller.  The connection counts in

@@ -895,6 +895,15 @@ class ConversationsTest(RestTest):
         self.assertLessEqual(made, set(seen))
 
 
+    def test_a_query_that_cannot_be_read(self):
+        """A parameter that is malformed, or longer than any good one, is not one that is absent."""
+        for path in ("/conversations?limit=%zz", "/conversations?limit=" + "1" * 2000,
+                     "/sync?since=%zz", "/sync?since=" + "x" * 4000):
+            self.assertProblem(self.get(path, self.ann), 422, "validation_failed")
+        self.assertProblem(self.get("/topics/x/events?lastEventId=" + "x" * 4000, self.ann), 400,
+                           "invalid_request")
+
+
 class MessagesTest(RestTest):
     """Messages."""
 

@@ -108,6 +108,17 @@ class HandshakeTest(WsTest):
         self.assertEqual(raw.headers["Trace-Id"], trace)
         self.assertRegex(self.raw().headers["Trace-Id"], "^[0-9a-f]{32}$")
 
+    def test_a_device_that_cannot_be_one(self):
+        """It must not be taken for the device without a name, whose messages it would confirm."""
+        for device in ("d" * 65, "%0A", "%ff", "d" * 5000):
+            raw = RawHttp(self.broker.http)
+            self.addCleanup(raw.close)
+            raw.send((f"GET /ws?device={device} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+                      "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").encode())
+            self.assertProblem(raw.reply(), 400, "invalid_request")
+        self.ws(path="/ws?device=" + "d" * 64).fence()
+
     def test_auth_by_header_query_and_frame(self):
         """`Authorization: Bearer` at the upgrade, or `?token=`, or a first `auth` frame."""
         for how in ("header", "query", "frame"):
