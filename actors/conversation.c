@@ -453,10 +453,8 @@ static void resync_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     struct shard *s = state;
     (void)t;
     (void)arg;
-    uint64_t hubs = s->resync;
-    s->resync = 0;
     for (unsigned i = 0; i < s->directory->workers; i++)
-        if (hubs & UINT64_C(1) << i)
+        if (s->resync & UINT64_C(1) << i)
             shard_resync(c, s, i);
     struct op *op = s->held;
     s->held = NULL;
@@ -467,10 +465,13 @@ static void resync_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 }
 
 void shard_resync(ptn_ctx *c, struct shard *s, unsigned worker) {
+    uint64_t bit = UINT64_C(1) << worker;
     int err = ptn_cast(c, s->directory->hub[worker], PTN_MSG_OWNER_RESTARTED, NULL);
-    if (err == 0 || err == -PTN_ENOACTOR || err == -PTN_ESTOPPING)
+    if (err == 0 || err == -PTN_ENOACTOR || err == -PTN_ESTOPPING) {
+        s->resync &= ~bit; /* whatever it has missed so far: once is enough */
         return;
-    s->resync |= UINT64_C(1) << worker;
+    }
+    s->resync |= bit;
     if (!ptn_timer_is_armed(&s->resync_timer))
         ptn_timer_start(c, &s->resync_timer, RESYNC_NS, resync_due, NULL);
 }
