@@ -237,7 +237,11 @@ static void look_for_letters(ptn_ctx *c, int64_t arg) {
 
 static void answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     (void)c, (void)state, (void)arg;
+    ptn_response r;
     cr_assert(err == 0 && reply->type == PTN_MSG_RESPONSE);
+    cr_assert(ptn_response_unpack(ptn_msg_bytes(reply), &r));
+    cr_expect_eq(r.page.n, 0, "one letter is no list");
+    cr_expect_eq(ptn_kind_of(r.data), PTN_KIND_MAP);
 }
 
 static void replay(ptn_ctx *c, int64_t arg) {

@@ -395,11 +395,13 @@ static void administered(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
         }
         ptn_buf *encoded = ptn_pack_finish(&rows);
         ptn_pack_init(&w, 96 + ptn_buf_bytes(encoded).n);
-        ptn_response_begin_page(
-            &w, 200, list && n == x->limit ? number(next, sizeof next, l.id) : (ptn_str){0},
-            (ptn_str){0});
-        if (list)
+        if (list) {
+            ptn_str more = n == x->limit ? number(next, sizeof next, l.id) : (ptn_str){0};
+            ptn_response_begin_page(&w, 200, more, (ptn_str){0});
             ptn_pack_array(&w, n);
+        } else {
+            ptn_response_begin(&w, 200);
+        }
         if (n > 0)
             ptn_pack_raw(&w, ptn_buf_bytes(encoded));
         else if (!list)
