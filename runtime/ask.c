@@ -18,7 +18,7 @@
 
 #define ASK_DEFAULT_NS (30 * PTN_SEC) /* there is no infinite ask */
 #define TOKENS_MAX 65536u             /* past it a crash is noticed at the deadline only */
-#define ASK_POOL_MAX 4096u
+#define POOL_MAX 4096u                /* of a worker's idle asks, and of its idle tokens */
 
 struct ptn__ask {
     struct ptn__ask *next; /* free list */
@@ -39,7 +39,7 @@ static struct ptn__ask *ask_get(struct ptn__worker *w) {
 }
 
 static void ask_put(struct ptn__worker *w, struct ptn__ask *a) {
-    if (w->n_ask_free == ASK_POOL_MAX) {
+    if (w->n_ask_free == POOL_MAX) {
         free(a);
         return;
     }
@@ -55,6 +55,12 @@ void ptn__ask_pool_done(struct ptn__worker *w) {
         free(a);
     }
     w->n_ask_free = 0;
+    while (w->token_free != NULL) {
+        struct ptn__token *t = w->token_free;
+        w->token_free = t->next;
+        free(t);
+    }
+    w->n_token_free = 0;
 }
 
 /* Takes the entry out; the caller then owns it. */
@@ -195,15 +201,34 @@ void ptn__asks_cancel(struct ptn__slot *s) {
 
 /* ---- tokens ------------------------------------------------------------------------------- */
 
+static struct ptn__token *token_get(struct ptn__worker *w) {
+    struct ptn__token *t = w->token_free;
+    if (t == NULL)
+        return malloc(sizeof(*t));
+    w->token_free = t->next;
+    w->n_token_free--;
+    return t;
+}
+
+static void token_put(struct ptn__worker *w, struct ptn__token *t) {
+    if (w->n_token_free == POOL_MAX) {
+        free(t);
+        return;
+    }
+    t->next = w->token_free;
+    w->token_free = t;
+    w->n_token_free++;
+}
+
 /* Drops the tokens whose asker has stopped waiting. */
-static void tokens_sweep(struct ptn__cold *k, ptn_time now) {
+static void tokens_sweep(struct ptn__worker *w, struct ptn__cold *k) {
     struct ptn__map keep = {0};
     for (uint32_t i = 0; i < k->tokens.cap; i++) {
         if (k->tokens.keys[i] == 0)
             continue;
         struct ptn__token *t = k->tokens.vals[i];
-        if (t->deadline < now || ptn__map_put(&keep, k->tokens.keys[i], t) < 0)
-            free(t);
+        if (t->deadline < w->now || ptn__map_put(&keep, k->tokens.keys[i], t) < 0)
+            token_put(w, t);
     }
     ptn__map_done(&k->tokens);
     k->tokens = keep;
@@ -220,19 +245,20 @@ ptn_reply_to ptn_reply_token(ptn_ctx *c, const ptn_msg *req) {
     if (k == NULL)
         return r;
     if (k->tokens.n >= k->tokens_sweep_at)
-        tokens_sweep(k, c->w->now);
-    struct ptn__token *t = k->tokens.n < TOKENS_MAX ? malloc(sizeof(*t)) : NULL;
+        tokens_sweep(c->w, k);
+    struct ptn__token *t = k->tokens.n < TOKENS_MAX ? token_get(c->w) : NULL;
     if (t != NULL) {
         *t = (struct ptn__token){.to = req->from, .deadline = req->deadline};
         if (ptn__map_put(&k->tokens, req->corr, t) < 0)
-            free(t);
+            token_put(c->w, t);
     }
     return r;
 }
 
 void ptn__token_remove(struct ptn__slot *s, uint64_t corr) {
-    if (s->cold->tokens.n > 0)
-        free(ptn__map_take(&s->cold->tokens, corr));
+    struct ptn__token *t = s->cold->tokens.n > 0 ? ptn__map_take(&s->cold->tokens, corr) : NULL;
+    if (t != NULL)
+        token_put(s->worker, t);
 }
 
 void ptn__tokens_answer(struct ptn__slot *s, int err) {
@@ -245,7 +271,7 @@ void ptn__tokens_answer(struct ptn__slot *s, int err) {
         struct ptn__token *t = k->tokens.vals[i];
         if (err != 0 && t->deadline > s->worker->now) /* else its asker has stopped waiting */
             ptn__answer_err(s->worker, s->self, t->to, k->tokens.keys[i], err);
-        free(t);
+        token_put(s->worker, t);
     }
     ptn__map_done(&k->tokens);
     k->tokens_sweep_at = 0;

@@ -334,7 +334,8 @@ struct ptn__worker {
     struct ptn__turn_end *turn_end_head, **turn_end_tail, *turn_end_free;
     uint32_t n_turn_ends;
     struct ptn__ask *ask_free;
-    uint32_t n_ask_free;
+    struct ptn__token *token_free;
+    uint32_t n_ask_free, n_token_free;
     struct ptn__slot_table slots;
     struct ptn__dead_letter dead_ring[PTN__DEAD_RING];
     uint32_t dead_traced;
@@ -652,6 +653,7 @@ void ptn__turn_ends_done(struct ptn__worker *w);
 /* ---- ask.c, timer.c, watch.c, registry.c, deadletter.c, supervise.c, arena.c ---------------- */
 
 struct ptn__token {
+    struct ptn__token *next; /* free list */
     ptn_addr to;
     ptn_time deadline;
 };
