@@ -43,9 +43,17 @@ void ptn_pack_map(ptn_pack *w, uint32_t n);   /* header; n key-value pairs follo
 size_t ptn_pack_array_open(ptn_pack *w);
 void ptn_pack_array_close(ptn_pack *w, size_t at, uint32_t n);
 void ptn_pack_raw(ptn_pack *w, ptn_bytes encoded); /* an already encoded value */
-/* Of a map; inline, so that the length of a literal is known. */
+/* Of a map; inline, so that a literal is a few stores: a fixstr, and nearly always there is room.
+ */
 static inline void ptn_pack_key(ptn_pack *w, const char *z) {
-    ptn_pack_str(w, ptn_str_of(z));
+    size_t n = strlen(z);
+    if (PTN_UNLIKELY(n > 31 || (size_t)(w->end - w->p) <= n)) {
+        ptn_pack_str(w, (ptn_str){z, n});
+        return;
+    }
+    *w->p = (uint8_t)(0xa0 | n);
+    memcpy(w->p + 1, z, n);
+    w->p += 1 + n;
 }
 size_t ptn_pack_len(const ptn_pack *w);
 /* The sealed buffer, or NULL when anything failed (then everything is released). */
