@@ -3,8 +3,9 @@
  * cursors.c - the oracle `cursor`: how far a device has acknowledged never goes back.
  *
  * It stands between the store's thread and its database: what a committed transaction has said of a
- * cursor is a fact, whoever fails or is killed after it, until its user leaves the conversation.  A
- * loss of power ends it, because cursors do not wait for the disk.
+ * cursor is a fact, whoever fails or is killed after it, until its user leaves the conversation.
+ * Cursors do not wait for the disk: a loss of power ends it, and so does a sync that fails, because
+ * the kernel may forget then what it has not written.
  */
 #include "rooms.h"
 
@@ -89,6 +90,8 @@ static void removed(ptn_bytes payload) {
 
 /* ---- between the store and its database ------------------------------------------------------ */
 
+int __real_store_db_settle(store_db *db);
+int __wrap_store_db_settle(store_db *db);
 int __real_store_db_begin(store_db *db);
 int __wrap_store_db_begin(store_db *db);
 int __real_store_db_commit(store_db *db);
@@ -98,13 +101,28 @@ ptn_buf *__real_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
 ptn_buf *__wrap_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
                                  uint32_t *ret_type);
 
+void cursors_lost(void) {
+    memset(world->cursors, 0, sizeof world->cursors);
+}
+
+static int unless_failed(int err) {
+    if (err != 0)
+        cursors_lost();
+    return err;
+}
+
+int __wrap_store_db_settle(store_db *db) {
+    return unless_failed(__real_store_db_settle(db));
+}
+
 int __wrap_store_db_begin(store_db *db) {
+    int err = unless_failed(__real_store_db_begin(db));
     memcpy(&pending, world->cursors, sizeof pending);
-    return __real_store_db_begin(db);
+    return err;
 }
 
 int __wrap_store_db_commit(store_db *db) {
-    int err = __real_store_db_commit(db);
+    int err = unless_failed(__real_store_db_commit(db));
     if (err == 0)
         memcpy(world->cursors, &pending, sizeof pending);
     return err;
@@ -113,7 +131,7 @@ int __wrap_store_db_commit(store_db *db) {
 ptn_buf *__wrap_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
                                  uint32_t *ret_type) {
     ptn_buf *reply = __real_store_db_execute(db, type, payload, ret_type);
-    if (reply == NULL)
+    if (reply == NULL && type != PTN_MSG_STORE_FLUSH)
         return NULL;
     if (type == PTN_MSG_STORE_FEED_ACK && *ret_type == PTN_MSG_STORE_FEED_ACKED)
         acknowledged(payload);
@@ -121,11 +139,9 @@ ptn_buf *__wrap_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
         opened(payload, ptn_buf_bytes(reply));
     else if (type == PTN_MSG_STORE_MEMBERS_REMOVE && *ret_type == PTN_MSG_STORE_CONV)
         removed(payload);
+    else if (type == PTN_MSG_STORE_FLUSH && *ret_type != PTN_MSG_OK)
+        cursors_lost();
     return reply;
-}
-
-void cursors_lost(void) {
-    memset(world->cursors, 0, sizeof world->cursors);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
