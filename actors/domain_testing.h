@@ -51,6 +51,8 @@ struct step {
     void (*run)(ptn_ctx *c, struct fixture *f);
 };
 
+#define AGAIN_MAX 20000 /* milliseconds */
+
 struct fixture {
     struct rig rig;
     struct test_dir dir;
@@ -68,8 +70,8 @@ struct fixture {
     unsigned n_published;
     ptn_time store_delay_ns; /* the proxy holds answers to writes of a conversation for so long */
     const struct step *steps;
-    unsigned at;
-    const char *user; /* who asks */
+    unsigned at, again; /* a step that goes back waits for something */
+    const char *user;   /* who asks */
     uint32_t roles;
     ptn_time deadline_ns; /* of requests, from now; 0: long */
     const char *idempotency_key, *if_match;
@@ -165,8 +167,10 @@ static inline void script_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) 
         return;
     }
     if (s->hub == h->index) {
-        f->at++;
+        unsigned at = f->at++;
         s->run(c, f);
+        f->again = f->at == at ? f->again + 1 : 0;
+        cr_assert_lt(f->again, AGAIN_MAX, "step %u waits in vain", at);
     }
     ptn_timer_start(c, t, PTN_MS, script_due, h);
 }

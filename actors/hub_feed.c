@@ -97,10 +97,12 @@ static struct hub_reader *reader_of(ptn_hub *h, ptn_str user, bool make) {
 }
 
 static struct hub_feed *feed_new(ptn_hub *h, struct hub_sink *s, uint64_t roles, ptn_str device) {
-    struct hub_reader *r = reader_of(h, user_of(s), true);
-    struct hub_feed *f = r != NULL ? calloc(1, sizeof *f) : NULL;
-    if (f == NULL)
+    struct hub_feed *f = calloc(1, sizeof *f);
+    struct hub_reader *r = f != NULL ? reader_of(h, user_of(s), true) : NULL;
+    if (r == NULL) {
+        free(f);
         return NULL;
+    }
     f->hub = h;
     f->sink = s;
     f->roles = roles;

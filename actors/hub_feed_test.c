@@ -207,7 +207,8 @@ static void say(ptn_ctx *c, int64_t n) {
         ptn_pack_map(&w, 1);
         ptn_pack_key(&w, "content");
         ptn_pack_cstr(&w, "hello");
-        cr_assert_eq(ptn_ask(c, S.d.conversation[0], PTN_MSG_ROUTE_MSG_SEND_TO, ptn_pack_finish(&w),
+        ptn_buf *b = ptn_pack_finish(&w);
+        cr_assert_eq(ptn_ask(c, S.d.conversation[0], PTN_MSG_ROUTE_MSG_SEND_TO, b,
                              ptn_now(c) + PTN_SEC, said, NULL, NULL),
                      0);
     }
@@ -254,9 +255,9 @@ static void replay(ptn_ctx *c, int64_t arg) {
     ptn_pack_init(&w, 256);
     ptn_request_begin(&w, &r);
     ptn_pack_nil(&w);
-    cr_assert_eq(ptn_ask(c, S.d.queue[0], PTN_MSG_ROUTE_DEAD_REPLAY, ptn_pack_finish(&w), PTN_NEVER,
-                         answered, NULL, NULL),
-                 0);
+    ptn_buf *b = ptn_pack_finish(&w);
+    cr_assert_eq(
+        ptn_ask(c, S.d.queue[0], PTN_MSG_ROUTE_DEAD_REPLAY, b, PTN_NEVER, answered, NULL, NULL), 0);
 }
 
 static void allow(ptn_ctx *c, int64_t subscriptions) {

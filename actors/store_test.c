@@ -331,12 +331,16 @@ Test(store, a_page_is_read_while_the_writer_waits) {
 
 #define BUSY_NS (300 * PTN_MS)
 #define LOOK_NS (10 * PTN_MS)
+#ifndef RIG_WAIT_S /* shorter where a failing allocation makes waiting hopeless */
+#define RIG_WAIT_S 20
+#endif
 
 struct scrubbing {
     ptn_addr store;
     store_db *other; /* holds the lock that the writer waits for; NULL: no longer */
     ptn_timer timer;
     uint64_t pages, pages_while_busy;
+    unsigned looks;
     int64_t state;
     bool written;
 };
@@ -350,10 +354,9 @@ static void scrub_look(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 static void scrub_looked(ptn_ctx *c, void *state, int err, const ptn_msg *m, void *arg) {
     struct scrubbing *s = arg;
     (void)state;
-    cr_assert_eq(err, 0);
-    cr_assert_eq(m->type, PTN_MSG_STORE_STATS_REPLY);
-    s->state = int_of(element(element(ptn_msg_bytes(m), 5), 0));
-    if (s->state == PTN_SCRUB_SOUND)
+    if (err == 0 && m->type == PTN_MSG_STORE_STATS_REPLY)
+        s->state = int_of(element(element(ptn_msg_bytes(m), 5), 0));
+    if (s->state == PTN_SCRUB_SOUND || ++s->looks > RIG_WAIT_S * PTN_SEC / LOOK_NS)
         ptn_runtime_stop(ptn_ctx_runtime(c));
     else
         ptn_timer_start(c, &s->timer, LOOK_NS, scrub_look, s);
@@ -367,7 +370,8 @@ static void scrub_look(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         store_db_rollback(s->other);
         s->other = NULL;
     }
-    (void)ptn_ask(c, s->store, PTN_MSG_STORE_STATS, NULL, PTN_NEVER, scrub_looked, s, NULL);
+    if (ptn_ask(c, s->store, PTN_MSG_STORE_STATS, NULL, PTN_NEVER, scrub_looked, s, NULL) < 0)
+        ptn_runtime_stop(ptn_ctx_runtime(c));
 }
 
 static void scrub_written(ptn_ctx *c, void *state, int err, const ptn_msg *m, void *arg) {
@@ -378,10 +382,12 @@ static void scrub_written(ptn_ctx *c, void *state, int err, const ptn_msg *m, vo
 static int scrub_init(ptn_ctx *c, void *state, void *arg) {
     struct scrubbing *s = arg;
     (void)state;
-    cr_assert_eq(store_db_begin(s->other), 0);
     ptn_buf *b = packed("sssssni", "c1", "m1", "alice", "text", "x", (int64_t)1);
     ptn_timer_start(c, &s->timer, BUSY_NS, scrub_look, s);
-    return ptn_ask(c, s->store, PTN_MSG_STORE_MSG_APPEND, b, PTN_NEVER, scrub_written, s, NULL);
+    int err = ptn_ask(c, s->store, PTN_MSG_STORE_MSG_APPEND, b, PTN_NEVER, scrub_written, s, NULL);
+    if (err < 0)
+        ptn_buf_unref(b);
+    return err;
 }
 
 static const ptn_actor_ops scrub_ops = {.name = "scrub", .init = scrub_init, .handle = load_handle};
@@ -406,6 +412,7 @@ Test(store, damage_is_searched_for_when_nobody_waits) {
     ptn_actor_opts o = {.mbox_msgs_max = 1024};
     cr_assert_eq(ptn_runtime_spawn(rt, &store_actor, &o, s, PTN_PERMANENT, &sc.store), 0);
     cr_assert_eq(ptn_runtime_spawn(rt, &scrub_ops, &o, &sc, PTN_PERMANENT, NULL), 0);
+    cr_assert_eq(store_db_begin(other), 0);
     cr_assert_eq(ptn_runtime_run(rt), 0);
     cr_expect(sc.written);
     cr_expect_eq(sc.pages_while_busy, 0);

@@ -58,7 +58,11 @@ static void step(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 static int hub_init(ptn_ctx *c, void *state, void *arg) {
     (void)state, (void)arg;
     ptn_timer_start(c, &S.timer, S.step_ns, step, NULL);
-    return ptn_cast(c, S.d.topics[0], PTN_MSG_TOPIC_WATCH_ALL, packed_bool(true));
+    ptn_buf *b = packed_bool(true);
+    int err = ptn_cast(c, S.d.topics[0], PTN_MSG_TOPIC_WATCH_ALL, b);
+    if (err < 0)
+        ptn_buf_unref(b);
+    return err;
 }
 
 static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {

@@ -94,7 +94,7 @@ Test(endpoint, a_closed_listener_refuses_and_keeps_its_streams, .timeout = 60) {
     struct drain d = {.late = 0};
     cr_assert_eq(ptn_runtime_new(NULL, &rt), 0);
     cr_assert_eq(ptn_endpoint_bind(rt, "127.0.0.1:0", &d.ep, &why), 0, "%s", why);
-    cr_assert_eq(ptn_runtime_spawn(rt, &ops, NULL, &d, PTN_TEMPORARY, &a), 0);
+    cr_assert_eq(ptn_runtime_spawn(rt, &ops, NULL, &d, PTN_PERMANENT, &a), 0);
     cr_assert_eq(ptn_runtime_run(rt), 0);
     cr_assert_eq(d.late, -ECONNREFUSED);
     cr_assert_eq(d.told, 1);
