@@ -190,12 +190,15 @@ static int admin_password(char *buf, size_t buf_bytes, size_t *ret_n, struct con
         return 1;
     }
     if (file != NULL && file[0] != '\0') {
-        int n = keys_read_secret(file, buf, buf_bytes, reterr);
+        struct config_error why;
+        int n = keys_read_secret(file, buf, buf_bytes, &why);
+        if (n < 0)
+            return config_fail(reterr, n, "POSTERN_ADMIN_PASSWORD_FILE: %s", why.text);
         if (n == 0)
             return config_fail(reterr, -PTN_EINVAL,
                                "POSTERN_ADMIN_PASSWORD_FILE: the first line is empty");
-        *ret_n = n < 0 ? 0 : (size_t)n;
-        return n < 0 ? n : 1;
+        *ret_n = (size_t)n;
+        return 1;
     }
     make_up_password(buf);
     *ret_n = MADE_UP_CHARS;

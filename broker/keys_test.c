@@ -178,6 +178,10 @@ Test(keys, the_first_password_may_come_from_outside) {
     write_text(path, "", 0600);
     setenv("POSTERN_ADMIN_PASSWORD_FILE", path, 1);
     cr_expect_eq(bootstrap_admin(db, tell, &e), -PTN_EINVAL, "an empty file is no password");
+    setenv("POSTERN_ADMIN_PASSWORD_FILE", "/nowhere", 1);
+    cr_expect_lt(bootstrap_admin(db, tell, &e), 0);
+    cr_expect_not_null(strstr(e.text, "POSTERN_ADMIN_PASSWORD_FILE: /nowhere"), "%s", e.text);
+    setenv("POSTERN_ADMIN_PASSWORD_FILE", path, 1);
     write_text(path, "from a file\r\nmore\n", 0600);
     cr_assert_eq(bootstrap_admin(db, tell, &e), 0, "%s", e.text);
     fclose(tell);
