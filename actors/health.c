@@ -177,7 +177,13 @@ static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a
         healthy &= r->seen && !r->full;
     ptn_pack w;
     ptn_pack_init(&w, 1024);
-    ptn_response_begin(&w, 200);
+    ptn_pack_array(&w, 5);
+    ptn_pack_uint(&w, 200);
+    ptn_pack_nil(&w);
+    ptn_pack_map(&w, 1);
+    ptn_pack_key(&w, "cache-control");
+    ptn_pack_cstr(&w, "no-store"); /* it says what time it is, and has no tag */
+    ptn_pack_nil(&w);
     ptn_pack_map(&w, 4);
     ptn_pack_key(&w, "isHealthy");
     ptn_pack_bool(&w, healthy);

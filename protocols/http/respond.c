@@ -347,8 +347,8 @@ static ptn_str digest_of(const ptn_response *r, char out[TAG_BYTES]) {
     return (ptn_str){out, TAG_BYTES - 1};
 }
 
-/* The tag of what a GET shows: the actor's own or a digest.  n == 0: none.  What anybody may ask
- * for, probes above all, is not worth one. */
+/* The tag of what a GET shows: the actor's own, or a digest when the actor has no word to say about
+ * it.  n == 0: none.  What anybody may ask for, probes above all, is not worth one. */
 static ptn_str etag_of(const struct http_exchange *x, const ptn_response *r, char digest[TAG_BYTES],
                        struct answer *a) {
     ptn_str etag = {"", 0};
@@ -357,7 +357,7 @@ static ptn_str etag_of(const struct http_exchange *x, const ptn_response *r, cha
     if (r->headers.n != 0 &&
         (ptn_map_get_str(r->headers, "etag", &etag) || ptn_map_get_str(r->headers, "ETag", &etag)))
         a->versioned = r->content_type.n == 0;
-    else if (r->content_type.n == 0 && x->token_sent) {
+    else if (r->headers.n == 0 && r->content_type.n == 0 && x->token_sent) {
         etag = a->digest = digest_of(r, digest);
         a->versioned = true;
     }

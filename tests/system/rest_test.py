@@ -277,6 +277,7 @@ class EnvelopeTest(RestTest):
                                  (304, b"", tag), path)
             other = self.get(path, self.ann, headers={"If-None-Match": '"another"'})
             self.assertEqual(other.status, 200, other)
+        self.assertIsNone(self.get("/system/status", self.ann).headers["ETag"], "never the same")
         self.assertOk(self.post(messages, {"content": "new"}, self.ann), 201)
         stale = self.get(messages, self.ann, headers={"If-None-Match": tag})
         self.assertEqual(stale.status, 200, stale)
