@@ -17,7 +17,7 @@
 #define SPARE_BYTES (16u << 10) /* more than any apology takes as JSON */
 #define EINTR_TRIES 4
 /* Below it a copy is cheaper than a reference that crosses threads. */
-#define SHARE_BYTES_MIN 4096u
+#define SHARE_BYTES_MIN 2048u
 
 static int send_part(void *socket, ptn_bytes part, int flags) {
     int rc = -1;

@@ -45,7 +45,7 @@ static void limits_defaults(zmq_gw_limits *l) {
     if (l->prefixes_max == 0)
         l->prefixes_max = 4096;
     if (l->hwm_msgs == 0)
-        l->hwm_msgs = 1000;
+        l->hwm_msgs = 2048;
     if (l->request_ns == 0)
         l->request_ns = 10 * PTN_SEC;
     if (l->request_ns_max == 0)

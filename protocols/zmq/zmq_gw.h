@@ -24,7 +24,7 @@ typedef struct zmq_gw_limits {  /* 0: the default in the comment */
     uint32_t requests_max;      /* in flight, all peers: 4096; past it error `overloaded` */
     uint32_t peer_requests_max; /* in flight, one peer: half of requests_max */
     uint32_t prefixes_max;   /* remembered per event socket: 4096; past it libzmq alone filters */
-    uint32_t hwm_msgs;       /* queue of one peer, each direction: 1000 */
+    uint32_t hwm_msgs;       /* queue of one peer, each direction: 2048 */
     ptn_time request_ns;     /* default deadline of a request: 10 s */
     ptn_time request_ns_max; /* longest that timeoutMs may ask for: 60 s */
 } zmq_gw_limits;
