@@ -19,7 +19,7 @@ static void run(sqlite3 *db, const char *sql) {
     must(db, sqlite3_exec(db, sql, NULL, NULL, NULL));
 }
 
-/* The broker's table of events and its settings, as far as they cost time. */
+/* A table of events, a row for each, and the broker's settings, as far as they cost time. */
 static sqlite3 *alone_open(const char *dir) {
     char path[512];
     sqlite3 *db;
