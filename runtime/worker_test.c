@@ -658,9 +658,12 @@ Test(worker, what_is_on_its_way_at_the_end_is_discarded) {
     rig_open(&r, 2);
     ptn_addr a = rig_spawn(&r, &deaf_ops, NULL, 1, PTN_PERMANENT);
     struct ptn__env e = {.to = a, .type = MSG_DATA, .kind = PTN__ENV_CAST};
-    cr_expect_eq(ptn__send(r.rt->workers[0], &e, ptn_buf_copy("post", 4)), 0);
-    cr_expect_eq(ptn__send_foreign(r.rt, &r.rt->workers[0]->mag, &e, ptn_buf_copy("ready", 5)), 0);
-    cr_expect_eq(ptn__send(r.rt->workers[1], &e, ptn_buf_copy("inbox", 5)), 0);
+    ptn_buf *post = ptn_buf_copy("post", 4);
+    cr_assert_eq(ptn__send(r.rt->workers[0], &e, post), 0);
+    ptn_buf *ready = ptn_buf_copy("ready", 5);
+    cr_assert_eq(ptn__send_foreign(r.rt, &r.rt->workers[0]->mag, &e, ready), 0);
+    ptn_buf *inbox = ptn_buf_copy("inbox", 5);
+    cr_assert_eq(ptn__send(r.rt->workers[1], &e, inbox), 0);
     rig_close(&r); /* never ran */
     cr_expect_eq(buf_live(), 0);
 }

@@ -21,6 +21,9 @@
 #ifndef CLIENT_TIMEOUT_S /* shorter where a failing allocation makes waiting hopeless */
 #define CLIENT_TIMEOUT_S 20
 #endif
+#ifndef CLIENT_WAITED_IN_VAIN /* neither an answer came nor the end of the connection */
+#define CLIENT_WAITED_IN_VAIN() ((void)0)
+#endif
 
 /* address as ptn_endpoint_address() writes it; rcvbuf_bytes 0: the system's.  The descriptor, or
  * -errno. */
@@ -81,6 +84,8 @@ static inline size_t client_recv(int fd, void *p, size_t n) {
     size_t got = 0;
     while (got < n) {
         ssize_t r = recv(fd, (char *)p + got, n - got, 0);
+        if (r < 0 && errno == EAGAIN)
+            CLIENT_WAITED_IN_VAIN();
         if (r <= 0)
             break;
         got += (size_t)r;
@@ -92,6 +97,8 @@ static inline size_t client_recv(int fd, void *p, size_t n) {
 static inline int client_is_at_end(int fd) {
     char byte;
     ssize_t r = recv(fd, &byte, 1, 0);
+    if (r < 0 && errno == EAGAIN)
+        CLIENT_WAITED_IN_VAIN();
     return r == 0 || (r < 0 && errno == ECONNRESET);
 }
 

@@ -28,4 +28,8 @@ extern time_t cr__patience_s;
 #define CLIENT_TIMEOUT_S cr__patience_s
 #define RIG_WAIT_S cr__patience_s
 
+/* Ends a run in which an allocation failed: the sweep counts them. */
+void cr__waited_in_vain(void);
+#define CLIENT_WAITED_IN_VAIN() cr__waited_in_vain()
+
 #endif
