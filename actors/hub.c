@@ -60,8 +60,7 @@ static void deliver_once(struct hub_list *l, void *arg) {
     }
 }
 
-/* The hot loop.  Sinks may close themselves meanwhile: slots stay where they are until hub_bury().
- */
+/* The hot loop.  Sinks may close themselves meanwhile: slots stay until hub_bury(). */
 static uint32_t fan_out(ptn_ctx *c, ptn_hub *h, struct hub_topic *t, ptn_event *e) {
     uint32_t n = t != NULL ? t->list.n : 0;
     if (h->index.n_pattern_subs == 0) {
