@@ -283,6 +283,24 @@ Test(store_backup, the_log_has_room_ahead_and_ends_where_its_commits_end) {
     cr_expect_eq(files_remove(), 2);
 }
 
+/* More than is gathered at once: it goes to the log in several pieces, all before the sync. */
+Test(store_backup, a_large_commit_is_whole_after_a_crash) {
+    char wal[160], copy_wal[160];
+    populate(1);
+    cr_assert_eq(store_db_begin(db), 0);
+    while (written < 200)
+        append();
+    cr_assert_eq(store_db_commit(db), 0);
+    cr_expect_gt(store_db_log_bytes(db), 512 << 10);
+    (void)snprintf(wal, sizeof wal, "%s-wal", dir.db);
+    (void)snprintf(copy_wal, sizeof copy_wal, "%s-wal", copy);
+    copy_file(dir.db, copy);
+    copy_file(wal, copy_wal);
+    store_db_close(db);
+    expect_state(copy, 200, true);
+    cr_expect_eq(files_remove(), 2);
+}
+
 /* As much as is used before the log begins anew, and no more. */
 Test(store_backup, the_room_ahead_is_bounded) {
     static const store_db_opts opts = {.checkpoint_pages = 20};
