@@ -504,14 +504,17 @@ static void rotated(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void
     struct auth_op *op = arg;
     ptn_problem p;
     ptn_str hash;
-    bool reused = false;
+    bool reused = false, ended = false;
     if (err == 0 && reply->type == PTN_MSG_STORE_USER) {
         PTN_REQUIRE(c, read_user(op, reply, &hash));
         grant(c, s, op);
     } else if (err == 0 && reply->type == PTN_MSG_PROBLEM &&
                ptn_problem_unpack(ptn_msg_bytes(reply), &p) && p.details.n > 0 &&
-               ptn_map_get_bool(p.details, "revoked", &reused) && reused) {
-        PTN_LOG(PTN_LOG_WARN, "auth.refresh_token_reused", PTN_F_Z("session", op->session));
+               (ptn_map_get_bool(p.details, "revoked", &reused) ||
+                ptn_map_get_bool(p.details, "ended", &ended))) {
+        /* Whoever has ended it before may have had no time to tell: 401 is said when all know. */
+        if (reused)
+            PTN_LOG(PTN_LOG_WARN, "auth.refresh_token_reused", PTN_F_Z("session", op->session));
         op->problem = ptn_buf_ref(reply->buf);
         revoke_round(c, s, op);
     } else {

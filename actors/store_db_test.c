@@ -226,6 +226,9 @@ Test(store_db, sessions_rotate_and_detect_reuse) {
     bool revoked = false;
     cr_expect(ptn_map_get_bool(element(p, 2), "revoked", &revoked) && revoked);
     p = run(STORE_SESSION_ROTATE, "sbbii", "s1", "h2", "h3", (int64_t)9500, (int64_t)4);
+    bool ended = false;
+    cr_expect(ptn_map_get_bool(element(p, 2), "ended", &ended) && ended,
+              "verifiers may not have heard");
     cr_expect_eq(problem_code(), PTN_CODE_UNAUTHENTICATED, "the whole session is dead");
     p = revoked_since(3);
     cr_assert_eq(count_of(p), 1);

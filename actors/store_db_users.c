@@ -274,19 +274,27 @@ static bool revoke(store_db *db, ptn_str session, int64_t now_ms) {
     return store_run(db, s);
 }
 
-/* A refresh token that was used before is in two hands: nobody keeps the session. */
-static ptn_buf *reuse_detected(store_db *db, ptn_str session, int64_t now_ms, uint32_t *ret_type) {
-    if (!revoke(db, session, now_ms))
-        return store_db_fail(db, ret_type);
+/* The session was ended before (reused: by this token), which not every verifier may have heard. */
+static ptn_buf *session_revoked(store_db *db, bool reused, const char *message,
+                                uint32_t *ret_type) {
     ptn_pack w;
     ptn_pack_init(&w, 160);
     ptn_pack_array(&w, 3);
     ptn_pack_int(&w, PTN_CODE_UNAUTHENTICATED);
-    ptn_pack_cstr(&w, "this refresh token was used before; the session is revoked, log in again");
+    ptn_pack_cstr(&w, message);
     ptn_pack_map(&w, 1);
-    ptn_pack_key(&w, "revoked");
+    ptn_pack_key(&w, reused ? "revoked" : "ended");
     ptn_pack_bool(&w, true);
     return store_reply(db, &w, PTN_MSG_PROBLEM, ret_type);
+}
+
+/* A refresh token that was used before is in two hands: nobody keeps the session. */
+static ptn_buf *reuse_detected(store_db *db, ptn_str session, int64_t now_ms, uint32_t *ret_type) {
+    if (!revoke(db, session, now_ms))
+        return store_db_fail(db, ret_type);
+    return session_revoked(
+        db, true, "this refresh token was used before; the session is revoked, log in again",
+        ret_type);
 }
 
 ptn_buf *store_session_rotate(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
@@ -304,14 +312,16 @@ ptn_buf *store_session_rotate(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     int rc = sqlite3_step(s);
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         return store_db_fail(db, ret_type);
-    bool over = rc == SQLITE_DONE || sqlite3_column_int64(s, 2) <= now_ms ||
-                sqlite3_column_type(s, 3) != SQLITE_NULL;
+    bool revoked = rc == SQLITE_ROW && sqlite3_column_type(s, 3) != SQLITE_NULL;
+    bool over = rc == SQLITE_DONE || sqlite3_column_int64(s, 2) <= now_ms || revoked;
     bool matches = !over && hash_equal(store_column_blob(s, 1), old_hash);
     ptn_str user = over ? (ptn_str){"", 0} : store_column_str(s, 0);
     char user_id[STORE_ID_BYTES_MAX];
     size_t user_bytes = user.n < sizeof user_id ? user.n : sizeof user_id;
     memcpy(user_id, user.p, user_bytes);
     (void)sqlite3_reset(s);
+    if (revoked)
+        return session_revoked(db, false, "the session has ended; log in again", ret_type);
     if (over)
         return store_problem(PTN_CODE_UNAUTHENTICATED, "the session has ended; log in again",
                              ret_type);

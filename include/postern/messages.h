@@ -77,7 +77,7 @@
     XX(STORE_SESSION_ADD) /* [session, user, refreshHash bin, expiresMs, createdMs] -> OK */               \
     XX(STORE_SESSION_ROTATE) /* [session, oldHash, newHash, expiresMs, nowMs] -> STORE_USER; a hash that is \
                               * not the current one revokes the session: PROBLEM unauthenticated with       \
-                              * details {revoked: true} */                                                 \
+                              * details {revoked: true}, later ones {ended: true} */                       \
     XX(STORE_SESSION_REVOKE) /* [session, nowMs] -> OK */                                                  \
     XX(STORE_SESSIONS_REVOKED) /* [changes, sinceMs, cutSinceMs] -> STORE_SESSIONS: revoked at or after     \
                                 * that time; both empty when nothing has happened since `changes` (-1: ever) */ \
