@@ -275,9 +275,8 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
         return;
     }
     if (a->policy == PTN_POLICY_STORED && !stored) { /* never of a feed: those are conversations */
-        hub_refuse(
-            c, s, a->tag, r.topic, PTN_CODE_INVALID_REQUEST,
-            "policy \"stored\" is for conversations and durable topics; this one is neither");
+        hub_refuse(c, s, a->tag, r.topic, PTN_CODE_INVALID_REQUEST,
+                   "policy \"stored\" is only for conversations and durable topics");
         return;
     }
     t->stored = stored;
@@ -310,7 +309,8 @@ static void granted(ptn_ctx *c, ptn_hub *h, struct hub_attach *a, const ptn_msg 
     }
     sub->every_ms = a->every_ms;
     bool resumes = a->since_given && r.recovered;
-    if (hub_cursor_is_fed(sub->cursor) || hub_cursor_is_behind(sub->cursor)) {
+    if ((resumes && sub->cursor != NULL) || hub_cursor_is_fed(sub->cursor) ||
+        hub_cursor_is_behind(sub->cursor)) {
         hub_cursor_take(c, sub->cursor, resumes ? &a->since_offset : NULL, &r);
         if (!resumes)
             return;

@@ -570,6 +570,17 @@ Test(hub_feed, a_known_position_is_taken_up) {
     cr_expect_str_eq(S.device[0].seen, "+@3 e3 e4 ");
 }
 
+Test(hub_feed, a_known_position_is_taken_up_after_an_unknown_one) {
+    play((const struct step[]){{0, say, 3},
+                               {0, open_feed, 0},
+                               {0, clear, 0},
+                               {0, resume, -2},
+                               {0, resume, 1},
+                               {0, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "+@3 +@3 e2 e3 e4 ");
+}
+
 Test(hub_feed, a_position_that_is_not_known_is_none) {
     play((const struct step[]){{0, say, 3},
                                {0, queue_away, 1},
