@@ -26,9 +26,9 @@ def pack(data, final=False):
 
 
 class DeflateTest(SystemTest):
-    """A broker that compresses what has 64 bytes or more."""
+    """A broker that compresses what has 100 bytes or more: a pong (69) never, an answer always."""
 
-    env = {"POSTERN_WS__DEFLATE": "64", "POSTERN_WORKERS": "1"}
+    env = {"POSTERN_WS__DEFLATE": "100", "POSTERN_WORKERS": "1"}
 
     @classmethod
     def prepare(cls):
