@@ -72,33 +72,52 @@ void durable_sqlite(const struct durable_options *o) {
     bench_sample_done(&latency);
 }
 
-/* What one commit must cost: a page behind the end of a log, and fdatasync(). */
-void durable_fsync(const struct durable_options *o) {
-    static char page[4096 + 24];
+static const char page[DURABLE_PAGE_BYTES];
+
+static void log_path(const char *dir, char path[static 512]) {
+    snprintf(path, 512, "%s/fsync", dir);
+}
+
+int durable_log(const char *dir) {
     char path[512];
-    struct bench_sample s = {0};
-    snprintf(path, sizeof path, "%s/fsync", o->dir);
+    log_path(dir, path);
     int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
         bench_die("%s: %s", path, strerror(errno));
-    /* As SQLite's log once it was checkpointed: written before, then overwritten from the start. */
-    const off_t pages = 1000;
-    for (off_t i = 0; i < pages; i++)
+    for (off_t i = 0; i < DURABLE_PAGES; i++)
         if (pwrite(fd, page, sizeof page, i * (off_t)sizeof page) < 0)
             bench_die("%s: %s", path, strerror(errno));
     (void)fdatasync(fd);
+    return fd;
+}
+
+void durable_log_close(int fd, const char *dir) {
+    char path[512];
+    log_path(dir, path);
+    (void)close(fd);
+    (void)unlink(path);
+}
+
+void durable_print_syncs(struct bench_sample *s) {
+    printf("{\"syncs\":%zu,\"p50_us\":%.1f,\"p99_us\":%.1f}\n", s->n,
+           (double)bench_sample_at(s, 0.5) / 1000, (double)bench_sample_at(s, 0.99) / 1000);
+    bench_sample_done(s);
+}
+
+/* What one commit must cost: a page over an old one of a log, and fdatasync(). */
+void durable_fsync(const struct durable_options *o) {
+    struct bench_sample s = {0};
+    const int fd = durable_log(o->dir);
     uint64_t until = bench_now_ns() + (uint64_t)(o->seconds * 1e9);
     for (off_t i = 0;; i++) {
         uint64_t start = bench_now_ns();
         if (start > until)
             break;
-        if (pwrite(fd, page, sizeof page, i % pages * (off_t)sizeof page) < 0 || fdatasync(fd) != 0)
-            bench_die("%s: %s", path, strerror(errno));
+        if (pwrite(fd, page, sizeof page, i % DURABLE_PAGES * (off_t)sizeof page) < 0 ||
+            fdatasync(fd) != 0)
+            bench_die("fsync: %s", strerror(errno));
         bench_sample_add(&s, bench_now_ns() - start);
     }
-    printf("{\"syncs\":%zu,\"p50_us\":%.1f,\"p99_us\":%.1f}\n", s.n,
-           (double)bench_sample_at(&s, 0.5) / 1000, (double)bench_sample_at(&s, 0.99) / 1000);
-    bench_sample_done(&s);
-    close(fd);
-    (void)unlink(path);
+    durable_print_syncs(&s);
+    durable_log_close(fd, o->dir);
 }

@@ -49,5 +49,14 @@ void durable_fill(const struct durable_options *o);
 void durable_backlog(const struct durable_options *o);
 void durable_sqlite(const struct durable_options *o);
 void durable_fsync(const struct durable_options *o);
+void durable_chain(const struct durable_options *o);
+
+/* A file as SQLite's log is once it was checkpointed: written before, to be overwritten from the
+ * start, by a page and the head of its frame at a time. */
+#define DURABLE_PAGE_BYTES (4096 + 24)
+#define DURABLE_PAGES 1000
+int durable_log(const char *dir);
+void durable_log_close(int fd, const char *dir);
+void durable_print_syncs(struct bench_sample *s); /* and frees them */
 
 #endif

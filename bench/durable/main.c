@@ -10,10 +10,10 @@
 
 static void usage(FILE *f) {
     fputs(
-        "postern-durable load|fill|backlog|sqlite|fsync [options]\n"
+        "postern-durable load|fill|backlog|sqlite|fsync|chain [options]\n"
         "  --peer ws-msgpack|ws-json|zmq|nats|redis  --address A  --token T\n"
         "  --topic T | --conversation ID             where Postern puts it (default topic log.1)\n"
-        "  --dir D           of sqlite and fsync\n"
+        "  --dir D           of sqlite, fsync and chain\n"
         "  --connections N   (4)    --in-flight N  of all together (256)\n"
         "  --bytes N  (200)  --seconds S  (2)  --count N  of fill, and the most of backlog\n",
         f);
@@ -82,11 +82,9 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)(const struct durable_options *o);
         bool wants_server;
-    } commands[] = {{"load", durable_load, true},
-                    {"fill", durable_fill, true},
-                    {"backlog", durable_backlog, true},
-                    {"sqlite", durable_sqlite, false},
-                    {"fsync", durable_fsync, false}};
+    } commands[] = {{"load", durable_load, true},       {"fill", durable_fill, true},
+                    {"backlog", durable_backlog, true}, {"sqlite", durable_sqlite, false},
+                    {"fsync", durable_fsync, false},    {"chain", durable_chain, false}};
     struct durable_options o = {.connections = 4,
                                 .in_flight = 256,
                                 .bytes = 200,
