@@ -48,6 +48,7 @@ struct bench_link {
     void *zmq;          /* a ZeroMQ socket, or NULL */
     bool closed;        /* the server has closed it; nothing more will come */
     void *user;         /* the driver's own, freed by its close() */
+    uint64_t received;  /* bytes, of what is no ZeroMQ */
     uint8_t *own;       /* link.c's: the buffer of `io` while it reads into the common one */
     size_t own_cap;
 };
@@ -107,6 +108,9 @@ bool bench_link_flush(struct bench_link *l);
  * go to one buffer of all links, and a link keeps only the beginning of a message that is not whole
  * yet: a reader of thousands of connections stays in its cache. */
 bool bench_link_read(struct bench_link *l);
+/* The same, but what has come is counted in l->received and thrown away by the kernel, which saves
+ * the copy (tcp(7), MSG_TRUNC).  Not for ZeroMQ, nor between the parts of a message. */
+bool bench_link_discard(struct bench_link *l);
 /* Bytes that all links have read, ZeroMQ's apart. */
 uint64_t bench_link_received(void);
 /* Readable when there may be something to read. */

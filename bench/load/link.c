@@ -14,6 +14,7 @@
 #include <zmq.h>
 
 #define COMMON_BYTES (256u * 1024u)
+#define DISCARD_BYTES (1u << 30)
 #define OUT_BYTES_MAX (256u << 20) /* a server that has stopped reading for good */
 #define WAIT_MS 10000
 
@@ -74,6 +75,7 @@ bool bench_link_read(struct bench_link *l) {
         return false;
     }
     received += (size_t)n;
+    l->received += (size_t)n;
     if (left > 0)
         memcpy(common, w->in + w->in_pos, left);
     l->own = w->in;
@@ -83,6 +85,18 @@ bool bench_link_read(struct bench_link *l) {
     w->in_pos = 0;
     w->in_len = left + (size_t)n;
     borrower = l;
+    return true;
+}
+
+bool bench_link_discard(struct bench_link *l) {
+    ssize_t n = recv(l->io.fd, NULL, DISCARD_BYTES, MSG_TRUNC);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    l->closed |= n <= 0;
+    if (n <= 0)
+        return false;
+    received += (size_t)n;
+    l->received += (size_t)n;
     return true;
 }
 

@@ -14,7 +14,7 @@ const struct scenario scenarios[] = {
      .about = "one publisher, N subscribers: how soon all of them have a message, and at what cost",
      .needs = MESSAGES,
      .target = "postern-ws-json",
-     .accepts = "subscribers window rate stalled overload topic prose",
+     .accepts = "subscribers window rate stalled overload topic prose discard",
      .usual = {.subscribers = 1000},
      .run = run_fanout},
     {.name = "pubsub",

@@ -36,6 +36,8 @@ static const struct option {
     {"bytes", "N", "of a message", COUNT, AT(bytes), BENCH_STAMP_BYTES, BENCH_PAYLOAD_MAX, true},
     {"prose", NULL, "messages are words, as compressible as speech, each different", FLAG,
      AT(prose), 0, 0, false},
+    {"discard", NULL, "only every 64th subscriber looks at what it gets, the others count bytes",
+     FLAG, AT(discard), 0, 0, false},
     {"json", NULL, "one JSON object instead of the table", FLAG, AT(json), 0, 0, true},
     {"svg", "FILE", "a plot of the percentiles", TEXT, AT(svg), 0, 0, true},
     {"help", NULL, "this", FLAG, AT(help), 0, 0, true},
@@ -149,6 +151,8 @@ static bool check(const struct options *o, char *why, size_t bytes) {
         return wrong(why, bytes, "--rate and --window exclude each other: open or closed loop");
     if (o->overload > 0 && o->rate > 0)
         return wrong(why, bytes, "--overload finds the rate by itself; leave --rate out");
+    if (o->discard && (o->rate > 0 || o->overload > 0))
+        return wrong(why, bytes, "--discard goes with --window: bytes have no time of their own");
     if (o->topics > o->subscribers)
         return wrong(why, bytes, "more topics than subscribers: nobody would hear the rest");
     if (strlen(o->topic) > 64)

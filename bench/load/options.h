@@ -16,7 +16,7 @@ struct options {
     unsigned subscribers, publishers, topics, connections, window, bytes, rounds, stalled;
     double seconds, warmup, rate, overload;
     unsigned server_pid;
-    bool prose, json, help;
+    bool prose, discard, json, help;
 };
 
 struct scenario {

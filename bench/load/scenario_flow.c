@@ -10,17 +10,23 @@
  * Closed loop: fanout sends W at once, and the next W when all subscribers have all of them; pubsub
  * keeps W of each publisher on their way.  A message is on its way until its last subscriber has
  * it.
+ *
+ * --discard, for a generator that would be the limit: only every 64th subscriber looks at what it
+ * gets.  All get the same frames, so the others have a burst when each has as many bytes as those.
  */
 #include "bench/load/run.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #define SLOTS 65536u /* messages of a publisher that are told apart */
 #define LOW24 0xffffffu
 #define SILENCE_NS UINT64_C(10000000000)
 #define GIVE_UP_NS UINT64_C(2000000000) /* of an overload: then what lacks is lost */
-#define PUBLISHER (UINT64_C(1) << 32)   /* in a tag of the event loop */
+#define LOOKS_EVERY 64u
+#define PUBLISHER (UINT64_C(1) << 32) /* in a tag of the event loop */
 
 struct slot { /* a message on its way */
     uint64_t due_ns;
@@ -30,7 +36,9 @@ struct slot { /* a message on its way */
 struct subscriber {
     struct bench_link link;
     unsigned topic;
-    uint32_t *next; /* by publisher: the message that comes next */
+    bool discards;
+    uint64_t before; /* bytes received when it had subscribed */
+    uint32_t *next;  /* by publisher: the message that comes next */
 };
 
 struct publisher {
@@ -49,7 +57,9 @@ struct flow {
     unsigned *alive; /* subscribers of a topic */
     unsigned turn;   /* which publisher is next in an open loop */
     uint64_t on_way, sent, lost, doubled, cut, refused, heard_ns;
-    bool lossy; /* an overload: losses and cuts are results, not failures */
+    unsigned discarding; /* subscribers that only count */
+    uint64_t discarded;  /* bytes, by all of them since they had subscribed */
+    bool lossy;          /* an overload: losses and cuts are results, not failures */
     struct histogram last;
     char payload[BENCH_PAYLOAD_MAX];
 };
@@ -184,10 +194,40 @@ static void cut_off(struct flow *f, unsigned i) {
     bench_link_close(&s->link);
 }
 
+static void discard(struct flow *f, struct subscriber *s) {
+    const uint64_t before = s->link.received;
+    if (bench_link_discard(&s->link))
+        f->heard_ns = bench_now_ns();
+    f->discarded += s->link.received - before;
+}
+
+/* What is left below the mark from which a socket tells that it has something (SO_RCVLOWAT). */
+static void sweep(struct flow *f) {
+    for (unsigned i = 0; i < f->run.o->subscribers; i++)
+        if (f->subscribers[i].discards)
+            discard(f, &f->subscribers[i]);
+}
+
+/* How many bytes the discarding still lack, once those that look have everything. */
+static uint64_t discards_lack(const struct flow *f) {
+    const struct subscriber *looks = &f->subscribers[0];
+    const uint64_t whole = f->discarding * (looks->link.received - looks->before);
+    if (f->discarded > whole)
+        bench_die("%s: subscribers got different bytes: --discard cannot tell what came",
+                  looks->link.driver->name);
+    return whole - f->discarded;
+}
+
 static void hear_subscriber(struct flow *f, unsigned i) {
     struct subscriber *s = &f->subscribers[i];
     ptn_bytes m;
     if (s->link.driver == NULL) /* cut off, and an event was still there */
+        return;
+    if (s->discards)
+        discard(f, s);
+    if (s->link.closed)
+        cut_off(f, i);
+    if (s->discards)
         return;
     (void)bench_link_read(&s->link);
     uint64_t now = bench_now_ns();
@@ -233,19 +273,24 @@ static void must_not_be_silent(const struct flow *f) {
     if (f->on_way > 0 && silent(f, SILENCE_NS))
         bench_die("%llu messages have not reached all subscribers after 10 s",
                   (unsigned long long)f->on_way);
+    if (f->on_way == 0 && discards_lack(f) > 0 && silent(f, SILENCE_NS))
+        bench_die("%llu bytes have not reached all subscribers after 10 s",
+                  (unsigned long long)discards_lack(f));
 }
 
 /* Until everything has arrived and is answered; of an overload, until nothing more comes. */
 static void drain(struct flow *f) {
     f->heard_ns = bench_now_ns();
     for (unsigned p = 0; p < f->run.o->publishers;) {
-        if (f->on_way == 0 && !answers_lack(f, &f->publishers[p], 1)) {
+        if (f->on_way == 0 && !answers_lack(f, &f->publishers[p], 1) && discards_lack(f) == 0) {
             p++;
             continue;
         }
         if (f->lossy && silent(f, GIVE_UP_NS))
             break;
-        turn(f, bench_now_ns() + 100000000u);
+        if (f->on_way == 0)
+            sweep(f);
+        turn(f, bench_now_ns() + (f->on_way > 0 ? 100000000u : 1000000u));
         if (!f->lossy)
             must_not_be_silent(f);
     }
@@ -259,6 +304,7 @@ static void bursts(struct flow *f, double seconds, unsigned window) {
             publish(f, 0, now);
         flush(f, 0);
         drain(f);
+        f->run.ops += (uint64_t)window * f->discarding;
     }
 }
 
@@ -306,6 +352,17 @@ static void closed(struct flow *f, double seconds) {
 
 /* ---- a run --------------------------------------------------------------------------------- */
 
+/* It is woken about once in a burst: wake-ups would be most of what it costs. */
+static void discards(struct flow *f, struct subscriber *s) {
+    const int mark = (int)(f->run.o->window * f->run.o->bytes);
+    if (s->link.zmq != NULL)
+        bench_die("--discard wants a wire over TCP; %s is none", s->link.driver->name);
+    if (setsockopt(s->link.io.fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) != 0)
+        bench_die("SO_RCVLOWAT: %s", strerror(errno));
+    s->discards = true;
+    f->discarding++;
+}
+
 static void open_all(struct flow *f) {
     const struct options *o = f->run.o;
     char source[32], topic[160];
@@ -335,7 +392,10 @@ static void open_all(struct flow *f) {
         s->next = run_zeroed(o->publishers, sizeof *s->next);
         for (unsigned p = 0; p < o->publishers; p++)
             s->next[p] = (s->topic + o->topics - p % o->topics) % o->topics;
-        f->alive[s->topic]++;
+        s->before = l->received;
+        if (o->discard && i % LOOKS_EVERY != 0)
+            discards(f, s);
+        f->alive[s->topic] += !s->discards;
         run_watch(&f->run, bench_link_fd(l), i);
     }
 }

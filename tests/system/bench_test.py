@@ -143,6 +143,13 @@ class Bench(unittest.TestCase):
         self.assertGreater(plain["wire_bytes_per_op"], 1050)
         self.assertLess(small["wire_bytes_per_op"], 700)
 
+    def test_counted_deliveries_are_all_there(self):
+        """65 subscribers of whom the first and the last look at what they get."""
+        for target in ("postern-ws-json", "postern-ws-msgpack", "postern-ws-deflate"):
+            with self.subTest(target=target):
+                self.check_flow(self.reading("fanout", "--target", target, "--subscribers", "65", "--window", "9",
+                                             "--discard"), 65)
+
     def test_pubsub_over_every_wire(self):
         for target in MESSAGES:
             with self.subTest(target=target):
@@ -257,7 +264,8 @@ class Bench(unittest.TestCase):
 
     def test_refusals_are_one_line(self):
         for args in ([], ["fly"], ["http", "--stalled", "3"], ["fanout", "--target", "http", "--address", "x"],
-                     ["request", "--window", "none"]):
+                     ["request", "--window", "none"], ["fanout", "--discard", "--rate", "9"],
+                     ["pubsub", "--discard"]):
             with self.subTest(args=args):
                 r = self.run_bench(*args, status=2)
                 self.assertRegex(r.stderr, r"\Abench: [^\n]+\n\Z")
