@@ -7,9 +7,9 @@
 /* ---- bytes there and back ----------------------------------------------------------------- */
 
 Test(stream, echo_over_tcp_and_unix, .timeout = 60) {
-    char path[64];
-    snprintf(path, sizeof path, "unix:/tmp/ptn-stream-test-%d", (int)getpid());
-    const char *const where[] = {"127.0.0.1:0", path};
+    struct client_unix un;
+    cr_assert_eq(client_unix_open(&un), 0);
+    const char *const where[] = {"127.0.0.1:0", un.address};
     for (size_t i = 0; i < 2; i++) {
         rig r = {.ops = &echo_ops};
         rig_start(&r, where[i]);
@@ -22,6 +22,7 @@ Test(stream, echo_over_tcp_and_unix, .timeout = 60) {
         cr_assert_eq(r.bytes, 400001);
         rig_stop(&r);
     }
+    cr_assert_eq(client_unix_close(&un), 0);
 }
 
 Test(stream, workers_share_a_port, .timeout = 60) {
@@ -43,10 +44,10 @@ Test(stream, workers_share_a_port, .timeout = 60) {
 }
 
 Test(stream, a_unix_endpoint_is_served_by_worker_0, .timeout = 60) {
-    char path[64];
+    struct client_unix un;
     rig r = {.ops = &echo_ops, .workers = 2};
-    snprintf(path, sizeof path, "unix:/tmp/ptn-stream-unix-%d", (int)getpid());
-    rig_start(&r, path);
+    cr_assert_eq(client_unix_open(&un), 0);
+    rig_start(&r, un.address);
     for (int i = 0; i < 4; i++) {
         int fd = rig_connect(&r);
         echo_round(fd, 10);
@@ -54,7 +55,8 @@ Test(stream, a_unix_endpoint_is_served_by_worker_0, .timeout = 60) {
     }
     cr_assert_eq(r.accepts_of[0], 4);
     rig_stop(&r);
-    cr_assert_lt(client_connect(path), 0);
+    cr_assert_lt(client_connect(un.address), 0);
+    cr_assert_eq(client_unix_close(&un), 0);
 }
 
 /* ---- back-pressure ------------------------------------------------------------------------ */

@@ -263,11 +263,12 @@ Test(env_uv, a_port_in_use_is_reported_even_with_several_workers) {
 Test(env_uv, a_unix_socket_is_private_and_a_stale_file_is_replaced) {
     ptn_env *e;
     ptn_env_endpoint *ep, *other;
-    char where[64], addr[128];
+    struct client_unix at;
+    char addr[128];
     const char *why;
     struct stat st;
-    snprintf(where, sizeof where, "unix:/tmp/ptn-env-test-%d", (int)getpid());
-    const char *path = where + 5;
+    cr_assert_eq(client_unix_open(&at), 0);
+    const char *where = at.address, *path = where + 5;
     cr_assert_eq(ptn_env_uv_new(&e), 0);
     cr_assert_eq(try_bind(e, where, 2, &ep, addr, &why), 0, "%s", why);
     cr_assert_str_eq(addr, where);
@@ -293,6 +294,7 @@ Test(env_uv, a_unix_socket_is_private_and_a_stale_file_is_replaced) {
     cr_assert_eq(stat(path, &st), 0);
     unlink(path);
     e->ops->free(e);
+    cr_assert_eq(client_unix_close(&at), 0);
 }
 
 /* ---- sockets ------------------------------------------------------------------------------ */
@@ -517,17 +519,16 @@ static enum ptn_turn again_turn(struct script *s, ptn_time *ret_next_due) {
 }
 
 Test(env_uv, an_endpoint_can_be_listened_on_again, .timeout = 30) {
-    char where[64];
-    snprintf(where, sizeof where, "unix:/tmp/ptn-env-again-%d", (int)getpid());
-    const char *const wheres[] = {"127.0.0.1:0", where};
+    struct client_unix un;
+    cr_assert_eq(client_unix_open(&un), 0);
+    const char *const wheres[] = {"127.0.0.1:0", un.address};
     for (size_t i = 0; i < 2; i++) {
         struct script s = {.turn = again_turn, .started = listen_and_connect};
         script_bind(&s, wheres[i]);
         script_run(&s);
         cr_assert_eq(s.accepted, 2);
     }
-    struct stat st;
-    cr_assert_neq(stat(where + 5, &st), 0, "the socket file is removed");
+    cr_assert_eq(client_unix_close(&un), 0, "the socket file is removed");
 }
 
 /* ---- watches, signals, work, lanes -------------------------------------------------------- */

@@ -102,6 +102,23 @@ static inline int client_is_at_end(int fd) {
     return r == 0 || (r < 0 && errno == ECONNRESET);
 }
 
+/* A unix address in a directory of its own; at the end the socket has to be gone.  0 or -errno. */
+struct client_unix {
+    char dir[32], address[48];
+};
+
+static inline int client_unix_open(struct client_unix *u) {
+    snprintf(u->dir, sizeof u->dir, "/tmp/postern-unix-XXXXXX");
+    if (mkdtemp(u->dir) == NULL)
+        return -errno;
+    snprintf(u->address, sizeof u->address, "unix:%s/s", u->dir);
+    return 0;
+}
+
+static inline int client_unix_close(const struct client_unix *u) {
+    return rmdir(u->dir) == 0 ? 0 : -errno;
+}
+
 /* Closes with a reset. */
 static inline void client_reset(int fd) {
     struct linger hard = {.l_onoff = 1, .l_linger = 0};

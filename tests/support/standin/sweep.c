@@ -26,12 +26,14 @@
  * A client that gets neither an answer nor the end of its connection is counted, with a replay: an
  * answer may have been lost, or the test waits for what the failure has prevented.
  *
- * Several runs are under way at once: most of one that misses something is waiting for it.
+ * Several runs are under way at once: most of one that misses something is waiting for it.  What
+ * they leave in directories of their own is removed.
  */
 #include "sweep.h"
 #include "torture.h"
 
 #include <errno.h>
+#include <ftw.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/time.h>
@@ -46,6 +48,7 @@
 #define FRAMES_BRIEF 3u
 #define BRIEF_US 2000000u /* processor time of one test, in the brief sweep */
 #define AT_ONCE 4u
+#define DIRS_MAX 16u /* at a time, of one run; more are left */
 
 struct slot {
     pid_t pid; /* 0: free */
@@ -54,12 +57,19 @@ struct slot {
     bool again; /* it has hung before, perhaps for want of a processor */
 };
 
+/* The directories that a run has made.  One that is gone has given its place away. */
+struct dirs {
+    char path[DIRS_MAX][64];
+};
+
 static struct {
     const char *program;
     enum cr__sweep_kind kind;
     unsigned long runs;
     const char *test_end;
     struct torture_run *run;   /* of each slot; shared */
+    struct dirs *dirs;         /* of each slot; shared */
+    struct dirs *own;          /* of this process, if it is a run */
     struct torture_map *map;   /* of the first run; shared */
     struct torture_way *known; /* ways of the tests before */
     struct slot slot[AT_ONCE];
@@ -82,9 +92,10 @@ bool cr__sweep_open(const char *program, enum cr__sweep_kind kind, unsigned long
     s.runs = kind == CR__SWEEP_TESTS ? runs : 1;
     s.test_end = test_end;
     s.run = shared(AT_ONCE * sizeof *s.run);
+    s.dirs = shared(AT_ONCE * sizeof *s.dirs);
     s.map = shared(sizeof *s.map);
     s.known = shared(sizeof s.map->way);
-    bool ok = s.run != NULL && s.map != NULL && s.known != NULL;
+    bool ok = s.run != NULL && s.dirs != NULL && s.map != NULL && s.known != NULL;
     for (unsigned i = 0; i < AT_ONCE && ok; i++)
         ok = (s.slot[i].out = tmpfile()) != NULL;
     return ok;
@@ -93,6 +104,32 @@ bool cr__sweep_open(const char *program, enum cr__sweep_kind kind, unsigned long
 void cr__waited_in_vain(void) {
     if (cr__patience_s == PATIENCE_FAILING_S)
         exit(VAIN_EXIT);
+}
+
+/* ---- what a run leaves ----------------------------------------------------------------------- */
+
+char *cr__mkdtemp(char *template) {
+    char *dir = mkdtemp(template);
+    for (unsigned i = 0; dir != NULL && s.own != NULL && i < DIRS_MAX; i++) {
+        if (access(s.own->path[i], F_OK) == 0)
+            continue;
+        snprintf(s.own->path[i], sizeof s.own->path[i], "%s", dir);
+        break;
+    }
+    return dir;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {
+    (void)st, (void)type, (void)at;
+    (void)remove(path);
+    return 0;
+}
+
+static void clear_up(unsigned slot) {
+    for (unsigned i = 0; i < DIRS_MAX; i++) {
+        (void)nftw(s.dirs[slot].path[i], remove_one, 8, FTW_DEPTH | FTW_PHYS);
+        s.dirs[slot].path[i][0] = '\0';
+    }
 }
 
 /* ---- one run --------------------------------------------------------------------------------- */
@@ -117,6 +154,7 @@ static pid_t start(const struct cr__test *t, const struct cr__options *o, uint64
     }
     if (nth != 0)
         cr__patience_s = PATIENCE_FAILING_S;
+    s.own = &s.dirs[slot];
     torture_arm(&target, &s.run[slot], nth == 0 ? s.map : NULL);
     cr__run_here(t, o);
 }
@@ -133,8 +171,15 @@ static bool is_sound(int status) {
     return WIFEXITED(status) && WEXITSTATUS(status) != REPORT_EXIT;
 }
 
+/* The end of one that was started in slot 0, alone. */
+static bool ends_soundly(pid_t pid) {
+    int status = wait_for(pid);
+    clear_up(0);
+    return is_sound(status);
+}
+
 bool cr__sweep_replay(const struct cr__test *t, const struct cr__options *o, unsigned long k) {
-    return is_sound(wait_for(start(t, o, 0, k, 10 * HANG_SECONDS, 0, NULL)));
+    return ends_soundly(start(t, o, 0, k, 10 * HANG_SECONDS, 0, NULL));
 }
 
 static bool out_clear(FILE *out) {
@@ -168,6 +213,7 @@ static bool reap(void) {
         if (slot->pid != pid)
             continue;
         slot->pid = 0;
+        clear_up(i);
         if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM && !slot->again &&
             out_clear(slot->out)) {
             slot->again = true;
@@ -240,7 +286,7 @@ static bool is_sound_untouched(const struct cr__test *t, const struct cr__option
     FILE *out = s.slot[0].out;
     (void)getrusage(RUSAGE_CHILDREN, &before);
     if (o->signal != 0 || o->exit_code != 0 || !out_clear(out) ||
-        !is_sound(wait_for(start(t, o, 0, 0, 60 * HANG_SECONDS, 0, out))))
+        !ends_soundly(start(t, o, 0, 0, 60 * HANG_SECONDS, 0, out)))
         return false;
     (void)getrusage(RUSAGE_CHILDREN, &after);
     struct timeval user, sys;

@@ -12,8 +12,9 @@
 /* criterion.c; in a forked child, which it ends.  The sanitizer's own exit code takes over from
  * ours if it has something to report. */
 _Noreturn void cr__run_here(const struct cr__test *t, const struct cr__options *o);
-extern time_t cr__patience_s; /* these two are unfailing.h's */
+extern time_t cr__patience_s; /* these three are unfailing.h's */
 void cr__waited_in_vain(void);
+char *cr__mkdtemp(char *template);
 
 enum cr__sweep_kind {
     CR__SWEEP_TESTS, /* each test by itself: `runs` of each way; 0: every allocation */

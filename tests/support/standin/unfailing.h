@@ -23,6 +23,10 @@ char *__real_strdup(const char *s);
 #define realloc(p, n) __real_realloc(p, n)
 #define strdup(s) __real_strdup(s)
 
+/* What a run makes that the failure ends is removed after it: sweep.c. */
+char *cr__mkdtemp(char *template);
+#define mkdtemp(template) cr__mkdtemp(template)
+
 /* How long a test waits for an event that a failed allocation may have prevented. */
 extern time_t cr__patience_s;
 #define CLIENT_TIMEOUT_S cr__patience_s
