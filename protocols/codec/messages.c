@@ -128,6 +128,10 @@ static inline bool take_str(ptn_unpack *u, ptn_str *ret_s) {
     return ptn__str_short(u, ret_s) || ptn_unpack_str(u, ret_s);
 }
 
+static inline bool take_bin(ptn_unpack *u, ptn_bytes *ret_b) {
+    return ptn__bin_short(u, ret_b) || ptn_unpack_bin(u, ret_b);
+}
+
 static inline bool take_str_or_nil(ptn_unpack *u, ptn_str *ret_s) {
     *ret_s = PTN_STR("");
     return ptn__nil(u) || take_str(u, ret_s);
@@ -199,9 +203,9 @@ bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r) {
     uint64_t method, protocol, flags;
     if (!take_array(&u, 10) || !take_uint(&u, &method) || method > PTN_METHOD_OTHER ||
         !take_str(&u, &r.path) || !take_str(&u, &r.query) || !take_optional(&u, &r.headers) ||
-        !ptn_principal_unpack(&u, &r.principal) || !ptn_unpack_bin(&u, &r.trace_id) ||
-        !ptn_unpack_bin(&u, &r.parent_span) || !take_uint(&u, &protocol) ||
-        protocol >= PTN_PROTO_COUNT || !take_uint(&u, &flags) || !take_optional(&u, &r.body))
+        !ptn_principal_unpack(&u, &r.principal) || !take_bin(&u, &r.trace_id) ||
+        !take_bin(&u, &r.parent_span) || !take_uint(&u, &protocol) || protocol >= PTN_PROTO_COUNT ||
+        !take_uint(&u, &flags) || !take_optional(&u, &r.body))
         return false;
     r.method = (enum ptn_method)method;
     r.protocol = (enum ptn_protocol)protocol;

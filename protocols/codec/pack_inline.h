@@ -287,6 +287,17 @@ static inline bool ptn__str_short(ptn_unpack *u, ptn_str *ret_s) {
     return true;
 }
 
+static inline bool ptn__bin_short(ptn_unpack *u, ptn_bytes *ret_b) {
+    if (PTN_UNLIKELY((size_t)(u->end - u->p) < 2) || *u->p != 0xc4)
+        return false;
+    size_t n = u->p[1];
+    if (PTN_UNLIKELY((size_t)(u->end - u->p) - 2 < n))
+        return false;
+    *ret_b = (ptn_bytes){u->p + 2, n};
+    u->p += 2 + n;
+    return true;
+}
+
 static inline bool ptn__uint_short(ptn_unpack *u, uint64_t *ret_v) {
     if (PTN_UNLIKELY(u->p == u->end) || *u->p >= 0x80)
         return false;

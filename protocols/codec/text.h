@@ -42,4 +42,19 @@ enum ptn__text { PTN__TEXT_OK, PTN__TEXT_NOT_UTF8, PTN__TEXT_NUL };
 /* What keeps p from being text at this border: UTF-8 without NUL. */
 enum ptn__text ptn__text_check(const uint8_t *p, size_t n);
 
+/* True: a text of n < 8 bytes is ASCII without NUL, which one look at eight bytes says; end is that
+ * of the memory around it.  False: look closer. */
+static inline bool ptn__is_plain_short(const uint8_t *p, size_t n, const uint8_t *end) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (PTN_UNLIKELY((size_t)(end - p) < 8))
+        return false;
+    /* A borrow goes to higher bytes only, so what is behind the text does not count. */
+    const uint64_t x = ptn__load64(p), text = (UINT64_C(1) << 8 * n) - 1;
+    return ((x | (x - PTN__EACH_BYTE(1))) & PTN__HIGH_BITS & text) == 0;
+#else
+    (void)p, (void)n, (void)end;
+    return false;
+#endif
+}
+
 #endif

@@ -106,7 +106,7 @@ bool ptn_unpack_str_or_nil(ptn_unpack *u, ptn_str *ret_s) {
 }
 
 bool ptn_unpack_bin(ptn_unpack *u, ptn_bytes *ret_b) {
-    return unpack_body(u, PTN_KIND_BIN, ret_b);
+    return ptn__bin_short(u, ret_b) || unpack_body(u, PTN_KIND_BIN, ret_b);
 }
 
 /* ARRAY or MAP; the count is never more than the remaining bytes can hold. */
@@ -188,11 +188,22 @@ bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value) {
     return false;
 }
 
+/* Keys are short: a call costs more than the loop. */
+static inline bool key_is(ptn_str k, ptn_str wanted) {
+    size_t i = 0;
+    if (k.n != wanted.n)
+        return false;
+    while (i < k.n && k.p[i] == wanted.p[i])
+        i++;
+    return i == k.n;
+}
+
 void ptn_map_pick(ptn_bytes map, const ptn_str *keys, size_t n, ptn_bytes *ret_values) {
     ptn_unpack u = ptn_unpack_of(map);
     uint32_t pairs;
     ptn_str k;
     ptn_bytes value;
+    size_t next = 0; /* peers write maps in one order, mostly ours */
     for (size_t i = 0; i < n; i++)
         ret_values[i] = (ptn_bytes){NULL, 0};
     if (!ptn_unpack_map(&u, &pairs))
@@ -205,11 +216,14 @@ void ptn_map_pick(ptn_bytes map, const ptn_str *keys, size_t n, ptn_bytes *ret_v
         }
         if (!skip(&u, &value))
             return;
-        size_t i = 0;
-        while (i < n && !(k.n == keys[i].n && memcmp(k.p, keys[i].p, k.n) == 0))
-            i++;
-        if (i < n && ret_values[i].n == 0)
+        size_t i = next, left = n;
+        for (; left > 0 && !key_is(k, keys[i]); left--)
+            i = i + 1 < n ? i + 1 : 0;
+        if (left == 0)
+            continue;
+        if (ret_values[i].n == 0)
             ret_values[i] = value;
+        next = i + 1 < n ? i + 1 : 0;
     }
 }
 

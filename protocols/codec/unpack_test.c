@@ -220,6 +220,15 @@ Test(unpack, several_members_at_once) {
     cr_expect(got[0].n == 0 && got[1].n == 0, "not a map");
     ptn_map_pick(BYTES(0x83, 0x01, 0x02, 0xa0, 0x04, 0xa1, 'a', 0x03), keys, 3, got);
     cr_expect(got[1].n == 1 && got[1].p[0] == 3, "other keys are passed over");
+    static const char *const orders[] = {"{\"c\":1,\"a\":2}", "{\"a\":2,\"c\":1}",
+                                         "{\"b\":0,\"a\":2,\"d\":0,\"c\":1,\"c\":4}"};
+    for (size_t i = 0; i < PTN_ARRAY_LEN(orders); i++) {
+        ptn_buf *o = testing_pack_json(ptn_str_of(orders[i]), NULL, &err, NULL);
+        ptn_map_pick(ptn_buf_bytes(o), keys, 3, got);
+        cr_expect(got[0].n == 1 && got[0].p[0] == 1 && got[1].n == 1 && got[1].p[0] == 2, "%s",
+                  orders[i]);
+        (void)ptn_buf_unref(o);
+    }
     (void)ptn_buf_unref(b);
 }
 

@@ -128,6 +128,18 @@ bool ptn_utf8_feed(uint32_t *state, const uint8_t *p, size_t n) {
 
 /* True when all of p is ASCII other than NUL; false means "look closer". */
 static inline bool is_plain(const uint8_t *p, size_t n) {
+#ifdef __SSE2__
+    if (n >= 16) {
+        const __m128i zero = _mm_setzero_si128();
+        __m128i good = _mm_set1_epi8(-1), x; /* per byte: above zero, as a signed one */
+        for (size_t i = 0; n - i > 16; i += 16) {
+            x = _mm_loadu_si128((const __m128i *)(const void *)(p + i));
+            good = _mm_and_si128(good, _mm_cmpgt_epi8(x, zero));
+        }
+        x = _mm_loadu_si128((const __m128i *)(const void *)(p + n - 16)); /* as below */
+        return _mm_movemask_epi8(_mm_and_si128(good, _mm_cmpgt_epi8(x, zero))) == 0xffff;
+    }
+#endif
     if (n >= 8) {
         /* Two's complement trick, exact for ASCII: x - 1 borrows into the high bit only from a zero
          * byte. */

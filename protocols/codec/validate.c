@@ -71,9 +71,32 @@ static bool validate_step(struct validator *v, uint32_t depth_max) {
         return false;
     }
     v->p = p;
-    while (v->open < 2 && v->depth > 0)
-        v->open = v->stack[--v->depth];
     return true;
+}
+
+/* Steps over what messages are made of, as far as that is all there is: short texts, and numbers as
+ * values, of the innermost container.  Whatever is not as usual is left to validate_step(). */
+static const uint8_t *validate_run(const uint8_t *p, const uint8_t *end, uint64_t *open) {
+    uint64_t due = *open;
+    while (due >= 2) {
+        const uint8_t *next = ptn__skip_short(p, end);
+        if (next == NULL)
+            break;
+        const uint8_t tag = *p;
+        if ((tag & 0xe0) == 0xa0 || tag == 0xd9) {
+            const uint8_t *text = p + (tag == 0xd9 ? 2 : 1);
+            const size_t n = (size_t)(next - text);
+            if (!(n < 8 && ptn__is_plain_short(text, n, end)) &&
+                ptn__text_check(text, n) != PTN__TEXT_OK)
+                break;
+        } else if ((due & 3) == 1) {
+            break; /* not a key */
+        }
+        p = next;
+        due -= 2;
+    }
+    *open = due;
+    return p;
 }
 
 int ptn_msgpack_validate(ptn_bytes b, const ptn_codec_limits *limits, ptn_codec_error *reterr) {
@@ -90,9 +113,13 @@ int ptn_msgpack_validate(ptn_bytes b, const ptn_codec_limits *limits, ptn_codec_
     v.open = 1 << 1;
     v.depth = 0;
     v.what = NULL;
-    while (v.open >= 2)
+    while (v.open >= 2) {
         if (!validate_step(&v, depth_max))
             return ptn__codec_fail(reterr, -PTN_EPROTO, v.what, (size_t)(v.p - b.p));
+        v.p = validate_run(v.p, v.end, &v.open);
+        while (v.open < 2 && v.depth > 0)
+            v.open = v.stack[--v.depth];
+    }
     if (v.p != v.end)
         return ptn__codec_fail(reterr, -PTN_EPROTO,
                                "bytes follow the msgpack value; send exactly one value",

@@ -78,6 +78,37 @@ Test(validate, finds_one_bad_byte_anywhere) {
     }
 }
 
+/* The same for texts inside a container, as keys and values, with bytes behind them and without. */
+Test(validate, finds_one_bad_byte_in_short_texts) {
+    for (size_t n = 1; n < 32; n++)
+        for (size_t tail = 0; tail < 12; tail++) {
+            uint8_t *b = malloc(3 + 2 * n + tail);
+            cr_assert_not_null(b);
+            const ptn_bytes whole = {b, 3 + 2 * n + tail};
+            b[0] = (uint8_t)(tail > 0 ? 0x92 : 0x81);
+            b[1] = (uint8_t)(0xa0 | n);
+            b[2 + n] = (uint8_t)(tail > 0 ? 0xa0 | (n + tail) : 0xa0 | n);
+            memset(b + 2, 'a', n);
+            memset(b + 3 + n, 'b', n + tail);
+            if (n + tail > 31) {
+                free(b);
+                continue;
+            }
+            cr_assert_eq(validate(whole), 0);
+            for (size_t i = 2; i < whole.n; i++) {
+                static const uint8_t bad[] = {0x00, 0x80, 0xc3, 0xff};
+                const uint8_t was = b[i];
+                for (size_t k = 0; k < PTN_ARRAY_LEN(bad) && i != 2 + n; k++) {
+                    b[i] = bad[k];
+                    cr_assert_eq(validate(whole), -PTN_EPROTO, "%zu bytes, %zu behind, at %zu", n,
+                                 tail, i);
+                }
+                b[i] = was;
+            }
+            free(b);
+        }
+}
+
 /* depth arrays, then, innermost, tail. */
 static int validate_nested(size_t depth, uint8_t open, const ptn_codec_limits *limits) {
     uint8_t b[4096];

@@ -629,9 +629,9 @@ static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
 void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame) {
     if (s->closed)
         return;
-    enum { ID, TYPE, TOPIC, DATA, DURABILITY, MEMBERS };
-    const ptn_str members[] = {PTN_STR("id"), PTN_STR("type"), PTN_STR("topic"), PTN_STR("data"),
-                               PTN_STR("durability")};
+    enum { TYPE, TOPIC, DATA, DURABILITY, ID, MEMBERS };
+    static const ptn_str members[] = {
+        {"type", 4}, {"topic", 5}, {"data", 4}, {"durability", 10}, {"id", 2}};
     struct frames_in in = {.ticket = ticket, .frame = frame};
     enum frames_type type;
     ptn_bytes got[MEMBERS];

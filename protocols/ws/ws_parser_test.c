@@ -348,6 +348,40 @@ Test(ws_parser, table_split_at_every_byte) {
     }
 }
 
+static bool take_counted(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
+    size_t *n = arg;
+    cr_assert_eq(opcode, WS_OP_BINARY);
+    cr_assert_eq(payload.n, *n);
+    for (size_t i = 0; i < payload.n; i++)
+        cr_assert_eq(payload.p[i], (uint8_t)(i * 7 + 1), "byte %zu of %zu", i, *n);
+    *n = 0;
+    return true;
+}
+
+/* Every length, from every place of the mask: words and single bytes are unmasked alike. */
+Test(ws_parser, unmasks_every_length_from_every_place) {
+    static const ws_parser_ops counting = {.on_message = take_counted, .on_control = take_control};
+    char payload[100];
+    uint8_t memory[200];
+    for (size_t i = 0; i < sizeof payload; i++)
+        payload[i] = (char)(i * 7 + 1);
+    for (size_t n = 1; n < sizeof payload; n++)
+        for (size_t cut = 0; cut < n; cut++) {
+            struct wire w = {memory, 0};
+            struct piece piece = {.b0 = BINARY, .p = payload, .n = n, .how = PLAIN};
+            ws_parser p;
+            size_t left = n, used;
+            put_frame(&w, &piece);
+            ws_parser_init(&p, 0, 1000, NULL);
+            cut += w.n - n;
+            cr_assert_eq(ws_parser_feed(&p, w.p, cut, &counting, &left, &used), 0u);
+            cr_assert_eq(ws_parser_feed(&p, w.p + cut, w.n - cut, &counting, &left, &used), 0u);
+            cut -= w.n - n;
+            cr_assert_eq(left, 0, "a whole message");
+            ws_parser_done(&p);
+        }
+}
+
 Test(ws_parser, table_one_byte_at_a_time) {
     size_t cuts[4096];
     for (size_t i = 0; i < PTN_ARRAY_LEN(cuts); i++)
