@@ -7,10 +7,6 @@
  */
 #include "protocols/http/http.h"
 
-void http_out_z(ptn_out *o, const char *z) {
-    ptn_out_put(o, z, strlen(z));
-}
-
 void http_out_uint(ptn_out *o, uint64_t v) {
     char text[20];
     size_t at = sizeof text;

@@ -235,8 +235,8 @@ struct http_edge {
     ptn_listener *listeners[8];
     size_t n_listeners;
     uint64_t trace_state[2];
-    int64_t date_second;
-    char date[HTTP_DATE_LEN + 1];
+    ptn_time date_until;
+    char date[HTTP_DATE_LEN + 1]; /* until then */
     ptn_timer stop_timer;
     ptn_timer drain_timer;
     ptn_reply_to drain_reply; /* corr 0: nobody waits for the end of the drain */
@@ -288,9 +288,12 @@ ptn_out *http_scratch(struct http_edge *e);
 
 /* envelope.c */
 void http_encode_problem(ptn_out *o, const struct http_problem *p, const char *trace, bool msgpack);
-void http_put_str(ptn_out *o, ptn_str s);   /* as msgpack */
-void http_put_map(ptn_out *o, uint32_t n);  /* header of at most 15 pairs */
-void http_out_z(ptn_out *o, const char *z); /* plain text */
+void http_put_str(ptn_out *o, ptn_str s);  /* as msgpack */
+void http_put_map(ptn_out *o, uint32_t n); /* header of at most 15 pairs */
+/* Plain text.  Inline, because nearly all of it is literals: the compiler knows their lengths. */
+static inline void http_out_z(ptn_out *o, const char *z) {
+    ptn_out_put(o, z, strlen(z));
+}
 void http_out_uint(ptn_out *o, uint64_t v); /* decimal text */
 
 /* sse.c */

@@ -4,6 +4,8 @@
  */
 #include "protocols/http/http_test_rig.h"
 
+#include <time.h>
+
 #define H "Host: a\r\n"
 
 Test(http_edge, get_and_its_headers) {
@@ -27,6 +29,36 @@ Test(http_edge, get_and_its_headers) {
     memcpy(trace + 9, strstr(p.head, "Trace-Id: ") + 10, 32);
     trace[41] = 0;
     cr_assert(strstr(p.body, trace) != NULL);
+    rig_stop(&r);
+}
+
+/* Whether the head has the date of one of the seconds [first, last]. */
+static bool is_dated(const struct reply *p, time_t first, time_t last) {
+    char line[64] = "Date: ";
+    for (time_t t = first; t <= last; t++) {
+        http_date((int64_t)t * 1000, line + 6);
+        if (head_has(p, line))
+            return true;
+    }
+    return false;
+}
+
+Test(http_edge, date_goes_with_the_clock) {
+    struct rig r = {0};
+    struct reply p;
+    rig_start(&r);
+    int fd = rig_connect(&r);
+    time_t begin = time(NULL), now = begin;
+    while (now < begin + 2) { /* past a whole second, wherever in one it began */
+        say(fd, "GET /etag HTTP/1.1\r\n" H "\r\n");
+        hear(fd, &p);
+        time_t after = time(NULL);
+        /* a second is passed by the clock of the turn, and time() by that of the last tick */
+        cr_assert(is_dated(&p, now - 1, after + 1), "%s", p.head);
+        now = after;
+    }
+    cr_assert(!is_dated(&p, begin, begin), "%s", p.head);
+    close(fd);
     rig_stop(&r);
 }
 

@@ -106,13 +106,24 @@ static void put_extra(ptn_out *o, ptn_bytes headers, struct head_extra *seen) {
     }
 }
 
-static const char *date_now(ptn_ctx *c, struct http_edge *e) {
-    int64_t now_ms = ptn_wall_ms(c);
-    if (now_ms / 1000 != e->date_second || e->date[0] == 0) {
-        e->date_second = now_ms / 1000;
-        http_date(now_ms, e->date);
+/* Date and Trace-Id.  The wall clock is read when its second has passed by the clock of the turn,
+ * which costs nothing to look at; when it is set, Date follows within a second. */
+static void put_common(ptn_ctx *c, const struct http_exchange *x, ptn_out *o) {
+    struct http_edge *e = x->conn->edge;
+    if (ptn_now(c) >= e->date_until) {
+        int64_t wall_ms = ptn_wall_ms(c);
+        http_date(wall_ms, e->date);
+        e->date_until = ptn_now(c) + (ptn_time)(1000 - wall_ms % 1000) * PTN_MS;
     }
-    return e->date;
+    http_out_z(o, "Date: ");
+    ptn_out_put(o, e->date, HTTP_DATE_LEN);
+    http_out_z(o, "\r\nTrace-Id: ");
+    uint8_t *trace = ptn_out_reserve(o, 33);
+    if (trace == NULL)
+        return;
+    http_hex(x->trace, 16, (char *)trace);
+    o->len += 32;
+    http_out_z(o, "\r\n");
 }
 
 static void put_status_line(ptn_out *o, unsigned status) {
@@ -127,19 +138,9 @@ static void put_status_line(ptn_out *o, unsigned status) {
     http_out_z(o, "\r\n");
 }
 
-static void put_common(ptn_ctx *c, const struct http_exchange *x, ptn_out *o) {
-    char trace[33];
-    http_hex(x->trace, 16, trace);
-    http_out_z(o, "Date: ");
-    ptn_out_put(o, date_now(c, x->conn->edge), HTTP_DATE_LEN);
-    http_out_z(o, "\r\nTrace-Id: ");
-    ptn_out_put(o, trace, 32);
-    http_out_z(o, "\r\n");
-}
-
 struct answer {
     unsigned status;
-    ptn_str content_type; /* n == 0: no body and no length */
+    ptn_str content_type; /* valid as a header's value; n == 0: none is said */
     ptn_bytes headers;
     ptn_str allow;  /* of a 405 */
     ptn_str digest; /* an ETag that the actor's headers lack */
@@ -158,7 +159,7 @@ static void put_head(ptn_ctx *c, struct http_exchange *x, const struct answer *a
                      size_t body_bytes) {
     struct head_extra seen = {0};
     put_status_line(o, a->status);
-    if (a->content_type.n != 0 && value_is_valid(a->content_type)) {
+    if (a->content_type.n != 0) {
         http_out_z(o, "Content-Type: ");
         ptn_out_put(o, a->content_type.p, a->content_type.n);
         http_out_z(o, "\r\n");
@@ -387,7 +388,8 @@ void http_respond(ptn_ctx *c, struct http_exchange *x, const ptn_response *r) {
         if (!ptn_unpack_str(&u, &text) && ptn_unpack_bin(&u, &body))
             text = (ptn_str){(const char *)body.p, body.n};
         body = (ptn_bytes){text.p == NULL ? (const uint8_t *)"" : (const uint8_t *)text.p, text.n};
-        a.content_type = r->content_type;
+        if (value_is_valid(r->content_type))
+            a.content_type = r->content_type;
     } else {
         edge_encode_success(o, r, x->msgpack);
         a.content_type = x->msgpack ? PTN_STR("application/msgpack") : PTN_STR("application/json");
