@@ -9,11 +9,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -96,6 +98,27 @@ static unsigned long long number_behind(const char *path, const char *row_begins
 uint64_t bench_kernel_bytes(void) {
     return number_behind("/proc/meminfo", "Slab:", "Slab:") * 1024 +
            number_behind("/proc/net/sockstat", "TCP:", " mem ") * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t bench_held_bytes(int fd) {
+    struct sockaddr_in a;
+    socklen_t n = sizeof a;
+    char row[256];
+    int unread = 0;
+    uint64_t held = 0;
+    if (getsockname(fd, (struct sockaddr *)&a, &n) != 0 || a.sin_family != AF_INET ||
+        ioctl(fd, SIOCINQ, &unread) != 0)
+        return 0;
+    FILE *f = fopen("/proc/net/tcp", "re");
+    while (f != NULL && fgets(row, sizeof row, f) != NULL) {
+        unsigned address, port, queued;
+        if (sscanf(row, " %*u: %*x:%*x %x:%x %*x %x:", &address, &port, &queued) == 3 &&
+            address == a.sin_addr.s_addr && port == ntohs(a.sin_port))
+            held = queued;
+    }
+    if (f != NULL)
+        fclose(f);
+    return held + (uint64_t)unread;
 }
 
 void bench_machine(char *out, size_t out_bytes) {

@@ -24,6 +24,9 @@ void bench_machine(char *out, size_t out_bytes);
 /* Bytes that the kernel holds for all of the machine's sockets and files: slabs, and what is in
  * TCP's queues (/proc/meminfo, /proc/net/sockstat). */
 uint64_t bench_kernel_bytes(void);
+/* What the kernel holds for a TCP connection over IPv4 whose other end is on this machine: not read
+ * yet here, not taken from the other end there (/proc/net/tcp).  0: it cannot be told. */
+uint64_t bench_held_bytes(int fd);
 /* Runs the calling process, or pid, all its threads, on one core only; false: the machine has no
  * such core. */
 bool bench_pin(pid_t pid, unsigned core);

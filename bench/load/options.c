@@ -33,7 +33,7 @@ static const struct option {
     {"warmup", "S", "before the first round", NUMBER, AT(warmup), 0, 3600, true},
     {"rounds", "N", "readings; their median and range are shown", COUNT, AT(rounds), 1, ROUNDS_MAX,
      true},
-    {"bytes", "N", "of a message", COUNT, AT(bytes), BENCH_STAMP_BYTES, BENCH_PAYLOAD_MAX, true},
+    {"bytes", "N", "of a message", COUNT, AT(bytes), BENCH_STAMP_BYTES, BENCH_PAYLOAD_MAX, false},
     {"prose", NULL, "messages are words, as compressible as speech, each different", FLAG,
      AT(prose), 0, 0, false},
     {"discard", NULL, "only every 64th subscriber looks at what it gets, the others count bytes",
@@ -143,6 +143,8 @@ static bool check(const struct options *o, char *why, size_t bytes) {
     const char *scenario = o->scenario->name;
     if ((d->can & o->scenario->needs) == 0)
         return wrong(why, bytes, "%s cannot do %s: %s", d->name, scenario, d->about);
+    if (o->path != NULL && (d->can & BENCH_CAN_HTTP) == 0)
+        return wrong(why, bytes, "--path means nothing to target %s", d->name);
     if (o->address == NULL && !(d->can & BENCH_IS_POSTERN))
         return wrong(why, bytes, "--target %s wants the --address of a running server", d->name);
     if (o->address == NULL && o->server_pid != 0)

@@ -32,7 +32,7 @@ double report_median(const struct report *r, const char *name); /* 0: no such fi
 
 void report_json(FILE *f, const struct report *r, const struct options *o);
 void report_table(FILE *f, const struct report *r, const struct options *o);
-/* The percentiles as a drawing.  Dies when the file cannot be written. */
-void report_svg(const char *path, const struct report *r, const struct options *o);
+/* The percentiles as a drawing.  Closes the file, and dies when it cannot be written. */
+void report_svg(FILE *f, const struct report *r, const struct options *o);
 
 #endif

@@ -70,6 +70,8 @@ void run_open(struct run *r, const struct options *o) {
     r->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (r->epoll < 0)
         bench_die("epoll_create1: %s", strerror(errno));
+    if (o->svg != NULL && (r->svg = fopen(o->svg, "we")) == NULL)
+        bench_die("%s: %s", o->svg, strerror(errno));
     if (o->address == NULL)
         start_broker(r);
     r->target.zmq = zmq_ctx_new();
@@ -84,12 +86,12 @@ void run_close(struct run *r) {
         bench_broker_stop(&broker);
     if (isatty(2))
         fputs("\r\033[K", stderr);
-    if (r->o->svg != NULL)
-        report_svg(r->o->svg, &r->report, r->o);
     if (r->o->json)
         report_json(stdout, &r->report, r->o);
     else
         report_table(stdout, &r->report, r->o);
+    if (r->svg != NULL)
+        report_svg(r->svg, &r->report, r->o);
 }
 
 const char *run_source(const struct run *r, unsigned i, char *buf, size_t bytes) {

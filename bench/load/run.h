@@ -25,6 +25,7 @@ struct run {
     struct bench_target target;
     pid_t server_pid; /* 0: not known */
     int epoll;
+    FILE *svg; /* or NULL; opened first: nobody wants to hear of it after a long run */
     struct report report;
     /* of the round */
     uint64_t begin_ns, server_cpu_ns, client_cpu_ns, rss_bytes;

@@ -17,9 +17,9 @@ static void connect_one(struct run *r, struct bench_link *l, unsigned i) {
     char source[32], topic[160];
     uint64_t begin = bench_now_ns();
     bench_link_open(l, r->o->driver, &r->target, run_source(r, i, source, sizeof source));
-    histogram_add(&r->latency, bench_now_ns() - begin);
     (void)snprintf(topic, sizeof topic, "%s.%05u", r->o->topic, i);
     r->o->driver->subscribe(l, topic);
+    histogram_add(&r->latency, bench_now_ns() - begin);
     r->ops++;
     run_progress(r, "connections");
 }
@@ -57,13 +57,13 @@ void run_connections(const struct options *o) {
     uint64_t kernel = bench_kernel_bytes();
     for (unsigned i = 0; i < n; i++)
         connect_one(&r, &links[i], i);
+    run_end(&r, "connections_opened");
     idle(&r, links, 0.2); /* what opening has set in motion */
     double grown = (double)bench_kernel_bytes() - (double)kernel, each = n;
     if (r.server_pid != 0)
         report_put(&r.report, "user_bytes_per_connection",
                    ((double)bench_rss_bytes(r.server_pid) - (double)r.rss_bytes) / each);
     report_put(&r.report, "kernel_bytes_per_connection", grown / 2 / each);
-    run_end(&r, "connections_opened");
 
     for (unsigned i = 0; i < n; i++)
         run_watch(&r, bench_link_fd(&links[i]), i);

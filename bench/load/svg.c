@@ -56,11 +56,9 @@ static void axes(struct plot *p) {
     }
 }
 
-void report_svg(const char *path, const struct report *r, const struct options *o) {
-    struct plot p = {.f = fopen(path, "we")};
+void report_svg(FILE *f, const struct report *r, const struct options *o) {
+    struct plot p = {.f = f};
     char title[200];
-    if (p.f == NULL)
-        bench_die("%s: %s", path, strerror(errno));
     double least = (double)histogram_at(&r->latency, 0) / 1000,
            most = (double)r->latency.max / 1000;
     p.low = floor(log10(least > 0.001 ? least : 0.001));
@@ -84,5 +82,5 @@ void report_svg(const char *path, const struct report *r, const struct options *
     }
     fputs("\"/>\n</svg>\n", p.f);
     if (fclose(p.f) != 0)
-        bench_die("%s: %s", path, strerror(errno));
+        bench_die("%s: %s", o->svg, strerror(errno));
 }

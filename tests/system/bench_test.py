@@ -6,7 +6,11 @@ The generator checks each delivery itself, so that a run ends well is half of th
 the sums: what was published times who heard it, shares of a core, percentiles in order.
 """
 
+import contextlib
 import gzip
+import importlib.machinery
+import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -15,7 +19,9 @@ import socket
 import subprocess
 import tempfile
 import threading
+import types
 import unittest
+import unittest.mock
 import xml.etree.ElementTree
 
 import harness
@@ -50,8 +56,10 @@ class Careless(threading.Thread):
                     loop.register(c, selectors.EVENT_READ)
                     continue
                 got = s.recv(65536)
-                if not got:
-                    return  # the measurement is over
+                if not got:  # the measurement is over
+                    for c in buffers:
+                        c.close()
+                    return
                 b = buffers[s]
                 b += got
                 if b.startswith(b"GET "):
@@ -182,6 +190,23 @@ class Bench(unittest.TestCase):
         self.assertEqual((v["lost"], v["doubled"]), (2, 1))
         self.assertEqual((server.lost, server.doubled), (2, 1))
         self.assertEqual(v["deliveries"], 20 * 3 - 2 + 1)
+
+    def test_a_reading_of_a_server_that_loses_is_none(self):
+        """bench/peers/run: such a server must not win a row."""
+        path = os.path.join(os.path.dirname(harness.__file__), "..", "..", "bench", "peers", "run")
+        loader = importlib.machinery.SourceFileLoader("peers", path)
+        peers = importlib.util.module_from_spec(importlib.util.spec_from_loader("peers", loader))
+        with unittest.mock.patch.dict(os.environ, {"POSTERN_BIN_DIR": harness.BIN_DIR}):
+            loader.exec_module(peers)
+        server = Careless()
+        self.addCleanup(server.listener.close)
+        server.start()
+        where = types.SimpleNamespace(where={"raw": ["--address", server.address]}, awake={}, generator={})
+        a = types.SimpleNamespace(seconds=0.1, warmup=0)
+        heard = io.StringIO()
+        with contextlib.redirect_stderr(heard):
+            self.assertIsNone(peers.reading(a, where, "fanout", "raw", "raw", "--subscribers", 3, "--rate", 200))
+        self.assertIn("lost", heard.getvalue())
 
     def test_overload_finds_its_rate(self):
         v = self.reading("fanout", "--subscribers", "3", "--overload", "1.5")
