@@ -92,7 +92,7 @@ _Noreturn void cr__run_here(const struct cr__test *t, const struct cr__options *
     exit(failed ? 1 : 0);
 }
 
-static int wait_for(pid_t pid) {
+int cr__wait_for(pid_t pid) {
     int status = -1;
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
@@ -110,7 +110,7 @@ static bool run(const struct cr__test *t, const struct cr__options *o) {
             alarm((unsigned)(o->timeout * SLOWER));
         cr__run_here(t, o);
     }
-    int status = wait_for(pid);
+    int status = cr__wait_for(pid);
     if (o->signal != 0) /* the sanitizer may turn the signal into an exit of its own */
         return WIFSIGNALED(status) ? WTERMSIG(status) == o->signal : WEXITSTATUS(status) != 0;
     if (!WIFEXITED(status))

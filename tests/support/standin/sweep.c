@@ -159,21 +159,13 @@ static pid_t start(const struct cr__test *t, const struct cr__options *o, uint64
     cr__run_here(t, o);
 }
 
-static int wait_for(pid_t pid) {
-    int status = -1;
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return -1;
-    return status;
-}
-
 static bool is_sound(int status) {
     return WIFEXITED(status) && WEXITSTATUS(status) != REPORT_EXIT;
 }
 
 /* The end of one that was started in slot 0, alone. */
 static bool ends_soundly(pid_t pid) {
-    int status = wait_for(pid);
+    int status = cr__wait_for(pid);
     clear_up(0);
     return is_sound(status);
 }

@@ -7,11 +7,15 @@
 
 #include <criterion/criterion.h>
 
+#include <sys/types.h>
 #include <time.h>
 
-/* criterion.c; in a forked child, which it ends.  The sanitizer's own exit code takes over from
- * ours if it has something to report. */
+/* These two are criterion.c's.  The first is for a forked child, which it ends: the sanitizer's own
+ * exit code takes over from ours if it has something to report.  The second: the wait status of the
+ * child, or -1. */
 _Noreturn void cr__run_here(const struct cr__test *t, const struct cr__options *o);
+int cr__wait_for(pid_t pid);
+
 extern time_t cr__patience_s; /* these three are unfailing.h's */
 void cr__waited_in_vain(void);
 char *cr__mkdtemp(char *template);
