@@ -8,8 +8,9 @@
  * limit how many can ever be in use.  Sanitizer builds allocate each one (mbox.h).
  *
  * A reserve is kept from the start on for SYSTEM and CONTROL: somebody waits for these without a
- * deadline, and a crash for want of memory must not go unheard for want of memory.  It is made good
- * with what comes back.
+ * deadline, and a crash for want of memory must not go unheard for want of memory.  Replies may
+ * have half of it: who waits for one would else wait for the deadline.  It is made good with what
+ * comes back.
  */
 #include "runtime/mbox.h"
 
@@ -50,10 +51,11 @@ static void reserve_add(struct ptn__depot *d, struct ptn__env *e) {
     }
 }
 
-struct ptn__env *ptn__env_get_reserved(ptn_runtime *rt) {
+struct ptn__env *ptn__env_get_reserved(ptn_runtime *rt, enum ptn__env_kind kind) {
     struct ptn__depot *d = &rt->depot;
+    uint32_t left = kind == PTN__ENV_REPLY ? PTN__MAGAZINE / 2 : 0;
     (void)pthread_mutex_lock(&d->lock);
-    struct ptn__env *e = d->reserve;
+    struct ptn__env *e = d->n_reserve > left ? d->reserve : NULL;
     if (e != NULL) {
         d->reserve = e->next;
         d->n_reserve--;

@@ -462,8 +462,9 @@ struct ptn_runtime {
 
 /* From the magazine, uninitialised.  NULL: no memory. */
 struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m);
-/* For SYSTEM and CONTROL alone, when there is no other.  NULL: the reserve is used up, too. */
-struct ptn__env *ptn__env_get_reserved(ptn_runtime *rt);
+/* When there is no other: for SYSTEM and CONTROL, and half of the reserve for REPLY.  NULL: that is
+ * used up, too. */
+struct ptn__env *ptn__env_get_reserved(ptn_runtime *rt, enum ptn__env_kind kind);
 /* Sanitizer builds: keeps e for the reserve if that is not full. */
 bool ptn__env_keep(ptn_runtime *rt, struct ptn__env *e);
 void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m);

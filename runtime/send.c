@@ -79,8 +79,8 @@ INLINE struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__env *prot
 
 INLINE struct ptn__env *envelope_for(ptn_runtime *rt, struct ptn__mag *m, enum ptn__env_kind kind) {
     struct ptn__env *e = ptn__env_get(rt, m);
-    if (PTN_UNLIKELY(e == NULL) && kind >= PTN__ENV_SYSTEM)
-        e = ptn__env_get_reserved(rt);
+    if (PTN_UNLIKELY(e == NULL) && kind >= PTN__ENV_REPLY)
+        e = ptn__env_get_reserved(rt, kind);
     return e;
 }
 
@@ -193,7 +193,7 @@ void ptn__answer_err(struct ptn__worker *w, ptn_addr from, ptn_addr asker, uint6
                          .deadline = PTN_NEVER,
                          .err = err,
                          .kind = PTN__ENV_REPLY};
-    (void)ptn__send(w, &e, NULL); /* without memory the asker's deadline decides */
+    (void)ptn__send(w, &e, NULL); /* without any memory the asker's deadline decides */
 }
 
 /* ---- public ------------------------------------------------------------------------------- */

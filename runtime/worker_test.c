@@ -668,6 +668,26 @@ Test(worker, what_is_on_its_way_at_the_end_is_discarded) {
     cr_expect_eq(buf_live(), 0);
 }
 
+static unsigned take_reserved(ptn_runtime *rt, enum ptn__env_kind kind, struct ptn__env **taken) {
+    unsigned n = 0;
+    for (struct ptn__env *e; (e = ptn__env_get_reserved(rt, kind)) != NULL; n++) {
+        *e = (struct ptn__env){.next = *taken};
+        *taken = e;
+    }
+    return n;
+}
+
+/* Without memory answers are still given, but not at the cost of crashes that have to be heard. */
+Test(worker, replies_leave_half_of_the_reserve) {
+    struct rig r;
+    struct ptn__env *taken = NULL;
+    rig_open(&r, 1);
+    cr_expect_eq(take_reserved(r.rt, PTN__ENV_REPLY, &taken), PTN__MAGAZINE / 2);
+    cr_expect_eq(take_reserved(r.rt, PTN__ENV_SYSTEM, &taken), PTN__MAGAZINE / 2);
+    ptn__env_discard(r.rt, &r.rt->workers[0]->mag, taken);
+    rig_close(&r);
+}
+
 /* ---- a message to oneself ----------------------------------------------------------------- */
 
 #define SELF_ROUNDS 10u

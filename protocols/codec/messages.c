@@ -301,7 +301,8 @@ bool ptn_response_unpack(ptn_bytes b, ptn_response *ret_r) {
     return true;
 }
 
-/* Seals w and answers with it; whatever fails, the asker hears of it. */
+/* Seals w and answers with it; whatever fails, the asker hears of it, at the latest at its
+ * deadline. */
 static void reply_pack(ptn_ctx *c, ptn_reply_to to, uint32_t type, ptn_pack *w) {
     ptn_buf *b = ptn_pack_finish(w);
     if (b == NULL) {
@@ -309,7 +310,7 @@ static void reply_pack(ptn_ctx *c, ptn_reply_to to, uint32_t type, ptn_pack *w) 
         return;
     }
     if (ptn_reply(c, to, type, b) < 0)
-        ptn_buf_unref(b); /* the asker has gone: nobody is left to tell */
+        ptn_buf_unref(b); /* the asker has gone, or there is no memory to tell it with */
 }
 
 void ptn_response_send(ptn_ctx *c, ptn_reply_to to, ptn_pack *w) {
