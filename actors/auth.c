@@ -296,10 +296,12 @@ static void load_failed(ptn_ctx *c, struct auth *s, int err) {
 }
 
 /* An edge that is already loaded has no connection of what was over before.  0; -PTN_ENOMEM: load
- * again; -PTN_ETOOBIG: not all are in the table. */
-static int load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
+ * again; -PTN_ETOOBIG: not all are in the table.  *news: something was not known before.
+ */
+static int load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again, bool *news) {
     int64_t now_ms = ptn_wall_ms(c);
     uint32_t n;
+    bool any = false;
     PTN_REQUIRE(c, ptn_unpack_array(u, &n));
     int err = auth_revocations_reserve(&s->revoked, n, now_ms);
     if (err < 0)
@@ -308,24 +310,27 @@ static int load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) 
         ptn_str session;
         PTN_REQUIRE(c, ptn_unpack_str(u, &session));
         bool known = auth_revocations_check(&s->revoked, session, AUTH_EVER, now_ms) != AUTH_VALID;
+        any = any || !known;
         if (remember(c, s, session, now_ms + REVOKED_FOR_MS) < 0)
             err = -PTN_ETOOBIG;
         if (s->loaded && (!known || again) && tell_edges(c, s, session, (ptn_str){0}) < 0)
             s->told_badly = true;
     }
+    *news = *news || (any && err == 0); /* a table that was full knows nobody */
     return err;
 }
 
-/* They have connections to close, too, and perhaps nobody who asks.  A refusal is harmless: the
- * next question looks. */
-static void tell_verifiers(ptn_ctx *c, const struct auth *s) {
+/* The others have connections to close, too, and perhaps nobody who asks. */
+static void tell_verifiers(ptn_ctx *c, struct auth *s) {
     const ptn_directory *d = s->config->directory;
-    for (unsigned i = 0; i < d->workers; i++)
-        if (i != s->config->worker)
-            (void)ptn_cast(c, d->auth[i], PTN_MSG_AUTH_LOOK, NULL);
+    for (unsigned i = 0; i < d->workers; i++) {
+        int err = i != s->config->worker ? ptn_cast(c, d->auth[i], PTN_MSG_AUTH_LOOK, NULL) : 0;
+        if (err < 0 && err != -PTN_ENOACTOR)
+            s->told_badly = true;
+    }
 }
 
-static int load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
+static int load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again, bool *news) {
     int64_t now_ms = ptn_wall_ms(c), before_ms;
     uint32_t n, two;
     bool any = false;
@@ -347,8 +352,7 @@ static int load_users(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again) {
     }
     if (any)
         auth_cache_clear(&s->cache);
-    if (any && s->loaded)
-        tell_verifiers(c, s);
+    *news = *news || (any && err == 0);
     return err;
 }
 
@@ -366,9 +370,12 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     uint32_t n;
     int64_t changes;
     PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 3 && ptn_unpack_int(&u, &changes));
+    bool news = again;
     s->told_badly = false;
-    int sessions_err = load_sessions(c, s, &u, again);
-    int users_err = sessions_err != -PTN_ENOMEM ? load_users(c, s, &u, again) : -PTN_ENOMEM;
+    int sessions_err = load_sessions(c, s, &u, again, &news);
+    int users_err = sessions_err != -PTN_ENOMEM ? load_users(c, s, &u, again, &news) : -PTN_ENOMEM;
+    if (news && s->loaded)
+        tell_verifiers(c, s);
     if (users_err == -PTN_ENOMEM) {
         s->told_badly = s->told_badly || again;
         load_failed(c, s, users_err);
@@ -408,6 +415,14 @@ static void load(ptn_ctx *c, struct auth *s) {
         ptn_buf_unref(b);
         load_failed(c, s, err);
     }
+}
+
+void auth__look_anew(ptn_ctx *c, struct auth *s) {
+    s->changes = -1;
+    if (s->loading)
+        s->stale = true;
+    else
+        load(c, s);
 }
 
 /* ---- the actor --------------------------------------------------------------------------------
@@ -470,10 +485,7 @@ static int auth_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         revoke_asked(c, s, m);
         return 0;
     case PTN_MSG_AUTH_LOOK:
-        if (s->loading)
-            s->stale = true;
-        else
-            load(c, s);
+        auth__look_anew(c, s);
         return 0;
     case PTN_MSG_ROUTE_AUTH_LOGIN:
         auth__login(c, s, m);

@@ -57,6 +57,10 @@ struct auth {
  * or -PTN_EOVERLOAD: the edge has not heard of it; say it again. */
 int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms);
 
+/* auth.c.  Loads all that is over from the store, as soon as that can; whatever is news goes to
+ * every worker. */
+void auth__look_anew(ptn_ctx *c, struct auth *s);
+
 /* auth_session.c: the three routes, and the end of the actor. */
 void auth__login(ptn_ctx *c, struct auth *s, const ptn_msg *m);
 void auth__refresh(ptn_ctx *c, struct auth *s, const ptn_msg *m);

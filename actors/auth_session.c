@@ -122,17 +122,30 @@ void auth__ops_forget(struct auth *s) {
     }
 }
 
-/* Consumes w.  Asks the store; on failure the operation has ended. */
+/* Consumes w.  Asks the store; on failure the operation has ended.  That a session is over has to
+ * be told everywhere, whether or not somebody still waits for the answer. */
 static void ask_store(ptn_ctx *c, struct auth *s, struct auth_op *op, uint32_t type, ptn_pack *w,
                       ptn_reply_cb cb) {
+    ptn_addr store = s->config->directory->store;
     ptn_buf *b = ptn_pack_finish(w);
-    int err = b == NULL
-                  ? -PTN_ENOMEM
-                  : ptn_ask(c, s->config->directory->store, type, b, op->to.deadline, cb, op, NULL);
+    int err = -PTN_ENOMEM;
+    if (b != NULL && op->login)
+        err = ptn_ask(c, store, type, b, op->to.deadline, cb, op, NULL);
+    else if (b != NULL)
+        err = ptn_ask_through(c, store, type, b, op->to.deadline, cb, op, NULL);
     if (err < 0) {
         ptn_buf_unref(b);
         op_pass(c, s, op, err, NULL);
     }
+}
+
+/* An answer that says nothing about the session.  When nobody knows what has become of it, it is
+ * looked up. */
+static void session_unchanged(ptn_ctx *c, struct auth *s, struct auth_op *op, int err,
+                              const ptn_msg *reply) {
+    if (err == -PTN_ECRASHED)
+        auth__look_anew(c, s);
+    op_pass(c, s, op, err, reply);
 }
 
 /* Terminated copy; false when it does not fit. */
@@ -519,7 +532,7 @@ static void rotated(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void
         revoke_round(c, s, op);
     } else {
         ptn_count(PTN_C_AUTH_FAILED, err == 0);
-        op_pass(c, s, op, err, reply);
+        session_unchanged(c, s, op, err, reply);
     }
 }
 
@@ -581,7 +594,7 @@ void auth__refresh(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
 
 static void session_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     if (err < 0 || reply->type != PTN_MSG_OK)
-        op_pass(c, state, arg, err, reply);
+        session_unchanged(c, state, arg, err, reply);
     else
         revoke_round(c, state, arg);
 }

@@ -4,100 +4,9 @@
  * over a real database, in virtual time.
  *
  * A script actor runs one step after the other; a step checks the answer to the step before and
- * asks the next thing.  Fake edges write down which sessions they were told to close.
+ * asks the next thing.
  */
-#include "actors/auth_internal.h"
-#include "actors/store_testing.h"
-#include "runtime/testing.h"
-
-#include <criterion/criterion.h>
-
-#define PASSWORD "correct horse battery"
-
-struct fx;
-typedef void (*step_fn)(ptn_ctx *c, struct fx *f);
-
-struct fake_edge {
-    unsigned n;
-    char session[8][JWT_ID_BYTES_MAX + 1];
-};
-
-struct fx {
-    struct rig rig;
-    struct test_dir dir;
-    store_db *db;
-    ptn_directory d;
-    auth_config config[2];
-    uint8_t key[32];
-    const step_fn *steps;
-    unsigned at, outstanding;
-    ptn_timer timer;
-    struct fake_edge edge[2];
-    bool store_silent;      /* takes requests and never answers */
-    unsigned load_failures; /* how many loads of revocations still fail */
-    unsigned loads;
-    unsigned first_worker; /* where the script asks */
-    ptn_time asked_at;
-    /* the last answer, and counts over a burst */
-    int err;
-    uint32_t type;
-    ptn_buf *answer;
-    unsigned n_ok, n_overloaded, n_crashed, n_limited, n_refused;
-    char access[1024], refresh[256], old_refresh[256], message[256];
-};
-
-/* ---- actors around ----------------------------------------------------------------------------
- */
-
-static int remember_arg(ptn_ctx *c, void *state, void *arg) {
-    (void)c;
-    *(void **)state = arg;
-    return 0;
-}
-
-static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
-    struct fx *f = *(struct fx **)state;
-    uint32_t type;
-    if (m->type == PTN_MSG_STOPPING) {
-        ptn_exit(c, 0);
-        return 0;
-    }
-    ptn_reply_to to = ptn_reply_token(c, m);
-    if (m->type == PTN_MSG_STORE_SESSIONS_REVOKED) {
-        f->loads++;
-        if (f->load_failures > 0) {
-            f->load_failures--;
-            return ptn_reply_err(c, to, -PTN_EIO);
-        }
-    } else if (f->store_silent) {
-        return 0;
-    }
-    ptn_buf *b = store_db_execute(f->db, m->type, ptn_msg_bytes(m), &type);
-    int err = ptn_reply(c, to, type, b);
-    if (err < 0)
-        ptn_buf_unref(b);
-    return err;
-}
-
-static const ptn_actor_ops store_ops = {
-    .name = "store", .state_size = sizeof(void *), .init = remember_arg, .handle = store_handle};
-
-static int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
-    struct fake_edge *e = *(struct fake_edge **)state;
-    if (m->type == PTN_MSG_STOPPING) {
-        ptn_exit(c, 0);
-    } else if (m->type == PTN_MSG_SESSION_REVOKED && e->n < PTN_ARRAY_LEN(e->session)) {
-        ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
-        uint32_t n;
-        ptn_str s;
-        cr_assert(ptn_unpack_array(&u, &n) && ptn_unpack_str(&u, &s));
-        (void)snprintf(e->session[e->n++], sizeof e->session[0], "%.*s", (int)s.n, s.p);
-    }
-    return 0;
-}
-
-static const ptn_actor_ops edge_ops = {
-    .name = "edge", .state_size = sizeof(void *), .init = remember_arg, .handle = edge_handle};
+#include "actors/auth_testing.h"
 
 /* ---- the script -------------------------------------------------------------------------------
  */
@@ -160,7 +69,8 @@ static void ask(ptn_ctx *c, struct fx *f, unsigned worker, uint32_t type, ptn_pa
     ptn_buf *b = ptn_pack_finish(w);
     cr_assert_not_null(b);
     f->outstanding++;
-    cr_assert_eq(ptn_ask(c, f->d.auth[worker], type, b, PTN_NEVER, answered, f, NULL), 0);
+    ptn_time deadline = f->patience_ns > 0 ? ptn_now(c) + f->patience_ns : PTN_NEVER;
+    cr_assert_eq(ptn_ask(c, f->d.auth[worker], type, b, deadline, answered, f, NULL), 0);
 }
 
 /* A request of a route; pairs of texts make the body, NULL ends them.  The caller's token is
@@ -442,12 +352,15 @@ static void old_refresh_again(ptn_ctx *c, struct fx *f) {
     expect_principal(f, "ann");
     refresh(c, f, f->old_refresh);
 }
-static void family_is_revoked_on_0(ptn_ctx *c, struct fx *f) {
-    expect_problem(f, PTN_CODE_UNAUTHENTICATED);
+static void both_edges_were_told(const struct fx *f) {
     for (unsigned i = 0; i < 2; i++) {
         cr_expect_eq(f->edge[i].n, 1, "edge %u was told %u times", i, f->edge[i].n);
         cr_expect_eq(strncmp(f->edge[i].session[0], f->refresh, PTN_ULID_LEN), 0);
     }
+}
+static void family_is_revoked_on_0(ptn_ctx *c, struct fx *f) {
+    expect_problem(f, PTN_CODE_UNAUTHENTICATED);
+    both_edges_were_told(f);
     token(c, f, 0, f->access); /* was in the cache */
 }
 static void family_is_revoked_on_1(ptn_ctx *c, struct fx *f) {
@@ -503,6 +416,61 @@ Test(auth, a_revoked_session_stays_revoked_after_a_crash) {
     run(&f, (const step_fn[]){ann_logs_in, ann_shows_token_on_0, token_on_1, logout, logged_out,
                               family_is_revoked_on_1, crash_verifier, token_after_restart,
                               still_revoked, NULL});
+}
+
+/* ---- a store that answers when nobody waits any more ------------------------------------------
+ */
+
+static void impatient(struct fx *f, uint32_t type) {
+    f->late_type = type;
+    f->patience_ns = PTN_SEC;
+}
+static void old_refresh_again_impatiently(ptn_ctx *c, struct fx *f) {
+    impatient(f, PTN_MSG_STORE_SESSION_ROTATE);
+    old_refresh_again(c, f);
+}
+static void logout_impatiently(ptn_ctx *c, struct fx *f) {
+    impatient(f, PTN_MSG_STORE_SESSION_REVOKE);
+    logout(c, f);
+}
+static void in_vain_until_the_answer(ptn_ctx *c, struct fx *f) {
+    cr_expect_eq(f->err, -PTN_EDEADLINE, "%s", ptn_err_name(f->err));
+    cr_expect_eq(f->edge[0].n + f->edge[1].n, 0, "nobody can know yet");
+    f->patience_ns = 0;
+    f->outstanding = 1;
+    ptn_timer_start(c, &f->timer,
+                    f->late_ns > 0 ? f->late_ns - PTN_SEC + 20 * PTN_MS : 31 * PTN_SEC, run_step,
+                    f);
+}
+static void everybody_has_heard(ptn_ctx *c, struct fx *f) {
+    f->outstanding = 0;
+    both_edges_were_told(f);
+    token(c, f, 0, f->access);
+}
+
+Test(auth, a_late_answer_to_a_refresh_ends_the_session_everywhere) {
+    static struct fx f;
+    f.late_ns = 5 * PTN_SEC;
+    run(&f, (const step_fn[]){ann_logs_in, first_refresh, new_token_counts,
+                              old_refresh_again_impatiently, in_vain_until_the_answer,
+                              everybody_has_heard, family_is_revoked_on_1, refused_refresh_token,
+                              NULL});
+}
+
+Test(auth, a_late_answer_to_a_logout_ends_the_session_everywhere) {
+    static struct fx f;
+    f.late_ns = 5 * PTN_SEC;
+    run(&f, (const step_fn[]){ann_logs_in, ann_shows_token_on_0, logout_impatiently,
+                              in_vain_until_the_answer, everybody_has_heard, family_is_revoked_on_1,
+                              refused_refresh_token, NULL});
+}
+
+Test(auth, an_answer_that_never_comes_is_looked_up) {
+    static struct fx f;
+    run(&f, (const step_fn[]){ann_logs_in, first_refresh, new_token_counts,
+                              old_refresh_again_impatiently, in_vain_until_the_answer,
+                              everybody_has_heard, family_is_revoked_on_1, refused_refresh_token,
+                              NULL});
 }
 
 static void logout_without_session(ptn_ctx *c, struct fx *f) {

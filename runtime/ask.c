@@ -26,8 +26,11 @@ struct ptn__ask {
     ptn_reply_cb cb;
     void *arg;
     ptn_time inherited; /* the deadline under which the ask was made */
+    bool through;       /* see ptn_ask_through() */
     ptn_timer timer;
 };
+
+enum ask_kind { PLAIN, LASTING, THROUGH };
 
 static struct ptn__ask *ask_get(struct ptn__worker *w) {
     struct ptn__ask *a = w->ask_free;
@@ -85,12 +88,11 @@ static void ask_expired(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     (void)t;
     struct ptn__ask *a = ask_take(c->slot, ((struct ptn__ask *)arg)->corr);
     PTN_ASSERT(a == arg);
-    ask_end(c, a, -PTN_EDEADLINE, NULL);
+    ask_end(c, a, a->through ? -PTN_ECRASHED : -PTN_EDEADLINE, NULL);
 }
 
-/* lasting: see ptn_ask_lasting(). */
 static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
-               bool lasting, ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
+               enum ask_kind kind, ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
     struct ptn__worker *w = c->w;
     struct ptn__slot *s = c->slot;
     if (type < PTN_MSG_USER || cb == NULL)
@@ -101,7 +103,8 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
         return -PTN_EOVERLOAD; /* no room for one more reply */
     if (deadline == PTN_NEVER)
         deadline = w->now + ASK_DEFAULT_NS;
-    deadline = c->deadline < deadline ? c->deadline : deadline;
+    if (kind != LASTING && c->deadline < deadline)
+        deadline = c->deadline;
     if (PTN_BUGGIFY("ask.deadline") && w->now + PTN_MS < deadline)
         deadline = w->now + PTN_MS; /* the answer and the deadline race */
     struct ptn__cold *k = ptn__cold_own(s);
@@ -114,7 +117,7 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
         struct ptn__env e = {.to = to,
                              .from = s->self,
                              .corr = corr,
-                             .deadline = lasting ? PTN_NEVER : deadline,
+                             .deadline = kind == LASTING ? PTN_NEVER : deadline,
                              .type = type,
                              .enq_us = (uint32_t)(w->clock >> 10),
                              .kind = PTN__ENV_REQUEST};
@@ -126,8 +129,16 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
         ask_put(w, a);
         return err;
     }
-    *a = (struct ptn__ask){.corr = corr, .cb = cb, .arg = arg, .inherited = c->deadline};
-    a->timer = (ptn_timer){.due = deadline, .cb = ask_expired, .arg = a, .owner = s};
+    bool through = kind == THROUGH;
+    *a = (struct ptn__ask){.corr = corr,
+                           .cb = cb,
+                           .arg = arg,
+                           .inherited = kind == PLAIN ? c->deadline : PTN_NEVER,
+                           .through = through};
+    a->timer = (ptn_timer){.due = deadline + (through ? PTN_ASK_THROUGH_NS : 0),
+                           .cb = ask_expired,
+                           .arg = a,
+                           .owner = s};
     ptn__wheel_add(&w->wheel, &a->timer);
     if (ret_corr != NULL)
         *ret_corr = corr;
@@ -136,12 +147,17 @@ static int ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, pt
 
 int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
             ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
-    return ask(c, to, type, take_payload, deadline, /* lasting= */ false, cb, arg, ret_corr);
+    return ask(c, to, type, take_payload, deadline, PLAIN, cb, arg, ret_corr);
 }
 
 int ptn_ask_lasting(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload,
                     ptn_time deadline, ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
-    return ask(c, to, type, take_payload, deadline, /* lasting= */ true, cb, arg, ret_corr);
+    return ask(c, to, type, take_payload, deadline, LASTING, cb, arg, ret_corr);
+}
+
+int ptn_ask_through(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload,
+                    ptn_time deadline, ptn_reply_cb cb, void *arg, uint64_t *ret_corr) {
+    return ask(c, to, type, take_payload, deadline, THROUGH, cb, arg, ret_corr);
 }
 
 int ptn_ask_cancel(ptn_ctx *c, uint64_t corr) {

@@ -21,7 +21,7 @@ enum {
     MSG_REPLY_CRASH,   /* answers, then crashes */
     MSG_LATE,          /* answers after 50 ms */
     MSG_NESTED,        /* asks the helper, and reports the deadline it inherited */
-    MSG_NESTED_DONE,
+    MSG_NESTED_NEWS,   /* the same, lasting */
 };
 
 #define MS(n) ((n)*PTN_MS)
@@ -37,6 +37,7 @@ struct script {
     unsigned calls[8];
     ptn_time t0;
     bool cancel_first;
+    bool through;
     unsigned linger_ms; /* before stopping */
     ptn_timer end;
 };
@@ -80,7 +81,8 @@ static int asker_init(ptn_ctx *c, void *state, void *arg) {
         steps[i] = (struct step){s, i};
         uint64_t corr;
         ptn_buf *b = buf_u64(100 + i);
-        int err = ptn_ask(c, s->callee, s->types[i], b, d, answered, &steps[i], &corr);
+        int err = (s->through ? ptn_ask_through : ptn_ask)(c, s->callee, s->types[i], b, d,
+                                                           answered, &steps[i], &corr);
         if (err < 0) {
             ptn_buf_unref(b);
             s->errs[i] = err;
@@ -175,8 +177,10 @@ static int callee_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_timer_start(c, &k->t, MS(50), answer_late, NULL);
         break;
     case MSG_NESTED:
+    case MSG_NESTED_NEWS:
         k->nested = ptn_reply_token(c, m);
-        cr_expect_eq(ptn_ask(c, k->s->helper, MSG_SILENT, NULL, PTN_NEVER, nested_done, NULL, NULL),
+        cr_expect_eq((m->type == MSG_NESTED ? ptn_ask : ptn_ask_lasting)(
+                         c, k->s->helper, MSG_SILENT, NULL, PTN_NEVER, nested_done, NULL, NULL),
                      0);
         break;
     default:
@@ -300,9 +304,34 @@ Test(ask, nested_asks_inherit_the_earlier_deadline) {
     rig_close(&r);
 }
 
-Test(ask, an_expired_request_is_not_handled) {
+Test(ask, news_wait_for_their_own_deadline) {
     struct rig r;
-    struct script s = {.n = 1, .types = {MSG_FAIL}, .deadlines_ms = {0}};
+    struct script s = {
+        .n = 1, .types = {MSG_NESTED_NEWS}, .deadlines_ms = {70}, .linger_ms = 30000};
+    run_script(&r, &s, 2);
+    cr_expect_eq(s.errs[0], -PTN_EDEADLINE);
+    cr_expect_eq(s.at_ms[0], 70);
+    cr_expect_eq(stats_of(&r, 0).late_replies, 1, "the callee's own answer came after 30 s");
+    rig_close(&r);
+}
+
+Test(ask, a_change_is_followed_to_its_end) {
+    struct rig r;
+    struct script s = {
+        .n = 2, .types = {MSG_SILENT, MSG_LATE}, .deadlines_ms = {30, 40}, .through = true};
+    run_script(&r, &s, 2);
+    cr_expect_eq(s.errs[0], -PTN_ECRASHED, "it has begun, and nobody knows");
+    cr_expect_eq(s.at_ms[0], 30030);
+    cr_expect_eq(s.errs[1], 0, "it was late");
+    cr_expect_eq(s.at_ms[1], 50);
+    cr_expect_eq(stats_of(&r, 0).late_replies, 0);
+    rig_close(&r);
+    cr_expect_eq(buf_live(), 0);
+}
+
+static void check_expired(bool through) {
+    struct rig r;
+    struct script s = {.n = 1, .types = {MSG_FAIL}, .deadlines_ms = {0}, .through = through};
     rig_open(&r, 1);
     rig_spawn(&r, &asker_ops, &s, 0, PTN_PERMANENT);
     s.callee = rig_spawn(&r, &callee_ops, &s, 0, PTN_PERMANENT);
@@ -314,6 +343,14 @@ Test(ask, an_expired_request_is_not_handled) {
     cr_expect_eq(stats_of(&r, 0).deadline_expired, 1);
     rig_close(&r);
     cr_expect_eq(buf_live(), 0);
+}
+
+Test(ask, an_expired_request_is_not_handled) {
+    check_expired(false);
+}
+
+Test(ask, an_expired_change_is_not_begun) {
+    check_expired(true);
 }
 
 Test(ask, a_cancelled_ask_never_calls_back) {

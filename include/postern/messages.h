@@ -29,7 +29,7 @@
     XX(AUTH_RESUME)       /* edge -> auth of its worker: [ticket] -> PRINCIPAL */                          \
     XX(PRINCIPAL)         /* [user, name, session?, roles, expiresMs] */                                   \
     XX(AUTH_REVOKE)       /* issuer -> every verifier: [session, untilMs] -> OK */                         \
-    XX(AUTH_LOOK)         /* verifier -> the others: the command line has written; look what */            \
+    XX(AUTH_LOOK)         /* verifier -> the others: something is over that they may not know; look what */ \
     XX(SESSION_REVOKED)   /* verifier -> edges of its worker: [session, user?]: close its connections, or   \
                            * (session empty) those that the user has without a session */                  \
     /* topics: hub <-> owner (topics shard, or conversation shard for conversation.<id>) */                \

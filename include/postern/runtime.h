@@ -167,9 +167,16 @@ int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf
 typedef void (*ptn_reply_cb)(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg);
 int ptn_ask(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, ptn_time deadline,
             ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
-/* The same for news: the asker stops waiting at the deadline, but the message is not dropped in a
- * queue when that passes.  The receiver sees no deadline. */
+/* The same for news: the message is not dropped in a queue when the deadline passes, and the
+ * receiver sees none.  The asker stops waiting at its own, whatever it was handling. */
 int ptn_ask_lasting(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload,
+                    ptn_time deadline, ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
+/* The same for a change that others must hear of, even when whoever wanted it has stopped waiting:
+ * the deadline is as for ptn_ask(), but a receiver that has begun by then is waited for, this much
+ * longer.  So -PTN_EDEADLINE means that it was not begun, and -PTN_ECRASHED that nobody knows.
+ * What is asked in cb inherits no deadline. */
+#define PTN_ASK_THROUGH_NS (30 * PTN_SEC)
+int ptn_ask_through(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload,
                     ptn_time deadline, ptn_reply_cb cb, void *arg, uint64_t *ret_corr);
 int ptn_ask_cancel(ptn_ctx *c, uint64_t corr); /* cb is not called after this returns */
 

@@ -46,7 +46,7 @@ enum state { OPEN, ENDED, CANCELED };
 struct ask {
     enum state state;
     uint32_t owner;
-    ptn_time deadline;
+    ptn_time deadline, patience; /* behind the deadline */
     uint64_t corr;
     ptn_reply_to on_behalf_of; /* corr 0: nobody */
     uint32_t outer;            /* their ask */
@@ -166,8 +166,8 @@ static void ask_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
            "ask: ask %u expires %llu ns early", id, (unsigned long long)(a->deadline - now));
     /* Rounded up to a tick, and one tick more for the turn. */
     ptn_time late = S.settling && now > S.calm_at ? 2 * TICK_NS : LATE_NS_MAX;
-    ORACLE(now <= a->deadline + late, "ask: ask %u ends %llu ns behind its deadline", id,
-           (unsigned long long)(now - a->deadline));
+    ORACLE(now <= a->deadline + a->patience + late, "ask: ask %u ends %llu ns behind its deadline",
+           id, (unsigned long long)(now - a->deadline));
     if (a->on_behalf_of.corr != 0)
         answer(c, a->on_behalf_of, a->outer);
 }
@@ -182,16 +182,20 @@ static struct ask *send_ask(ptn_ctx *c, struct member *me, ptn_time inherited, e
     ptn_time deadline = ptn_now(c) + below((uint32_t)patience[below(4)]);
     if (below(50) == 0)
         deadline = PTN_NEVER;
+    uint32_t kind = below(32);
+    int (*ask)(ptn_ctx *, ptn_addr, uint32_t, ptn_buf *, ptn_time, ptn_reply_cb, void *,
+               uint64_t *) = kind < 8                             ? ptn_ask_lasting
+                             : kind == 8 && deadline != PTN_NEVER ? ptn_ask_through
+                                                                  : ptn_ask;
     *a = (struct ask){.owner = me->index,
-                      .deadline = deadline == PTN_NEVER ? ptn_now(c) + 30 * PTN_SEC : deadline};
-    if (inherited < a->deadline)
+                      .deadline = deadline == PTN_NEVER ? ptn_now(c) + 30 * PTN_SEC : deadline,
+                      .patience = ask == ptn_ask_through ? PTN_ASK_THROUGH_NS : 0};
+    if (inherited < a->deadline && ask != ptn_ask_lasting)
         a->deadline = inherited;
     struct letter l = letter_to(me, to);
     l.ask = id;
     l.how = how;
     ptn_buf *b = pack(&l);
-    int (*ask)(ptn_ctx *, ptn_addr, uint32_t, ptn_buf *, ptn_time, ptn_reply_cb, void *,
-               uint64_t *) = below(4) == 0 ? ptn_ask_lasting : ptn_ask;
     if (b == NULL || ask(c, S.addr[to], SWARM_ASK, b, deadline, ask_ended, a, &a->corr) < 0) {
         ptn_buf_unref(b);
         return NULL;
