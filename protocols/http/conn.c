@@ -327,6 +327,17 @@ static void pend(struct http_conn *conn, const uint8_t *data, size_t n) {
     }
 }
 
+/* Reading, and the limit that counts now, after whatever was parsed or answered. */
+static void settle(ptn_ctx *c, struct http_conn *conn) {
+    /* Sealed connections go on reading, and drop it, to notice a peer that leaves. */
+    bool reading = conn->pending.len == 0 && (conn->sealed ? !keeps_rest(conn) : may_parse(conn));
+    if (reading != conn->reading) {
+        conn->reading = reading;
+        ptn_stream_read_enable(conn->stream, reading);
+    }
+    wait_update(c, conn);
+}
+
 /* Parses what waited and what has come, and settles reading and timers.  May free conn. */
 static void run(ptn_ctx *c, struct http_conn *conn, const uint8_t *data, size_t n) {
     size_t used = 0;
@@ -348,23 +359,17 @@ static void run(ptn_ctx *c, struct http_conn *conn, const uint8_t *data, size_t 
             pend(conn, data + used, n - used);
     }
     conn->busy = false;
-    if (!flush(c, conn))
-        return;
-    if (conn->finishing)
-        return;
-    /* Sealed connections go on reading, and drop it, to notice a peer that leaves. */
-    bool reading = conn->pending.len == 0 && (conn->sealed ? !keeps_rest(conn) : may_parse(conn));
-    if (reading != conn->reading) {
-        conn->reading = reading;
-        ptn_stream_read_enable(conn->stream, reading);
-    }
-    wait_update(c, conn);
+    if (flush(c, conn) && !conn->finishing)
+        settle(c, conn);
 }
 
 void http_conn_advance(ptn_ctx *c, struct http_conn *conn) {
     if (conn->busy || !flush(c, conn) || conn->finishing)
         return;
-    run(c, conn, NULL, 0);
+    if (conn->pending.len != 0)
+        run(c, conn, NULL, 0);
+    else
+        settle(c, conn);
 }
 
 /* ---- stream callbacks ---------------------------------------------------------------------- */

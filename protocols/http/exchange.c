@@ -36,6 +36,7 @@ static bool hold(struct http_exchange *x, const struct http_request *r, bool wit
     ptn_out_put(&x->held, r->base, r->head_bytes);
     x->request.base = (const char *)x->held.p;
     x->request.seen = r->seen;
+    memcpy(x->request.headers, r->headers, sizeof r->headers);
     x->request.body = (ptn_bytes){NULL, 0};
     ptn_out_clear(&x->body);
     if (with_body && r->body.n != 0) {
@@ -365,7 +366,7 @@ static void begin_upgrade(ptn_ctx *c, struct http_exchange *x, const struct http
 
 void http_exchange_begin(ptn_ctx *c, struct http_exchange *x, const struct http_request *r) {
     x->started = ptn_now(c);
-    x->request = *r;
+    memcpy(&x->request, r, HTTP_REQUEST_SHORT_BYTES); /* the headers when they are held */
     x->request.base = NULL;
     x->request.seen = 0;
     x->request.body = (ptn_bytes){NULL, 0};

@@ -22,18 +22,31 @@ static const struct {
 #undef XX
 };
 
+/* What a byte may stand in: a token (RFC 9110 section 5.6.2); a host's name; a path, without what
+ * means something there (%, ?, #).  Rows of 16, from blank to DEL; nothing else stands in any. */
+enum { IN_TOKEN = 1, IN_HOST = 2, IN_PATH = 4 };
+/* clang-format off */
+static const uint8_t in_what[256] = {
+    [0x20] =
+    0, 5, 4, 1, 5, 1, 5, 5, 4, 4, 5, 5, 4, 7, 7, 4, /* 0x20 */
+    7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 4, 4, 4, 4, 4, 0, /* 0x30 */
+    4, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, /* 0x40 */
+    7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 4, 4, 4, 5, 7, /* 0x50 */
+    5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, /* 0x60 */
+    7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 4, 5, 4, 7, 0, /* 0x70 */
+};
+/* clang-format on */
+
+static inline bool is_in(char c, uint8_t what) {
+    return (in_what[(uint8_t)c] & what) != 0;
+}
+
 bool http__is_tchar(uint8_t c) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
-        return true;
-    return c != 0 && c < 0x80 && strchr("!#$%&'*+-.^_`|~", c) != NULL;
+    return (in_what[c] & IN_TOKEN) != 0;
 }
 
 static bool is_digit(char c) {
     return c >= '0' && c <= '9';
-}
-
-static bool is_alnum(char c) {
-    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
 static bool is_hex(char c) {
@@ -57,7 +70,7 @@ static bool version_check(struct http_parser *p, const char *v, size_t n) {
 
 bool http__request_line(struct http_parser *p, const char *line, size_t n) {
     size_t method = 0;
-    while (method < n && http__is_tchar((uint8_t)line[method]))
+    while (method < n && is_in(line[method], IN_TOKEN))
         method++;
     if (method == 0 || method == n || line[method] != ' ')
         return refuse(p, 400, "The request line must be: method, target, HTTP/1.1.");
@@ -77,7 +90,7 @@ bool http__field_line(struct http_parser *p, const char *line, size_t n) {
     if (line[0] == ' ' || line[0] == '\t')
         return refuse(p, 400, "A header line begins with whitespace (line folding is obsolete).");
     size_t i = 0;
-    while (i < n && http__is_tchar((uint8_t)line[i]))
+    while (i < n && is_in(line[i], IN_TOKEN))
         i++;
     if (i == n)
         return refuse(p, 400, "A header line has no colon.");
@@ -118,7 +131,7 @@ static bool authority_is_valid(const char *s, size_t n) {
             return false;
         i++;
     } else {
-        while (i < n && (is_alnum(s[i]) || memchr("-._~", s[i], 4) != NULL))
+        while (i < n && is_in(s[i], IN_HOST))
             i++;
         if (i == 0 || i > 255)
             return false;
@@ -163,14 +176,18 @@ static size_t absolute_prefix(ptn_str t, ptn_str *ret_authority) {
     return i;
 }
 
-static bool path_is_valid(ptn_str path) {
-    for (size_t i = 0; i < path.n; i++) {
-        if (path.p[i] != '%')
-            continue;
-        if (i + 2 >= path.n || !is_hex(path.p[i + 1]) || !is_hex(path.p[i + 2]))
+/* Goes from the start of a path to its end.  False: a broken percent-encoding. */
+static bool path_end(ptn_str t, size_t *at) {
+    size_t i = *at;
+    for (;; i += 3) {
+        while (i < t.n && is_in(t.p[i], IN_PATH))
+            i++;
+        if (i == t.n || t.p[i] != '%')
+            break;
+        if (t.n - i < 3 || !is_hex(t.p[i + 1]) || !is_hex(t.p[i + 2]))
             return false;
-        i += 2;
     }
+    *at = i;
     return true;
 }
 
@@ -194,15 +211,15 @@ static bool target_parse(struct http_parser *p, struct http_span target) {
         if (http_has(r, HTTP_H_HOST) && !same_nocase(authority, http_header(r, HTTP_H_HOST)))
             return refuse(p, 400, "Host and the request target name different hosts.");
     }
-    if (memchr(t.p, '#', t.n) != NULL)
+    size_t end = at;
+    if (!path_end(t, &end))
+        return refuse(p, 400, "The request target has a broken percent-encoding.");
+    if (end < t.n && memchr(t.p + end, '#', t.n - end) != NULL)
         return refuse(p, 400, "A request target has no fragment.");
-    const char *mark = memchr(t.p + at, '?', t.n - at);
-    size_t end = mark == NULL ? t.n : (size_t)(mark - t.p);
     r->path = (struct http_span){target.off + (uint32_t)at, (uint32_t)(end - at)};
-    if (mark != NULL)
+    if (end < t.n)
         r->query = (struct http_span){target.off + (uint32_t)end + 1, (uint32_t)(t.n - end - 1)};
-    return path_is_valid((ptn_str){t.p + at, end - at}) ||
-           refuse(p, 400, "The request target has a broken percent-encoding.");
+    return true;
 }
 
 static bool host_check(struct http_parser *p) {
@@ -266,6 +283,17 @@ static int header_find(ptn_str name) {
     return -1;
 }
 
+static bool is_ascii(const char *p, size_t n) {
+    uint64_t w, high = 0;
+    for (; n >= sizeof w; p += sizeof w, n -= sizeof w) {
+        memcpy(&w, p, sizeof w);
+        high |= w;
+    }
+    for (; n != 0; p++, n--)
+        high |= (uint8_t)*p;
+    return (high & UINT64_C(0x8080808080808080)) == 0;
+}
+
 static int on_header_value_complete(llhttp_t *l) {
     struct head_walk *w = l->data;
     struct http_parser *p = w->p;
@@ -276,11 +304,9 @@ static int on_header_value_complete(llhttp_t *l) {
     w->value.len = 0;
     if (h < 0)
         return 0;
-    for (uint32_t i = 0; i < value.len; i++) {
-        if ((uint8_t)r->base[value.off + i] >= 0x80) {
-            http__refuse(p, 400, "A header that matters here has a byte outside ASCII.");
-            return HPE_USER;
-        }
+    if (!is_ascii(r->base + value.off, value.len)) {
+        http__refuse(p, 400, "A header that matters here has a byte outside ASCII.");
+        return HPE_USER;
     }
     if (http_has(r, (enum http_header)h)) {
         p->repeated |= 1u << h;
@@ -311,6 +337,27 @@ static const llhttp_settings_t walk_settings = {
     .on_headers_complete = on_headers_complete,
 };
 
+static enum ptn_method method_of(const llhttp_t *l) {
+    switch (l->method) {
+    case HTTP_GET:
+        return PTN_GET;
+    case HTTP_HEAD:
+        return PTN_HEAD;
+    case HTTP_POST:
+        return PTN_POST;
+    case HTTP_PUT:
+        return PTN_PUT;
+    case HTTP_PATCH:
+        return PTN_PATCH;
+    case HTTP_DELETE:
+        return PTN_DELETE;
+    case HTTP_OPTIONS:
+        return PTN_OPTIONS;
+    default:
+        return PTN_METHOD_OTHER;
+    }
+}
+
 static bool walk(struct http_parser *p, const char *head, size_t n, struct http_span *ret_target) {
     struct head_walk w = {.p = p};
     llhttp_t l;
@@ -325,7 +372,10 @@ static bool walk(struct http_parser *p, const char *head, size_t n, struct http_
         const char *why = llhttp_get_error_reason(&l); /* a literal of llhttp's, or NULL */
         return refuse(p, 400, why != NULL && why[0] != 0 ? why : "The request head is malformed.");
     }
+    if (l.method == HTTP_CONNECT)
+        return refuse(p, 400, "CONNECT is for proxies; this is none.");
     *ret_target = w.target;
+    p->request.method = method_of(&l);
     p->request.minor = l.http_minor;
     return true;
 }
@@ -372,9 +422,8 @@ static bool join(struct http_parser *p, enum http_header h) {
 }
 
 static bool join_repeated(struct http_parser *p) {
-    for (int h = 0; h < HTTP_H_COUNT; h++) {
-        if ((p->repeated >> h & 1u) == 0)
-            continue;
+    for (uint32_t left = p->repeated; left != 0; left &= left - 1) {
+        int h = __builtin_ctz(left);
         if (headers_known[h].kind == KIND_LOOSE)
             p->request.seen &= ~(1u << h);
         else if (!join(p, (enum http_header)h))
@@ -442,10 +491,6 @@ bool http__head_parse(struct http_parser *p, const char *head, size_t n, bool *r
     struct http_span target = {0, 0};
     if (!walk(p, head, n, &target))
         return false;
-    const char *blank = memchr(head, ' ', n);
-    r->method = ptn_method_of((ptn_str){head, (size_t)(blank - head)});
-    if (http_equals_nocase((ptn_str){head, (size_t)(blank - head)}, "connect"))
-        return refuse(p, 400, "CONNECT is for proxies; this is none.");
     return join_repeated(p) && host_check(p) && target_parse(p, target) &&
            framing(p, ret_chunked) && connection_rules(p);
 }

@@ -65,9 +65,11 @@ struct http_request { /* a view of one parsed request */
     bool expect_continue;
     bool asterisk; /* OPTIONS * */
     struct http_span path, query;
-    struct http_span headers[HTTP_H_COUNT];
     ptn_bytes body;
+    struct http_span headers[HTTP_H_COUNT]; /* last, and without a value where not seen */
 };
+/* What must be cleared, or copied, of a request whose headers are not to be looked at. */
+#define HTTP_REQUEST_SHORT_BYTES offsetof(struct http_request, headers)
 
 static inline ptn_str http_span_str(const struct http_request *r, struct http_span s) {
     return s.len == 0 ? (ptn_str){"", 0} : (ptn_str){r->base + s.off, s.len};
@@ -99,7 +101,6 @@ struct http_chunked {
 struct http_parser {
     const edge_limits *limits;
     ptn_out own; /* head and body, once a request spans reads */
-    struct http_request request;
     uint64_t body_left;
     uint32_t head_at;  /* start of the head in own */
     uint32_t body_at;  /* start of the body in own; 0: nothing of it there */
@@ -110,6 +111,7 @@ struct http_parser {
     struct http_chunked chunked;
     unsigned status;
     const char *message;
+    struct http_request request; /* last: parser_reset() leaves its headers alone */
 };
 
 void http_parser_init(struct http_parser *p, const edge_limits *limits);

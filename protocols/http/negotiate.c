@@ -42,7 +42,7 @@ static bool next_part(ptn_str *rest, char sep, ptn_str *ret_part) {
 
 bool http_token_list_has(ptn_str list, const char *token) {
     ptn_str part;
-    while (next_part(&list, ',', &part))
+    while (list.n != 0 && next_part(&list, ',', &part))
         if (http_equals_nocase(part, token))
             return true;
     return false;

@@ -19,15 +19,26 @@ static bool is_text(uint8_t c) {
     return (c >= 0x20 && c != 0x7f) || c == '\t';
 }
 
-/* The first byte of b[i, n) that is not text; n: none.  Eight at a time while all are visible ("Bit
- * Twiddling Hacks", Determine if a word has a byte less than n). */
+/* The bytes of b[0, 8) that are neither visible nor blank nor obs-text: their high bits, of which
+ * the lowest is exact ("Bit Twiddling Hacks", Determine if a word has a byte less than n). */
+static inline uint64_t text_misses(const uint8_t *b) {
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t w;
+    memcpy(&w, b, sizeof w);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    w = __builtin_bswap64(w);
+#endif
+    uint64_t del = w ^ (ones * 0x7f);
+    return (((w - ones * 0x20) & ~w) | ((del - ones) & ~del)) & (ones * 0x80);
+}
+
+/* The first byte of b[i, n) that is not text; n: none. */
 static size_t text_end(const uint8_t *b, size_t i, size_t n) {
-    const uint64_t ones = UINT64_C(0x0101010101010101), high = ones * 0x80;
-    for (uint64_t w; n - i >= sizeof w; i += sizeof w) {
-        memcpy(&w, b + i, sizeof w);
-        uint64_t del = w ^ (ones * 0x7f);
-        if ((((w - ones * 0x20) & ~w) | ((del - ones) & ~del)) & high)
-            break;
+    while (n - i >= 8) {
+        uint64_t misses = text_misses(b + i);
+        i += misses == 0 ? 8 : (size_t)__builtin_ctzll(misses) / 8;
+        if (misses != 0 && b[i++] != '\t')
+            return i - 1;
     }
     while (i < n && is_text(b[i]))
         i++;
@@ -48,7 +59,8 @@ static void parser_reset(struct http_parser *p) {
     const edge_limits *limits = p->limits;
     if (p->own.cap != 0)
         ptn_out_done(&p->own);
-    http_parser_init(p, limits);
+    memset(p, 0, offsetof(struct http_parser, request) + HTTP_REQUEST_SHORT_BYTES);
+    p->limits = limits;
 }
 
 bool http_parser_is_idle(const struct http_parser *p) {
