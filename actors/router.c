@@ -44,6 +44,23 @@ static const struct route routes[] = {
 
 /* ---- matching ----------------------------------------------------------------------------- */
 
+/* The routes whose first segment may begin with a letter, as bits: of most paths few are left to be
+ * compared with. */
+struct route_index {
+    uint64_t by_letter[32]; /* its low five bits */
+};
+_Static_assert(PTN_ARRAY_LEN(routes) <= 64, "one bit per route in struct route_index");
+
+static void index_make(struct route_index *ret_index) {
+    *ret_index = (struct route_index){0};
+    for (size_t i = 0; i < PTN_ARRAY_LEN(routes); i++)
+        ret_index->by_letter[routes[i].pattern[1] & 31] |= UINT64_C(1) << i;
+}
+
+static uint64_t candidates(const struct route_index *index, ptn_str path) {
+    return path.n > 1 ? index->by_letter[path.p[1] & 31] : 0;
+}
+
 /* Segment by segment; a literal segment wins over `{}` because of the table's order. */
 static bool pattern_fits(const char *pattern, ptn_str path) {
     const char *p = pattern;
@@ -71,16 +88,13 @@ static ptn_str below_base(ptn_str path) {
 }
 
 /* NULL: none; *ret_other is set when another method has this path. */
-static const struct route *find_route(enum ptn_method method, ptn_str path, bool admin_listener,
-                                      bool *ret_other) {
+static const struct route *find_route(const struct route_index *index, enum ptn_method method,
+                                      ptn_str path, bool admin_listener, bool *ret_other) {
     path = below_base(path);
     *ret_other = false;
-    for (size_t i = 0; i < PTN_ARRAY_LEN(routes); i++) {
-        const struct route *r = &routes[i];
-        if (r->permission == NEEDS_PROBE && !admin_listener)
-            continue;
-        /* Second character first: nearly every miss ends here. */
-        if (path.n < 2 || r->pattern[1] != path.p[1] || !pattern_fits(r->pattern, path))
+    for (uint64_t left = candidates(index, path); left != 0; left &= left - 1) {
+        const struct route *r = &routes[__builtin_ctzll(left)];
+        if ((r->permission == NEEDS_PROBE && !admin_listener) || !pattern_fits(r->pattern, path))
             continue;
         if (r->method == method)
             return r;
@@ -109,8 +123,10 @@ static void list_methods(ptn_str path, bool admin_listener, char *out, size_t ou
 
 int router_match(enum ptn_method method, ptn_str path, bool admin_listener, char *ret_allow,
                  size_t ret_allow_bytes) {
+    struct route_index index;
     bool other;
-    const struct route *r = find_route(method, path, admin_listener, &other);
+    index_make(&index);
+    const struct route *r = find_route(&index, method, path, admin_listener, &other);
     if (r != NULL)
         return (int)r->kind;
     if (!other)
@@ -208,13 +224,18 @@ static bool permitted(ptn_ctx *c, const ptn_msg *m, const struct route *route,
     return true;
 }
 
-static int on_request(ptn_ctx *c, const struct router_config *cfg, const ptn_msg *m) {
+struct router {
+    const struct router_config *config;
+    struct route_index index;
+};
+
+static int on_request(ptn_ctx *c, const struct router *s, const ptn_msg *m) {
     ptn_request r;
     if (!ptn_request_unpack(ptn_msg_bytes(m), &r))
         return -PTN_EPROTO;
     bool other;
     const struct route *route =
-        find_route(r.method, r.path, r.flags & PTN_REQ_ADMIN_LISTENER, &other);
+        find_route(&s->index, r.method, r.path, r.flags & PTN_REQ_ADMIN_LISTENER, &other);
     if (route == NULL && other) {
         answer_method(c, ptn_reply_token(c, m), &r);
         return 0;
@@ -226,7 +247,7 @@ static int on_request(ptn_ctx *c, const struct router_config *cfg, const ptn_msg
     }
     if (!permitted(c, m, route, &r))
         return 0;
-    int err = ptn_forward(c, m, owner_of(cfg, route, &r), route->kind);
+    int err = ptn_forward(c, m, owner_of(s->config, route, &r), route->kind);
     if (err < 0)
         ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
     return 0;
@@ -234,20 +255,21 @@ static int on_request(ptn_ctx *c, const struct router_config *cfg, const ptn_msg
 
 static int router_init(ptn_ctx *c, void *state, void *arg) {
     (void)c;
-    *(const struct router_config **)state = arg;
+    struct router *s = state;
+    s->config = arg;
+    index_make(&s->index);
     return 0;
 }
 
 static int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
-    const struct router_config *cfg = *(const struct router_config **)state;
     if (m->type == PTN_MSG_REQUEST)
-        return on_request(c, cfg, m);
+        return on_request(c, state, m);
     if (m->type == PTN_MSG_STOPPING)
         ptn_exit(c, 0);
     return 0;
 }
 
 const ptn_actor_ops router_actor = {.name = "router",
-                                    .state_size = sizeof(const struct router_config *),
+                                    .state_size = sizeof(struct router),
                                     .init = router_init,
                                     .handle = router_handle};
