@@ -34,8 +34,11 @@ enum ask_kind { PLAIN, LASTING, THROUGH };
 
 static struct ptn__ask *ask_get(struct ptn__worker *w) {
     struct ptn__ask *a = w->ask_free;
-    if (a == NULL)
-        return calloc(1, sizeof(*a));
+    if (a == NULL) {
+        a = calloc(1, sizeof(*a));
+        w->n_ask_made += a != NULL;
+        return a;
+    }
     w->ask_free = a->next;
     w->n_ask_free--;
     return a;
@@ -44,6 +47,7 @@ static struct ptn__ask *ask_get(struct ptn__worker *w) {
 static void ask_put(struct ptn__worker *w, struct ptn__ask *a) {
     if (w->n_ask_free == POOL_MAX) {
         free(a);
+        w->n_ask_made--;
         return;
     }
     a->next = w->ask_free;
@@ -52,18 +56,20 @@ static void ask_put(struct ptn__worker *w, struct ptn__ask *a) {
 }
 
 void ptn__ask_pool_done(struct ptn__worker *w) {
+    /* none was lost on its way */
+    PTN_DEBUG_ASSERT(w->n_ask_free == w->n_ask_made && w->n_token_free == w->n_token_made);
     while (w->ask_free != NULL) {
         struct ptn__ask *a = w->ask_free;
         w->ask_free = a->next;
         free(a);
     }
-    w->n_ask_free = 0;
+    w->n_ask_free = w->n_ask_made = 0;
     while (w->token_free != NULL) {
         struct ptn__token *t = w->token_free;
         w->token_free = t->next;
         free(t);
     }
-    w->n_token_free = 0;
+    w->n_token_free = w->n_token_made = 0;
 }
 
 /* Takes the entry out; the caller then owns it. */
@@ -219,8 +225,11 @@ void ptn__asks_cancel(struct ptn__slot *s) {
 
 static struct ptn__token *token_get(struct ptn__worker *w) {
     struct ptn__token *t = w->token_free;
-    if (t == NULL)
-        return malloc(sizeof(*t));
+    if (t == NULL) {
+        t = malloc(sizeof(*t));
+        w->n_token_made += t != NULL;
+        return t;
+    }
     w->token_free = t->next;
     w->n_token_free--;
     return t;
@@ -229,6 +238,7 @@ static struct ptn__token *token_get(struct ptn__worker *w) {
 static void token_put(struct ptn__worker *w, struct ptn__token *t) {
     if (w->n_token_free == POOL_MAX) {
         free(t);
+        w->n_token_made--;
         return;
     }
     t->next = w->token_free;

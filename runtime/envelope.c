@@ -106,7 +106,21 @@ int ptn__depot_init(struct ptn__depot *d) {
     return -PTN_ENOMEM;
 }
 
+#if defined(PTN_DEBUG) && !defined(PTN_SANITIZE)
+/* Every envelope that was ever carved is here again: none was lost on its way. */
+static bool depot_is_whole(const struct ptn__depot *d) {
+    uint64_t n = d->n_reserve;
+    for (const struct ptn__env *e = d->full; e != NULL;
+         e = (const struct ptn__env *)(uintptr_t)e->corr)
+        n += e->type;
+    return n == d->made;
+}
+#else
+#define depot_is_whole(d) true /* sanitizers look for leaks themselves */
+#endif
+
 void ptn__depot_done(struct ptn__depot *d) {
+    PTN_DEBUG_ASSERT(depot_is_whole(d));
 #ifdef PTN_SANITIZE
     for (struct ptn__env *e = d->reserve, *next; e != NULL; e = next) {
         next = e->next;
@@ -119,7 +133,7 @@ void ptn__depot_done(struct ptn__depot *d) {
     (void)pthread_mutex_destroy(&d->lock);
 }
 
-/* Under the lock.  A full magazine of n comes back. */
+/* Under the lock.  A magazine of n comes back. */
 static void depot_put(struct ptn__depot *d, struct ptn__env *e, uint32_t n) {
     if (PTN_UNLIKELY(d->n_reserve < PTN__MAGAZINE)) {
         reserve_add(d, e);
@@ -177,18 +191,14 @@ void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m) {
     m->n[0] = 0;
 }
 
-/* A thread's end.  Slab memory needs no return, only its use: full magazines go back to the depot,
- * a partial one is given up until the runtime is freed. */
+/* A thread's end. */
 void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m) {
-    for (unsigned i = 0; i < 2; i++) {
-        if (m->n[i] >= PTN__MAGAZINE) {
-            (void)pthread_mutex_lock(&rt->depot.lock);
+    (void)pthread_mutex_lock(&rt->depot.lock);
+    for (unsigned i = 0; i < 2; i++)
+        if (m->n[i] > 0)
             depot_put(&rt->depot, m->list[i], m->n[i]);
-            (void)pthread_mutex_unlock(&rt->depot.lock);
-        }
-        m->list[i] = NULL;
-        m->n[i] = 0;
-    }
+    (void)pthread_mutex_unlock(&rt->depot.lock);
+    *m = (struct ptn__mag){0};
 }
 
 void ptn__env_discard(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e) {

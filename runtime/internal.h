@@ -336,6 +336,7 @@ struct ptn__worker {
     struct ptn__ask *ask_free;
     struct ptn__token *token_free;
     uint32_t n_ask_free, n_token_free;
+    uint32_t n_ask_made, n_token_made; /* allocated, free ones included */
     struct ptn__slot_table slots;
     struct ptn__dead_letter dead_ring[PTN__DEAD_RING];
     uint32_t dead_traced;
@@ -422,7 +423,8 @@ struct ptn__registry {
 
 struct ptn__depot {
     pthread_mutex_t lock;
-    /* magazines, linked through corr of their first envelope; its type says how many they are */
+    /* magazines, also partial ones of threads that have ended, linked through corr of their first
+     * envelope; its type says how many they are */
     struct ptn__env *full;
     struct ptn__env *reserve; /* for SYSTEM and CONTROL when memory has run out */
     _Atomic(uint32_t) n_reserve;

@@ -63,6 +63,10 @@ void ptn_memory_read(ptn_memory_stats *ret_stats) {
     }
 }
 
+int64_t ptn__memory_charged(enum ptn_pool pool) {
+    return atomic_load(&sums[pool]) + deltas[pool];
+}
+
 const char *ptn_pool_name(enum ptn_pool pool) {
     static const char *const names[] = {
 #define XX(id, label) label,

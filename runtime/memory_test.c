@@ -7,6 +7,7 @@
 #include <postern/metrics.h>
 #include <postern/stream.h>
 
+#include "runtime/memory_internal.h"
 #include "runtime/testing.h"
 
 #include <criterion/criterion.h>
@@ -31,6 +32,15 @@ Test(memory, no_limit_no_pressure) {
     cr_expect_not(ptn_memory_pressure());
     ptn_memory_charge(PTN_POOL_CACHES, -1000 * MIB);
     cr_expect_eq(pool(PTN_POOL_CACHES), 0);
+}
+
+Test(memory, what_is_charged_is_known_to_the_byte) {
+    int64_t before = ptn__memory_charged(PTN_POOL_CACHES);
+    ptn_memory_charge(PTN_POOL_CACHES, 3 * MIB + 1);
+    ptn_memory_charge(PTN_POOL_CACHES, -10);
+    cr_expect_eq(ptn__memory_charged(PTN_POOL_CACHES) - before, 3 * MIB - 9);
+    ptn_memory_charge(PTN_POOL_CACHES, 9 - 3 * MIB);
+    cr_expect_eq(ptn__memory_charged(PTN_POOL_CACHES), before);
 }
 
 Test(memory, pressure_from_the_limit_down_to_three_quarters) {

@@ -380,6 +380,8 @@ void ptn__worker_free(struct ptn__worker *w) {
     ptn__slots_done(w);
     posts_discard(w); /* supervisors that end tell their children */
     ptn__ask_pool_done(w);
+    ptn__mag_done(w->rt, &w->mag);
+    ptn__mag_done(w->rt, &w->far_mag);
     ptn__turn_ends_done(w);
     w->scratch = ptn__arena_free(w->scratch);
     free(w);

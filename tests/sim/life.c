@@ -24,6 +24,7 @@
 #include "protocols/edge.h"
 #include "protocols/zmq/zmq_gw.h"
 #include "rooms.h"
+#include "runtime/memory_internal.h"
 #include "runtime/stream_stats.h"
 #include "swarm.h"
 
@@ -68,7 +69,9 @@ static struct broker {
     ptn_sim_timer timer;
     ptn_time settle_until, stop_until;
     bool settling, stopping, trace;
-    uint64_t live_bytes_before, seen_before;
+    uint64_t seen_before;
+    int64_t live_before;
+    int64_t charged_before[PTN_POOL_COUNT];
 } B;
 
 static void on_trace(const ptn_trace_event *e, void *arg) {
@@ -443,8 +446,29 @@ static void build(void) {
     swarm_spawn(B.rt, opts.seed);
 }
 
-static void take_apart(void) {
+/* What is in use, not what pools keep for later. */
+static void read_balance(int64_t *ret_live, int64_t ret_charged[PTN_POOL_COUNT]) {
     uint64_t live, pooled;
+    ptn_buf_stats(&live, &pooled);
+    *ret_live = (int64_t)live;
+    for (unsigned i = 0; i < PTN_POOL_COUNT; i++)
+        ret_charged[i] = ptn__memory_charged(i);
+    ret_charged[PTN_POOL_MESSAGES] -= (int64_t)pooled;
+}
+
+/* The runtime is gone, and with it everybody who could own something. */
+static void check_balance(void) {
+    int64_t live, charged[PTN_POOL_COUNT];
+    read_balance(&live, charged);
+    ORACLE(live == B.live_before, "balance: %lld bytes of payloads are not released",
+           (long long)(live - B.live_before));
+    for (unsigned i = 0; i < PTN_POOL_COUNT; i++)
+        ORACLE(charged[i] == B.charged_before[i],
+               "balance: the memory budget is charged %lld bytes of %s that nobody has",
+               (long long)(charged[i] - B.charged_before[i]), ptn_pool_name(i));
+}
+
+static void take_apart(void) {
     ptn_sim_stats st;
     for (unsigned i = 0; i < B.n_clients; i++)
         client_done(&B.clients[i]);
@@ -461,16 +485,13 @@ static void take_apart(void) {
     zmq_clients_end();
     ptn_runtime_free(B.rt);
     B.env->ops->free(B.env);
-    ptn_buf_stats(&live, &pooled);
-    ORACLE(live == B.live_bytes_before, "balance: %llu bytes of payloads are not released",
-           (unsigned long long)(live - B.live_bytes_before));
+    check_balance();
 }
 
 void life_run(bool trace) {
-    uint64_t pooled;
     B.trace = trace;
     ptn_log_set_level(PTN_LOG_ERROR);
-    ptn_buf_stats(&B.live_bytes_before, &pooled);
+    read_balance(&B.live_before, B.charged_before);
     make_tokens();
     build();
     for (unsigned i = 0; i < world->plan.clients; i++)
