@@ -21,7 +21,7 @@ const struct scenario scenarios[] = {
      .about = "",
      .needs = BENCH_CAN_PUBSUB,
      .target = "postern-ws-json",
-     .accepts = "subscribers topics window rate overload",
+     .accepts = "bytes subscribers topics window rate overload",
      .usual = {.subscribers = 7},
      .run = run_nothing},
     {.name = "get",
