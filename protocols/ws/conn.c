@@ -113,10 +113,13 @@ static void token_expired(ptn_ctx *c, struct ws_conn *w) {
     ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_TOKEN_EXPIRED, 0);
 }
 
-/* While reading waits for answers, the pong may be there, unread: then only the next one counts. */
+/* While reading waits for answers, the pong may be there, unread; while output waits for the peer,
+ * the ping may be behind it, and whether that goes on is the stall limit's to say (stream.h).  Then
+ * only the next pong counts. */
 static void pong_overdue(ptn_ctx *c, struct ws_conn *w) {
-    w->pong_due = w->backlog != NULL ? ptn_now(c) + w->pong_ns : PTN_NEVER;
-    if (w->heard || w->backlog != NULL)
+    const bool unheard = w->backlog != NULL || ptn_stream_queued(w->stream) > 0;
+    w->pong_due = unheard ? ptn_now(c) + w->pong_ns : PTN_NEVER;
+    if (w->heard || unheard)
         return;
     ptn_count(PTN_C_CLOSED_NO_PONG, 1);
     ws__fail(w, WS_CLOSE_INTERNAL, PTN_CODE_TIMEOUT, WS_RETRY_AFTER_MS);

@@ -29,6 +29,9 @@
 #include <unistd.h>
 
 #define BACKLOG 1024
+/* What the kernel takes beyond what the peer's window lets it send (tcp(7)).  Left to itself it
+ * takes 4 MiB, and a ping, an answer or a live event then stands behind as much of a backlog. */
+#define UNSENT_BYTES (128 * 1024)
 #define KEEPALIVE_IDLE_S 60 /* a host that vanished is noticed after 60 + 4 * 15 s */
 #define KEEPALIVE_INTERVAL_S 15
 #define KEEPALIVE_PROBES 4
@@ -197,6 +200,7 @@ static int set_option(int fd, int level, int name, int value) {
 static int tcp_options(int fd, int family) {
     int rc = set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     rc |= set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    rc |= set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES);
     rc |= set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     rc |= set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
     rc |= set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);

@@ -236,5 +236,40 @@ class SlowTest(SystemTest):
                                  "validation_failed")
 
 
+class SlowLinkTest(SystemTest):
+    """A reader that keeps reading, slower than the broker could write."""
+
+    env = {"POSTERN_LIMITS__WS_PING": "300ms", "POSTERN_LIMITS__WS_PONG": "1s", "POSTERN_TOPICS__DURABLE": "d.**"}
+
+    def test_a_backlog_hides_no_ping(self):
+        """It is not taken for dead, and an answer comes before what the kernel could hold (4 MiB)."""
+        token, topic, count, room = self.broker.user()["token"], "d." + unique("m"), 256, 1 << 20
+        with Ws(self.broker, token, encoding="msgpack") as writer:
+            writer.pipeline([{"type": "publish", "id": n, "topic": topic, "data": PAD} for n in range(count - 1)], kind="ack")
+        last = self.broker.call("POST", "/api/v1/topics/" + topic, [PAD], token=token)
+        epoch = self.assertOk(last, 202)["epoch"]
+        slow = RawWs(self.broker, token, receive_buffer=16384)
+        self.addCleanup(slow.close)
+        slow.json("welcome")
+        slow.send_json(type="subscribe", topic=topic, since={"epoch": epoch, "offset": 0})
+        events, ponged, pings = 0, None, 0
+        while events < count:
+            opcode, payload = slow.frame()
+            self.assertNotEqual(opcode, RawWs.CLOSE, payload)
+            if opcode == RawWs.PING:
+                pings += 1
+                slow.send(RawWs.PONG, payload)
+            elif b'"type":"event"' in payload[:40]:
+                events += 1
+                time.sleep(0.016)  # 1 MB/s
+                if events == 20:
+                    slow.send_json(type="ping", timestamp=1)
+            elif b'"type":"pong"' in payload:
+                ponged = events
+        self.assertIsNotNone(ponged)
+        self.assertLess((ponged - 20) * len(PAD), room, "the pong waited behind the backlog")
+        self.assertGreater(pings, 0)
+
+
 if __name__ == "__main__":
     main()
