@@ -21,8 +21,6 @@ static _Thread_local struct ws_conn *orphans;
 
 /* ---- closing -------------------------------------------------------------------------------- */
 
-static void timer_arm(ptn_ctx *c, struct ws_conn *w);
-
 static void count_close(const struct ws_conn *w, unsigned ws_code, int code) {
     switch (ws_code) {
     case WS_CLOSE_PROTOCOL:
@@ -62,7 +60,7 @@ void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32
         return;
     w->state = WS_CLOSING;
     w->close_due = ptn_now(c) + WS_CLOSE_WAIT_NS;
-    timer_arm(c, w);
+    ws__timer_arm(c, w);
     ws__read_on(c, w); /* the peer's close may stand behind what waits */
 }
 
@@ -85,11 +83,14 @@ static ptn_time earlier(ptn_time a, ptn_time b) {
     return a < b ? a : b;
 }
 
-static void timer_arm(ptn_ctx *c, struct ws_conn *w) {
+void ws__timer_arm(ptn_ctx *c, struct ws_conn *w) {
     ptn_time due = w->close_due;
     if (w->state == WS_OPEN)
         due = earlier(earlier(w->auth_due, w->expire_due), earlier(w->ping_due, w->pong_due));
     const ptn_time now = ptn_now(c);
+    PTN_DEBUG_ASSERT(ptn_self(c) == w->edge->self);
+    if (w->backlog != NULL)
+        due = earlier(due, now + WS_READ_ON_RETRY_NS);
     ptn_timer_start(c, &w->timer, due > now ? due - now : 0, timer_callback, w);
 }
 
@@ -148,9 +149,9 @@ static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         pong_overdue(c, w);
     if (w->state == WS_OPEN && now >= w->ping_due)
         send_ping(c, w);
-    ws__read_on(c, w); /* in case that an earlier try found no room in our mailbox */
+    ws__read_on(c, w); /* an earlier try may have found no room in our mailbox */
     if (w->state != WS_DONE)
-        timer_arm(c, w);
+        ws__timer_arm(c, w);
 }
 
 /* ---- frames session ------------------------------------------------------------------------- */
@@ -167,11 +168,15 @@ static void session_authenticated(ptn_ctx *c, void *self) {
     w->auth_due = PTN_NEVER;
     w->expire_due = expiry_of(c, w);
     if (w->state == WS_OPEN)
-        timer_arm(c, w);
+        ws__timer_arm(c, w);
 }
 
 static void session_close(ptn_ctx *c, void *self, unsigned ws_code, int code) {
-    ws__close(c, self, ws_code, code, 0);
+    struct ws_conn *w = self;
+    if (ptn_self(c) == w->edge->self)
+        ws__close(c, w, ws_code, code, 0);
+    else
+        ws__fail(w, ws_code, code, 0);
 }
 
 static int session_open_sink(ptn_ctx *c, void *self) {
@@ -315,7 +320,7 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     ptn_stream_open(s, &stream_ops, w);
     if (ws__write_101(s, u, sub, deflate) != 0)
         w->state = WS_DONE; /* the stream is closing: on_close frees */
-    timer_arm(c, w);
+    ws__timer_arm(c, w);
     if (edge_sheds(e))
         ws__fail(w, WS_CLOSE_TRY_LATER, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
     else if (u->principal != NULL && u->principal->user.n > 0)

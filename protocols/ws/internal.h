@@ -16,6 +16,7 @@
 #include "protocols/ws/ws.h"
 
 #define WS_CLOSE_WAIT_NS (5 * PTN_SEC)   /* for the peer's answer to our close */
+#define WS_READ_ON_RETRY_NS PTN_SEC      /* when the edge's mailbox was full */
 #define WS_SCRATCH_BYTES_MAX (64u << 10) /* what edge->text may keep between uses */
 #define WS_BACKLOG_BYTES_MAX (64u << 10) /* a stream never reads more at once */
 #define WS_CLOSE_REASON_BYTES_MAX 123u   /* RFC 6455 section 5.5 */
@@ -113,5 +114,7 @@ void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32
 void ws__fail(struct ws_conn *w, unsigned ws_code, int code, uint32_t retry_after_ms);
 /* Nothing more is read; what is queued still goes out.  Any context of this worker. */
 void ws__finish(struct ws_conn *w);
+/* For what comes next: a close, a token's end, a ping, another try to read on.  Edge's context. */
+void ws__timer_arm(ptn_ctx *c, struct ws_conn *w);
 
 #endif

@@ -11,7 +11,8 @@
  *
  * Answers come in the context of the edge or, for subscriptions, of the hub, and in the middle of
  * the session's work.  So an answer only puts the connection on the edge's list and casts
- * WS_MSG_READ_ON to the edge; reading goes on in that message.
+ * WS_MSG_READ_ON to the edge; reading goes on in that message.  The mailbox may refuse it, and the
+ * hub's context may start no timer: so whoever waits looks again every WS_READ_ON_RETRY_NS.
  */
 #include "protocols/ws/internal.h"
 
@@ -149,7 +150,7 @@ void ws__read_on(ptn_ctx *c, struct ws_conn *w) {
             b->next->pprev = &b->next;
         e->ws_ready = b;
     }
-    /* A full mailbox refuses; the next answer or the timer tries again. */
+    /* A full mailbox refuses; the timer tries again. */
     if (!e->ws_read_on_sent)
         e->ws_read_on_sent = ptn_cast(c, e->self, WS_MSG_READ_ON, NULL) == 0;
 }
@@ -158,6 +159,8 @@ void ws__read_on(ptn_ctx *c, struct ws_conn *w) {
 static void wait_with(ptn_ctx *c, struct ws_conn *w, struct ws_backlog *b) {
     w->backlog = b;
     ptn_stream_read_enable(w->stream, false);
+    if (w->timer.due > ptn_now(c) + WS_READ_ON_RETRY_NS)
+        ws__timer_arm(c, w);
     ws__read_on(c, w); /* the answers may have come meanwhile */
 }
 

@@ -17,7 +17,9 @@
 #define MSG_DRAIN_ALL (PTN_MSG_TYPE_END + 2) /* WS_MSG_READ_ON is the one before */
 #define MSG_REVOKE (PTN_MSG_TYPE_END + 3)
 #define MSG_CRASH (PTN_MSG_TYPE_END + 4)
-#define MSG_PAUSE (PTN_MSG_TYPE_END + 5) /* and again: goes on */
+#define MSG_PAUSE (PTN_MSG_TYPE_END + 5)         /* and again: goes on */
+#define MSG_CROWDED_PAUSE (PTN_MSG_TYPE_END + 7) /* the same, and its mailbox is full */
+#define MSG_NOTHING (PTN_MSG_TYPE_END + 8)
 #define HEAD_MAX 2048
 
 struct world {
@@ -130,6 +132,10 @@ static inline int edge_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         return 0;
     case MSG_CRASH:
         return -PTN_EINVAL;
+    case MSG_CROWDED_PAUSE:
+        while (ptn_cast(c, ptn_self(c), MSG_NOTHING, NULL) == 0)
+            ;
+        /* fallthrough */
     case MSG_PAUSE:
         e->base.paused = !e->base.paused;
         ws_pause_changed(c, &e->base);

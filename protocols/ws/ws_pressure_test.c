@@ -208,3 +208,20 @@ Test(ws_pressure, a_pause_of_the_edge_holds_everybody) {
     say_bye(old);
     world_stop(&w);
 }
+
+/* What lets it go on is refused; nothing else would, until the next ping is due. */
+Test(ws_pressure, a_full_mailbox_holds_up_nobody_for_long) {
+    struct world w = {0};
+    w.config.limits.ws_ping_ns = 3600 * PTN_SEC;
+    world_start(&w);
+    int fd = ws_connect(&w, "/ws", "Authorization: Bearer good\r\n", "", 0);
+    expect_text(fd, "welcome");
+    tell(&w, MSG_PAUSE, NULL);
+    rig_wait(&w.rig, &w.n_pauses, 1);
+    send_burst(fd, 3, "{\"type\":\"ping\",\"id\":%u}", NULL);
+    tell(&w, MSG_CROWDED_PAUSE, NULL);
+    for (unsigned i = 0; i < 3; i++)
+        expect_text(fd, "pong");
+    say_bye(fd);
+    world_stop(&w);
+}
