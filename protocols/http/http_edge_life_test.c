@@ -18,7 +18,10 @@ static int open_stream(struct rig *r, const char *extra, char *buf, size_t cap) 
     say(fd, "GET /stream HTTP/1.1\r\n" H AUTH);
     say(fd, extra);
     say(fd, "\r\n");
-    read_until(fd, "\"recovered\":", buf, cap);
+    read_until(fd, "\r\n", buf, cap);
+    cr_assert_not_null(strstr(buf, " 200 "), "%s", buf); /* a refusal has no such end */
+    const size_t n = strlen(buf);
+    read_until(fd, "\"recovered\":", buf + n, cap - n);
     return fd;
 }
 

@@ -255,6 +255,7 @@ static const ptn_actor_ops backend_ops = {.name = "backend",
 static inline void *rig_thread(void *arg) {
     struct rig *r = arg;
     r->result = ptn_runtime_run(r->rt);
+    cr_assert_neq(r->result, -PTN_ENOMEM, "it did not run: nobody will be answered");
     return NULL;
 }
 

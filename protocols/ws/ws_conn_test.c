@@ -254,7 +254,7 @@ Test(ws_conn, pongs_and_frames_are_life) {
     expect_text(fd, "welcome");
     for (int i = 0; i < 7; i++) {
         do
-            cr_assert(recv_frame(fd, &m));
+            cr_assert(recv_frame(fd, &m) && m.opcode != WS_OP_CLOSE);
         while (m.opcode != WS_OP_PING);
         if (i % 2 == 0)
             send_raw(fd, 0x8a, m.p, m.n);
@@ -301,6 +301,8 @@ Test(ws_conn, a_peer_that_does_not_answer_our_close_is_left) {
     cr_assert(recv_frame(fd, &m));
     cr_assert_eq(m.opcode, WS_OP_CLOSE);
     send_text(fd, "{\"type\":\"ping\"}"); /* not answered any more */
+    const struct timeval longer = {.tv_sec = 4 * (time_t)(WS_CLOSE_WAIT_NS / PTN_SEC)};
+    cr_assert_eq(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &longer, sizeof longer), 0);
     cr_assert_not(recv_frame(fd, &m), "the end comes, after WS_CLOSE_WAIT_NS");
     close(fd);
     world_stop(&w);
