@@ -98,16 +98,33 @@ void op_not_found(ptn_ctx *c, struct op *op) {
         op_fail(c, op, PTN_CODE_NOT_FOUND, "no such conversation");
 }
 
-bool op_ask(ptn_ctx *c, struct op *op, uint32_t type, ptn_pack *w, ptn_reply_cb cb) {
-    ptn_buf *b = ptn_pack_finish(w);
-    int err = b == NULL ? -PTN_ENOMEM
-                        : ptn_ask(c, op->shard->directory->store, type, b,
-                                  op->to.corr != 0 ? op->to.deadline : PTN_NEVER, cb, op, NULL);
+/* Consumes op and b: the outcome of an ask. */
+static bool op_asked(ptn_ctx *c, struct op *op, int err, ptn_buf *b) {
     if (err == 0)
         return true;
     ptn_buf_unref(b);
     op_pass(c, op, err, NULL);
     return false;
+}
+
+static ptn_time op_deadline(const struct op *op) {
+    return op->to.corr != 0 ? op->to.deadline : PTN_NEVER;
+}
+
+bool op_ask(ptn_ctx *c, struct op *op, uint32_t type, ptn_pack *w, ptn_reply_cb cb) {
+    ptn_buf *b = ptn_pack_finish(w);
+    int err = b == NULL
+                  ? -PTN_ENOMEM
+                  : ptn_ask(c, op->shard->directory->store, type, b, op_deadline(op), cb, op, NULL);
+    return op_asked(c, op, err, b);
+}
+
+bool op_ask_through(ptn_ctx *c, struct op *op, uint32_t type, ptn_pack *w, ptn_reply_cb cb) {
+    ptn_buf *b = ptn_pack_finish(w);
+    int err = b == NULL ? -PTN_ENOMEM
+                        : ptn_ask_through(c, op->shard->directory->store, type, b, op_deadline(op),
+                                          cb, op, NULL);
+    return op_asked(c, op, err, b);
 }
 
 void op_respond(ptn_ctx *c, struct op *op, ptn_pack *w) {
@@ -255,8 +272,8 @@ static bool make_default(ptn_ctx *c, struct conversation *v) {
     ptn_pack_str(&w, conv_id(v));
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
-                        : ptn_ask(c, v->shard->directory->store, PTN_MSG_STORE_CONV_ADD, b,
-                                  op->to.deadline, default_made, v, NULL);
+                        : ptn_ask_through(c, v->shard->directory->store, PTN_MSG_STORE_CONV_ADD, b,
+                                          op->to.deadline, default_made, v, NULL);
     if (err < 0) {
         ptn_buf_unref(b);
         load_failed(c, v, err, NULL, false);

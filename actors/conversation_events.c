@@ -224,13 +224,18 @@ static void catch_up_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *rep
 
 static void members_loaded(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct conversation *v = arg;
+    ptn_str title = v->title;
+    ptn_buf *known = ptn_buf_ref(v->record); /* keeps that alive */
     (void)state;
     if (err != 0 || reply->type != PTN_MSG_STORE_CONV || members_adopt(c, v, reply->buf) < 0) {
         v->members_unsure = true;
         catch_up_later(c, v);
-        return;
+    } else {
+        if (!ptn_str_eq(title, v->title))
+            conv_tell_title(c, v);
+        catch_up_ask(c, v);
     }
-    catch_up_ask(c, v);
+    ptn_buf_unref(known);
 }
 
 /* The members first, when nobody knows them, then the messages. */
@@ -417,6 +422,11 @@ void tell_user(ptn_ctx *c, struct shard *s, ptn_str user, const char *type, ptn_
         return;
     user_event_begin(&w, user, 2, type, conversation);
     user_event_send(c, s, user, &w);
+}
+
+void conv_tell_title(ptn_ctx *c, struct conversation *v) {
+    for (uint32_t i = 0; i < v->n_members; i++)
+        tell_user(c, v->shard, v->members[i], "conversation.updated", conv_id(v));
 }
 
 void conv_tell_joined(ptn_ctx *c, struct shard *s, ptn_str id, const ptn_str *users, uint32_t n,

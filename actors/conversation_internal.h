@@ -119,6 +119,9 @@ void op_not_found(ptn_ctx *c, struct op *op);
 /* Consumes w: asks the store on behalf of op; when that fails, op is answered and ended, and false.
  */
 bool op_ask(ptn_ctx *c, struct op *op, uint32_t type, ptn_pack *w, ptn_reply_cb cb);
+/* The same for a change that others hear of when the answer is here, however late: nothing else
+ * would tell them.  Appends and changes of members have the catch-up, which does not wait. */
+bool op_ask_through(ptn_ctx *c, struct op *op, uint32_t type, ptn_pack *w, ptn_reply_cb cb);
 /* Consumes w: answers, and ends. */
 void op_respond(ptn_ctx *c, struct op *op, ptn_pack *w);
 /* Tells a hub to make its subscribers start over, now or as soon as it listens again. */
@@ -158,8 +161,10 @@ void conv_evict_user(ptn_ctx *c, struct conversation *v, ptn_str user);
 /* An event on the user's own topic: {type, conversationId}.  Best effort: clients reload their
  * list. */
 void tell_user(ptn_ctx *c, struct shard *s, ptn_str user, const char *type, ptn_str conversation);
+/* conversation.updated to every member: their clients may show the title. */
+void conv_tell_title(ptn_ctx *c, struct conversation *v);
 
-/* The same in pieces: n members in all, `type` and `conversationId` are written by begin. */
+/* tell_user() in pieces: n members in all, `type` and `conversationId` are written by begin. */
 void user_event_begin(ptn_pack *w, ptn_str user, uint32_t n, const char *type,
                       ptn_str conversation);
 void user_event_send(ptn_ctx *c, struct shard *s, ptn_str user, ptn_pack *w);

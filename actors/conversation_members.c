@@ -160,7 +160,7 @@ void on_create(ptn_ctx *c, struct op *op) {
         ptn_pack_bin(&w, (ptn_bytes){hash, sizeof hash});
     else
         ptn_pack_nil(&w);
-    (void)op_ask(c, op, PTN_MSG_STORE_CONV_ADD, &w, created);
+    (void)op_ask_through(c, op, PTN_MSG_STORE_CONV_ADD, &w, created);
 }
 
 /* ---- showing ------------------------------------------------------------------------------ */

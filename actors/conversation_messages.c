@@ -310,5 +310,5 @@ void on_read(ptn_ctx *c, struct op *op) {
     ptn_pack w;
     ptn_pack_init(&w, 128);
     pack_read(&w, op, id, ptn_wall_ms(c));
-    (void)op_ask(c, op, PTN_MSG_STORE_MSG_READ, &w, read_stored);
+    (void)op_ask_through(c, op, PTN_MSG_STORE_MSG_READ, &w, read_stored);
 }

@@ -15,12 +15,6 @@
 
 /* ---- the title alone ------------------------------------------------------------------------ */
 
-/* Every member's clients may show it. */
-static void tell_title(ptn_ctx *c, struct conversation *v) {
-    for (uint32_t i = 0; i < v->n_members; i++)
-        tell_user(c, v->shard, v->members[i], "conversation.updated", conv_id(v));
-}
-
 /* Nobody knows whether it was done. */
 static void unsure(ptn_ctx *c, struct conversation *v, int err) {
     if (err == 0 || err == -PTN_EOVERLOAD)
@@ -67,7 +61,7 @@ static void title_edited(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
         ptn_response_begin_version(&w, 200, v->version, v->last_seq);
         conv_pack(&w, v);
         ptn_response_send(c, op->to, &w);
-        tell_title(c, v);
+        conv_tell_title(c, v);
     }
     op_end(c, op);
 }
@@ -238,7 +232,7 @@ static void tell_outcomes(ptn_ctx *c, struct op *op, ptn_unpack u) {
             mark_read(c, op->shard, message, op->user, seq);
     }
     if (title)
-        tell_title(c, v);
+        conv_tell_title(c, v);
 }
 
 static void items_edited(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {

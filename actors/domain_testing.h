@@ -68,7 +68,7 @@ struct fixture {
     unsigned n_answers;
     struct note published[EVENTS_MAX]; /* TOPIC_PUBLISH */
     unsigned n_published;
-    ptn_time store_delay_ns; /* the proxy holds answers to writes of a conversation for so long */
+    ptn_time store_delay_ns; /* the proxy holds answers to writes for so long */
     const struct step *steps;
     unsigned at, again; /* a step that goes back waits for something */
     const char *user;   /* who asks */
@@ -113,9 +113,7 @@ static inline int proxy_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_exit(c, 0);
         return 0;
     }
-    bool write = m->type == PTN_MSG_STORE_MSG_APPEND || m->type == PTN_MSG_STORE_MEMBERS_REMOVE ||
-                 m->type == PTN_MSG_STORE_EDIT;
-    if (!write || f->store_delay_ns == 0)
+    if (!store_db_is_write(m->type) || f->store_delay_ns == 0)
         return ptn_forward(c, m, f->real_store, m->type);
     struct held *h = (struct held *)calloc(1, sizeof *h);
     cr_assert_not_null(h);
@@ -278,7 +276,10 @@ static inline unsigned request(ptn_ctx *c, struct fixture *f, uint32_t route, co
                  route == PTN_MSG_ROUTE_USERS_FAMILY || route == PTN_MSG_ROUTE_ADMIN_USERS ||
                  route == PTN_MSG_ROUTE_ADMIN_USER_ADD;
     bool sync = route == PTN_MSG_ROUTE_SYNC_PUSH || route == PTN_MSG_ROUTE_SYNC_PULL;
-    ptn_addr to = users ? f->d.users : sync ? f->d.sync[0] : f->d.conversation[0];
+    ptn_addr to = users                                ? f->d.users
+                  : sync                               ? f->d.sync[0]
+                  : route == PTN_MSG_ROUTE_DEAD_REPLAY ? f->d.queue[0]
+                                                       : f->d.conversation[0];
     return ask(c, f, to, route, ptn_pack_finish(&w));
 }
 

@@ -275,15 +275,19 @@ static void wish_free(struct wish *x) {
     free(x);
 }
 
-/* Consumes w: asks the store, and answers when that fails. */
+/* Consumes w: asks the store, and answers when that fails.  A cursor that has moved is the hubs' to
+ * know, whoever still waits. */
 static void wish_ask(ptn_ctx *c, struct queue *q, const struct wish *wish, uint32_t type,
                      ptn_pack *w, ptn_reply_cb cb) {
     struct wish *x = wish_new(q, wish);
     ptn_reply_to to = wish->to;
+    ptn_addr store = q->config->directory->store;
     ptn_buf *b = ptn_pack_finish(w);
     int err = -PTN_ENOMEM;
-    if (x != NULL && b != NULL)
-        err = ptn_ask(c, q->config->directory->store, type, b, to.deadline, cb, x, NULL);
+    if (x != NULL && b != NULL && type == PTN_MSG_STORE_DEAD_REPLAY)
+        err = ptn_ask_through(c, store, type, b, to.deadline, cb, x, NULL);
+    else if (x != NULL && b != NULL)
+        err = ptn_ask(c, store, type, b, to.deadline, cb, x, NULL);
     if (err == 0)
         return;
     ptn_buf_unref(b);

@@ -154,13 +154,17 @@ static void settled(ptn_ctx *c, struct users *s) {
         ptn_exit(c, 0);
 }
 
-/* Consumes op and w: asks the store, or answers with the reason why that cannot be done. */
+/* Consumes op and w: asks the store, or answers with the reason why that cannot be done.  The
+ * user's other clients hear of an edit, whoever still waits. */
 static void ask_store(ptn_ctx *c, struct users *s, struct users_op *op, uint32_t type, ptn_pack *w,
                       ptn_reply_cb cb) {
+    ptn_addr store = s->config->directory->store;
     ptn_buf *b = ptn_pack_finish(w);
-    int err = b == NULL
-                  ? -PTN_ENOMEM
-                  : ptn_ask(c, s->config->directory->store, type, b, op->to.deadline, cb, op, NULL);
+    int err = -PTN_ENOMEM;
+    if (b != NULL && type == PTN_MSG_STORE_EDIT)
+        err = ptn_ask_through(c, store, type, b, op->to.deadline, cb, op, NULL);
+    else if (b != NULL)
+        err = ptn_ask(c, store, type, b, op->to.deadline, cb, op, NULL);
     if (err == 0) {
         s->pending++;
         return;
