@@ -286,6 +286,7 @@ static int open_lanes(const store_config *config, struct store *s, const char **
                        .arg = s,
                        .batch_max = config->batch_max != 0 ? config->batch_max : BATCH_MAX_DEFAULT,
                        .queue_delay_ns = config->queue_delay_ns,
+                       .bytes_max = config->bytes_max,
                        .jobs_max = config->jobs_max != 0 ? config->jobs_max : JOBS_MAX_DEFAULT};
     s->outcomes = calloc(o.batch_max, sizeof *s->outcomes);
     if (s->outcomes == NULL)

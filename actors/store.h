@@ -16,6 +16,7 @@ typedef struct store_config {
     const ptn_directory *directory; /* whom to tell what retention removed; NULL: nobody */
     uint32_t batch_max;             /* messages in one transaction; 0: 512 */
     uint32_t jobs_max;              /* waiting, past it requests are refused; 0: 16,384 */
+    size_t bytes_max;               /* of them; 0: runtime.h's default */
     ptn_time queue_delay_ns;        /* of the lane: runtime.h; 0: never */
     uint64_t scrub_rate; /* bytes a second that are searched for damage when the last end was not
                             clean; 0: none */

@@ -413,6 +413,7 @@ struct ptn__foreign {
     ptn_runtime *rt;
     _Atomic(uint32_t) gate;
     struct ptn__mag mag;
+    const struct ptn_lane *lane; /* NULL: a port */
 };
 
 struct ptn__registry {

@@ -8,6 +8,7 @@
  * that comes while the lane is running.  A job lives in the memory of an envelope: the worker's
  * magazine gives it, the lane's magazine takes it back and sends replies from it.
  */
+#include "runtime/bounds.h"
 #include "runtime/mbox.h"
 
 #include <stdlib.h>
@@ -28,6 +29,7 @@ struct ptn_lane {
     ptn_env_lane *env_lane;
     ptn_lane_job *pending; /* lane thread: taken, oldest first */
     ptn_lane_job **batch;
+    const char *name;
     struct ptn__queue_delay delay;
     ptn_time batch_ns; /* what the last batch took */
 };
@@ -121,6 +123,8 @@ int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) 
         return -PTN_ENOMEM;
     memset(l, 0, sizeof(*l));
     l->opts = *o;
+    l->name = o->name != NULL ? o->name : "lane";
+    l->f.lane = l;
     l->delay.target = o->queue_delay_ns;
     if (l->opts.batch_max == 0)
         l->opts.batch_max = BATCH_DEFAULT;
@@ -134,8 +138,7 @@ int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) 
         return -PTN_ENOMEM;
     }
     ptn__foreign_open(rt, &l->f);
-    int err = rt->env->ops->lane_open(rt->env, o->name != NULL ? o->name : "lane", lane_step, l,
-                                      &l->env_lane);
+    int err = rt->env->ops->lane_open(rt->env, l->name, lane_step, l, &l->env_lane);
     if (err < 0) {
         ptn__foreign_close(&l->f);
         free(l->batch);
@@ -199,6 +202,12 @@ int ptn_lane_reply_err(ptn_lane *l, ptn_reply_to r, int err) {
 
 size_t ptn_lane_depth(const ptn_lane *l) {
     return atomic_load_explicit(&l->depth, memory_order_relaxed);
+}
+
+void ptn__lane_bounds(const ptn_lane *l, ptn__bound_fn visit) {
+    visit(&(ptn__bound){l->name, "jobs", l->depth, l->opts.jobs_max});
+    if (l->depth > 1) /* one fits whatever its size */
+        visit(&(ptn__bound){l->name, "bytes", l->bytes, l->opts.bytes_max});
 }
 
 ptn_time ptn_lane_now(const ptn_lane *l) {

@@ -23,6 +23,7 @@
  */
 #include <postern/stream.h>
 
+#include "runtime/bounds.h"
 #include "runtime/stream_internal.h"
 
 #include <stdlib.h>
@@ -231,10 +232,13 @@ static void queue_drop(ptn_stream *s) {
         queue_pop(s);
 }
 
+static size_t frames_max(const ptn_stream *s) {
+    size_t n = s->out_bytes_max / FRAME_CHARGE;
+    return n < FRAMES_MAX_MIN ? FRAMES_MAX_MIN : n;
+}
+
 static bool queue_is_over(const ptn_stream *s) {
-    size_t frames_max = s->out_bytes_max / FRAME_CHARGE;
-    return s->queued > s->out_bytes_max ||
-           s->q_n > (frames_max < FRAMES_MAX_MIN ? FRAMES_MAX_MIN : frames_max);
+    return s->queued > s->out_bytes_max || s->q_n > frames_max(s);
 }
 
 /* ---- closing ------------------------------------------------------------------------------ */
@@ -685,6 +689,14 @@ void ptn_stream_limits(ptn_stream *s, size_t out_bytes_max, ptn_time stall_ns) {
 
 size_t ptn_stream_queued(const ptn_stream *s) {
     return s->queued;
+}
+
+void ptn__stream_bounds(const struct ptn__resource *r, const char *who, ptn__bound_fn visit) {
+    const ptn_stream *s = (const ptn_stream *)r;
+    if (r->close != stream_resource_close)
+        return;
+    visit(&(ptn__bound){who, "bytes for a client", s->queued, s->out_bytes_max});
+    visit(&(ptn__bound){who, "frames for a client", s->q_n, frames_max(s)});
 }
 
 bool ptn_stream_is_congested(ptn_stream *s, size_t bytes) {

@@ -24,6 +24,7 @@
 #include "protocols/edge.h"
 #include "protocols/zmq/zmq_gw.h"
 #include "rooms.h"
+#include "runtime/bounds.h"
 #include "runtime/memory_internal.h"
 #include "runtime/stream_stats.h"
 #include "swarm.h"
@@ -40,7 +41,6 @@
 #define CHECK_NS (250 * PTN_MS)
 #define CHECK_EVERY_STEPS 16u
 #define STARTS_MAX 3u
-#define FRAME_SLACK (256u << 10) /* what one turn may add to a queue before it is judged */
 
 static struct broker {
     ptn_env *env;
@@ -243,21 +243,9 @@ void life_prepare(void) {
 
 /* ---- watching -------------------------------------------------------------------------------- */
 
-static void check_mailbox(const ptn_actor_stats *a, void *arg) {
-    (void)arg;
-    ORACLE(a->mbox_msgs <= a->mbox_msgs_max + world->plan.workers + 1,
-           "bounds: %s holds %u messages, its bound is %u", a->name, a->mbox_msgs,
-           a->mbox_msgs_max);
-}
-
-static void check_bounds(void) {
-    uint32_t per_stream = world->plan.out_bytes_max != 0 ? world->plan.out_bytes_max : 1u << 20;
-    ptn_sim_stats st;
-    ptn_sim_stats_read(B.env, &st);
-    uint64_t queued = ptn__streams_queued_bytes(B.rt);
-    ORACLE(queued <= (uint64_t)(st.transports_open + 1) * (per_stream + FRAME_SLACK),
-           "bounds: %llu bytes wait in %u streams", (unsigned long long)queued, st.transports_open);
-    ptn_actors_visit(B.rt, check_mailbox, NULL);
+static void check_bound(const ptn__bound *b) {
+    ORACLE(b->now <= b->max, "bounds: %s holds %llu %s, its bound is %llu", b->who,
+           (unsigned long long)b->now, b->what, (unsigned long long)b->max);
 }
 
 static const struct death *death(void) {
@@ -302,7 +290,7 @@ static void on_event(void *arg, const ptn_sim_event *e) {
         killed();
     }
     if (e->step % CHECK_EVERY_STEPS == 0)
-        check_bounds();
+        ptn__bounds_visit(B.rt, check_bound);
 }
 
 static void on_stuck(void *arg, const char *why) {
@@ -381,6 +369,8 @@ static void open_store(void) {
         .rt = B.rt,
         .directory = &B.d,
         .scrub_rate = 1 << 20,
+        .jobs_max = world->plan.jobs_max,
+        .bytes_max = world->plan.job_bytes_max,
         .db = {.vfs = DISK_VFS,
                .retention = {.topics = durable_rules, .n_topics = world->plan.durable},
                .cache_bytes = world->plan.cache_bytes,

@@ -70,6 +70,8 @@ static void plan_storage(uint64_t seed) {
     p->checkpoint_pages = pick(r, 2, 4, 400);
     for (unsigned i = 0; i < LIVES_MAX - 1; i++)
         plan_death(r, i);
+    p->jobs_max = pick(r, 3, 4, 64);
+    p->job_bytes_max = pick(r, 4, 4 << 10, 64 << 10);
 }
 
 /* In half of the runs; the others have no gateway. */

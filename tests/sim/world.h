@@ -149,6 +149,7 @@ struct plan { /* drawn from the seed */
     ptn_sim_faults faults;
     struct disk_faults disk;
     uint32_t cache_bytes, checkpoint_pages; /* of the store; 0: as in production */
+    uint32_t jobs_max, job_bytes_max;       /* of its lanes; 0: as in production */
 };
 
 struct world {

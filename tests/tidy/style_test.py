@@ -29,6 +29,7 @@ COVERED = {
     "runtime/actor.c": "runtime/worker_test.c",
     "runtime/arena.c": "runtime/worker_test.c",
     "runtime/base.c": "runtime/buf_test.c",
+    "runtime/bounds.c": "tests/sim/main.c",
     "runtime/context.c": "runtime/worker_test.c",
     "runtime/deadletter.c": "runtime/supervise_test.c",
     "runtime/dispatch.c": "runtime/worker_test.c",
