@@ -12,6 +12,7 @@
  * processors.  The second run of a seed starts with another heap, so that a decision made by an
  * address shows as a different course.
  */
+#include "broker/version.h"
 #include "life.h"
 
 #include <errno.h>
@@ -119,6 +120,21 @@ static bool is_expected(const struct options *o) {
     return false;
 }
 
+/* A seed tells another story in another kind of build: sanitized ones have no pools, so other
+ * allocations fail.  The command is this program's, as seen from here, and its sources have a name.
+ */
+static void print_failure(uint64_t seed) {
+    char program[4096] = "", here[4096] = "";
+    const char *name = program;
+    size_t n = getcwd(here, sizeof here) != NULL ? strlen(here) : 0;
+    if (readlink("/proc/self/exe", program, sizeof program - 1) <= 0)
+        name = "postern-sim";
+    else if (n > 0 && strncmp(program, here, n) == 0 && program[n] == '/')
+        name = program + n + 1;
+    printf("FAILED seed %llu: %s\n  replay: %s --seed %llu    (%s)\n", (unsigned long long)seed,
+           world->failure, name, (unsigned long long)seed, postern_revision());
+}
+
 /* How the process of a seed ends. */
 enum verdict { SEED_OK, SEED_FAILED, SEED_CAUGHT };
 
@@ -145,8 +161,7 @@ static enum verdict run_seed(const struct options *o, uint64_t seed) {
     if (caught)
         printf("caught by seed %llu: %s\n", (unsigned long long)seed, world->failure);
     else if (!ok)
-        printf("FAILED seed %llu: %s\n  replay: ./dev sim --seed %llu\n", (unsigned long long)seed,
-               world->failure, (unsigned long long)seed);
+        print_failure(seed);
     (void)fflush(stdout);
     return ok ? SEED_OK : caught ? SEED_CAUGHT : SEED_FAILED;
 }
