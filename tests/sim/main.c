@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -212,31 +213,57 @@ static void start(const struct options *o, uint64_t seed) {
 
 /* ---- command line ---------------------------------------------------------------------------- */
 
+static _Noreturn void bad_input(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static _Noreturn void bad_input(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    (void)fputs("postern-sim: ", stderr);
+    (void)vfprintf(stderr, fmt, ap);
+    (void)fputc('\n', stderr);
+    va_end(ap);
+    exit(2);
+}
+
+/* Digits, without a sign; *ret_end: behind them. */
+static bool read_digits(const char *text, uint64_t *ret_n, char **ret_end) {
+    errno = 0;
+    *ret_n = strtoull(text, ret_end, 10);
+    return *text >= '0' && *text <= '9' && errno == 0;
+}
+
 /* One number a line; `#` begins a comment. */
 static size_t read_seeds(const char *path, uint64_t seeds[SEEDS_MAX]) {
-    size_t n = 0;
-    char line[256];
+    size_t n = 0, room = 0;
+    char *line = NULL;
     FILE *f = fopen(path, "re");
     if (f == NULL)
         die(path);
-    while (n < SEEDS_MAX && fgets(line, sizeof line, f) != NULL) {
-        char *end;
-        uint64_t seed = strtoull(line, &end, 10);
-        if (end != line)
+    for (unsigned at = 1; getline(&line, &room, f) >= 0; at++) {
+        char *p = line + strspn(line, " \t"), *end = p;
+        uint64_t seed = 0;
+        bool any = strchr("#\r\n", *p) == NULL; /* also at its end: '\0' */
+        if (any && (!read_digits(p, &seed, &end) || strchr("# \t\r\n", *end) == NULL ||
+                    strchr("#\r\n", end[strspn(end, " \t")]) == NULL))
+            bad_input("%s:%u: a seed is a number, and a comment begins with #", path, at);
+        if (any && n == SEEDS_MAX)
+            bad_input("%s:%u: more than %u seeds", path, at, SEEDS_MAX);
+        if (any)
             seeds[n++] = seed;
     }
+    if (ferror(f) != 0)
+        die(path);
+    free(line);
     (void)fclose(f);
     return n;
 }
 
-static uint64_t number(const char *text) {
+static uint64_t number(const char *option, const char *text, uint64_t min) {
+    uint64_t n;
     char *end;
-    errno = 0;
-    uint64_t n = strtoull(text != NULL ? text : "", &end, 10);
-    if (text == NULL || end == text || *end != '\0' || errno != 0) {
-        fprintf(stderr, "postern-sim: \"%s\" is not a number\n", text != NULL ? text : "");
-        exit(2);
-    }
+    if (text == NULL || !read_digits(text, &n, &end) || *end != '\0' || n < min)
+        bad_input("%s takes a number from %llu, not \"%s\"", option, (unsigned long long)min,
+                  text != NULL ? text : "");
     return n;
 }
 
@@ -248,15 +275,15 @@ static struct options read_options(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *next = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--seeds") == 0) {
-            o.count = number(next);
+            o.count = number(argv[i], next, 1);
             many = true;
             i++;
         } else if (strcmp(argv[i], "--seed") == 0) {
-            o.first = number(next);
+            o.first = number(argv[i], next, 0);
             one = true;
             i++;
         } else if (strcmp(argv[i], "--jobs") == 0) {
-            o.jobs = number(next);
+            o.jobs = number(argv[i], next, 1);
             i++;
         } else if (strcmp(argv[i], "--file") == 0 && next != NULL) {
             o.file = next;
@@ -278,7 +305,7 @@ static struct options read_options(int argc, char **argv) {
         o.count = 1;
         o.file = NULL;
     }
-    o.jobs = o.jobs == 0 ? 1 : o.jobs > JOBS_MAX ? JOBS_MAX : o.jobs;
+    o.jobs = o.jobs > JOBS_MAX ? JOBS_MAX : o.jobs;
     return o;
 }
 
