@@ -41,13 +41,32 @@ static void reply_shared(ptn_ctx *c, const ptn_msg *m, ptn_buf *response) {
         ptn_buf_unref(b);
 }
 
-/* Liveness is this answer itself; readiness also wants not to be draining.  The store is opened and
- * recovered before the first listener, so an answer at all means that start-up is over. */
-static void on_probe(ptn_ctx *c, struct health *s, const ptn_msg *m, bool readiness) {
-    ptn_buf *b =
-        readiness && is_draining(s) ? status_response(503, "draining") : status_response(200, "ok");
+static void probe_reply(ptn_ctx *c, const ptn_msg *m, unsigned status, const char *word) {
+    ptn_buf *b = status_response(status, word);
     if (b == NULL || ptn_reply(c, ptn_reply_token(c, m), PTN_MSG_RESPONSE, b) < 0)
         ptn_buf_unref(b);
+}
+
+/* A worker that does not come back answers nobody: neither what it owns, nor the connections it
+ * has.
+ */
+static bool is_stuck(ptn_ctx *c) {
+    ptn_runtime *rt = ptn_ctx_runtime(c);
+    bool stuck = false;
+    for (unsigned i = 0; i < ptn_runtime_workers(rt); i++)
+        stuck |= ptn_worker_stuck(rt, i) > 0;
+    return stuck;
+}
+
+/* The answer itself says that this worker lives; the others are looked at.  Readiness also wants
+ * not to be draining. */
+static void on_probe(ptn_ctx *c, struct health *s, const ptn_msg *m, bool readiness) {
+    if (is_stuck(c))
+        probe_reply(c, m, 503, "stuck");
+    else if (readiness && is_draining(s))
+        probe_reply(c, m, 503, "draining");
+    else
+        probe_reply(c, m, 200, "ok");
 }
 
 static void on_metrics(ptn_ctx *c, struct health *s, const ptn_msg *m) {
@@ -172,7 +191,7 @@ static void status_send(ptn_ctx *c, struct health *s, const struct status_ask *a
                                {.service = "conversation"}, {.service = "topics"},
                                {.service = "hub"},          {.service = NULL}};
     ptn_actors_visit(ptn_ctx_runtime(c), note_actor, rows);
-    bool healthy = strcmp(store_status, "up") == 0;
+    bool healthy = strcmp(store_status, "up") == 0 && !is_stuck(c);
     for (struct actor_row *r = rows; r->service != NULL; r++)
         healthy &= r->seen && !r->full;
     ptn_pack w;
@@ -330,8 +349,11 @@ static int health_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     case PTN_MSG_ROUTE_HEALTH:
         reply_shared(c, m, is_draining(s) ? s->draining : s->ok);
         break;
+    case PTN_MSG_ROUTE_STARTUPZ: /* the store is opened before the first listener: an answer at all
+                                    means that start-up is over */
+        probe_reply(c, m, 200, "ok");
+        break;
     case PTN_MSG_ROUTE_LIVEZ:
-    case PTN_MSG_ROUTE_STARTUPZ:
         on_probe(c, s, m, false);
         break;
     case PTN_MSG_ROUTE_READYZ:

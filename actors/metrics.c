@@ -158,6 +158,7 @@ static void actor_metrics(ptn_runtime *rt, ptn_out *o) {
 
 static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
     ptn_worker_stats sum = {0};
+    unsigned stuck = 0;
     for (unsigned i = 0; i < ptn_runtime_workers(rt); i++) {
         ptn_worker_stats s;
         ptn_worker_stats_read(rt, i, &s);
@@ -168,6 +169,7 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
         sum.dead_letters += s.dead_letters;
         sum.late_replies += s.late_replies;
         sum.backing_off += s.backing_off;
+        stuck += ptn_worker_stuck(rt, i) > 0;
         sum.slow_handlers += s.slow_handlers;
         sum.blocked_turns += s.blocked_turns;
         if (s.lag_ns_max > sum.lag_ns_max)
@@ -189,6 +191,8 @@ static void worker_metrics(ptn_runtime *rt, ptn_out *o) {
          (double)sum.slow_handlers},
         {"postern_blocked_turns_total", "counter", "Turns that took over 1 s on the wall's clock",
          (double)sum.blocked_turns},
+        {"postern_workers_stuck", "gauge", "Workers that do not come back from a turn (watchdog)",
+         (double)stuck},
         {"postern_actors_backing_off", "gauge", "Failed actors that wait for their restart",
          (double)sum.backing_off},
         {"postern_worker_turn_seconds_max", "gauge", "Longest turn", (double)sum.lag_ns_max * 1e-9},

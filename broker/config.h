@@ -34,7 +34,7 @@ struct config_list {
     XX(S, data, data, PATH, "./data", 0, 0, "Directory of the database, the keys and the local sockets; mode 0700.") \
     XX(S, workers, workers, COUNT, "0", 0, PTN_WORKERS_MAX, "Worker threads; 0: as many as the cgroup and the affinity mask allow.") \
     XX(S, drain, drain_ns, DURATION, "5s", 0, 3600 * PTN_SEC, "How long a shutdown waits for work in progress.") \
-    XX(S, watchdog, watchdog_ns, DURATION, "5s", 0, 3600 * PTN_SEC, "CPU time of one handler after which the process ends itself, to be started again; 0: never.")
+    XX(S, watchdog, watchdog_ns, DURATION, "5s", 0, 3600 * PTN_SEC, "CPU time of one handler after which the process ends itself, to be started again; one that waits as long fails /livez; 0: never.")
 
 #define CONFIG_LISTEN_MAP(XX, S)                                                                           \
     XX(S, http, http, HTTP, "127.0.0.1:8771", 0, 0, "REST, WebSocket and SSE: HOST:PORT or unix:/PATH, one or a list; port 0 asks the system.") \

@@ -71,7 +71,7 @@ static void complain(const char *what, const char *why) {
     fprintf(stderr, "postern: %s: %s\n", what, why);
 }
 
-/* Also inside a signal handler: PTN_TRACE_SLOW. */
+/* Also inside a signal handler: PTN_TRACE_SLOW and PTN_TRACE_BLOCKED. */
 static void trace(const ptn_trace_event *e, void *arg) {
     static const char *const events[] = {"actor.crashed",     "actor.restarted",
                                          "actor.dead_letter", "supervisor.gave_up",

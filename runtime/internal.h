@@ -289,13 +289,15 @@ struct ptn__spin {       /* spin.c's */
     bool spun;           /* in this idle time */
 };
 
-struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last two */
+struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last four */
     const ptn_ctx *ctx;
     uint64_t turn;
     unsigned n, ticks;
     ptn_time quiet_until;
     _Atomic(uint64_t) slow_turn;
     ptn_time blocked_quiet_until;
+    _Atomic(uint64_t) seen; /* by any thread: a turn, and when it was first seen */
+    _Atomic(uint32_t) told; /* the last turn that was reported for not ending */
 };
 
 struct ptn__worker {

@@ -49,6 +49,11 @@ static void block(void) {
     (void)nanosleep(&t, NULL);
 }
 
+static void wait_for_ever(void) {
+    for (;;)
+        (void)pause();
+}
+
 static int *volatile nowhere = (int *)(uintptr_t)0x10;
 
 static void fault(void) {
@@ -108,14 +113,18 @@ static const ptn_actor_ops poker_ops = {
     .name = "poker", .init = poker_init, .handle = victim_handle};
 
 static unsigned slows, blocks;
+static atomic_bool victim_told; /* BLOCKED with actor, kind and stack */
 static char slow_stack[64];
 static uint32_t slow_type;
 
-/* In a signal handler for SLOW. */
+/* In a signal handler for SLOW, and for BLOCKED with an actor. */
 static void on_trace(const ptn_trace_event *e, void *arg) {
     (void)arg;
     slows += e->kind == PTN_TRACE_SLOW;
     blocks += e->kind == PTN_TRACE_BLOCKED;
+    if (e->kind == PTN_TRACE_BLOCKED && strcmp(e->actor, "victim") == 0 && e->wait_ns >= STUCK_NS &&
+        e->msg_type == MSG_POKE && strstr(e->text, "0x") != NULL)
+        atomic_store(&victim_told, true);
     if (e->kind == PTN_TRACE_SLOW) {
         slow_type = e->msg_type;
         for (size_t i = 0; i + 1 < sizeof slow_stack && e->text[i] != '\0'; i++)
@@ -256,6 +265,95 @@ Test(watchdog, a_blocked_handler_is_reported_and_survives) {
 Test(watchdog, a_handler_that_returns_is_left_alone) {
     int status = run(nothing, live);
     cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%x\n%s", (unsigned)status, record);
+}
+
+/* ---- a worker that does not come back ---------------------------------------------------------
+ */
+
+enum how { ASK, TICK, SLEEP };
+
+struct looker {
+    ptn_timer timer;
+    enum how how;
+    unsigned rounds;
+};
+
+/* The exit code: 1 when it says stuck, 2 when the victim has told, 4 when that was counted once. */
+static void looker_end(ptn_runtime *rt, bool stuck) {
+    ptn_worker_stats st;
+    ptn_worker_stats_read(rt, 1, &st);
+    _exit(stuck | atomic_load(&victim_told) << 1 | (int)(st.blocked_turns == 1) << 2);
+}
+
+/* ASK looks, again and again; TICK only works, and looks in the end; SLEEP looks for a while. */
+static void looker_look(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    (void)arg;
+    struct looker *k = state;
+    ptn_runtime *rt = ptn_ctx_runtime(c);
+    bool stuck = k->how != TICK && ptn_worker_stuck(rt, 1) > 0;
+    if (k->how == TICK)
+        burn(5 * PTN_MS);
+    if (atomic_load(&victim_told) || (k->how == SLEEP && ++k->rounds * 10 * PTN_MS > 2 * STUCK_NS))
+        looker_end(rt, stuck || ptn_worker_stuck(rt, 1) > 0);
+    ptn_timer_start(c, t, 10 * PTN_MS, looker_look, NULL);
+}
+
+static int looker_init(ptn_ctx *c, void *state, void *arg) {
+    struct looker *k = state;
+    k->how = *(const enum how *)arg;
+    ptn_timer_start(c, &k->timer, 0, looker_look, NULL);
+    return 0;
+}
+static const ptn_actor_ops looker_ops = {.name = "looker",
+                                         .state_size = sizeof(struct looker),
+                                         .init = looker_init,
+                                         .handle = victim_handle};
+
+static int live_looked_at(enum how how) {
+    const ptn_runtime_opts o = {.workers = 2, .slow_ns = SLOW_NS, .stuck_ns = STUCK_NS};
+    const ptn_actor_opts on[2] = {{.worker = 0}, {.worker = 1}};
+    ptn_runtime *rt;
+    ptn_addr a;
+    (void)alarm(30);
+    if (ptn_runtime_new(&o, &rt) < 0)
+        return 99;
+    ptn_runtime_on_trace(rt, on_trace, NULL);
+    if (ptn_runtime_spawn(rt, &victim_ops, &on[1], NULL, PTN_PERMANENT, &a) < 0 ||
+        (how != SLEEP &&
+         ptn_runtime_spawn(rt, &poker_ops, &on[0], &a, PTN_PERMANENT, &(ptn_addr){0}) < 0) ||
+        ptn_runtime_spawn(rt, &looker_ops, &on[0], &how, PTN_PERMANENT, &(ptn_addr){0}) < 0)
+        return 98;
+    return ptn_runtime_run(rt) < 0 ? 97 : 96;
+}
+
+static int live_asked(const char *path) {
+    (void)path;
+    return live_looked_at(ASK);
+}
+
+static int live_ticking(const char *path) {
+    (void)path;
+    return live_looked_at(TICK);
+}
+
+static int live_asleep(const char *path) {
+    (void)path;
+    return live_looked_at(SLEEP);
+}
+
+Test(watchdog, a_handler_that_waits_for_ever_is_seen_by_who_asks) {
+    int status = run(wait_for_ever, live_asked);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 7, "%x", (unsigned)status);
+}
+
+Test(watchdog, a_handler_that_waits_for_ever_is_seen_by_workers_that_work) {
+    int status = run(wait_for_ever, live_ticking);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 7, "%x", (unsigned)status);
+}
+
+Test(watchdog, a_worker_that_sleeps_is_not_stuck) {
+    int status = run(nothing, live_asleep);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%x", (unsigned)status);
 }
 
 /* ---- other threads --------------------------------------------------------------------------- */

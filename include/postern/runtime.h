@@ -68,7 +68,8 @@ typedef struct ptn_runtime_opts {
     ptn_time spin_ns;
     /* CPU time one message may take: past slow_ns it is traced (PTN_TRACE_SLOW), past stuck_ns the
      * process writes a crash record and aborts.  Up to twice as much may pass before it is noticed.
-     * 0: never; the simulator never does. */
+     * A handler that sleeps uses none: see ptn_worker_stuck().  0: never; the simulator never does.
+     */
     ptn_time slow_ns, stuck_ns;
 } ptn_runtime_opts;
 
@@ -327,14 +328,24 @@ typedef struct ptn_worker_stats {
     uint64_t dead_letters, late_replies, deadline_expired;
     uint64_t backing_off;   /* children of its supervisors that wait for their restart, now */
     uint64_t slow_handlers; /* past slow_ns of CPU time */
-    uint64_t blocked_turns; /* past ten times slow_ns on the wall's clock */
+    uint64_t blocked_turns; /* past ten times slow_ns on the wall's clock, or stuck */
     uint64_t lag_ns_max;    /* longest turn since the last call that reset it */
 } ptn_worker_stats;
 void ptn_worker_stats_read(ptn_runtime *rt, unsigned worker, ptn_worker_stats *ret_stats);
 
+/* Any thread while the runtime runs.  For how long, in nanoseconds on the wall's clock, a worker
+ * has been seen in one turn, if that is stuck_ns or more: a handler waits for something that does
+ * not come.  Else 0; always 0 without stuck_ns.  Seen means by two calls of this, or by workers
+ * that have used tick after tick of CPU time meanwhile: there is no clock that looks by itself, so
+ * the first call of an idle time only begins to count.  The first to find a worker stuck has its
+ * thread report where it is (PTN_TRACE_BLOCKED, once a turn).  A process that has just stood still
+ * may look like that once. */
+ptn_time ptn_worker_stuck(ptn_runtime *rt, unsigned worker);
+
 /* Called on a worker or lane thread for crashes and the first dead letters; the program logs.  Set
  * before ptn_runtime_run().  PTN_TRACE_SLOW comes inside a signal handler while the slow handler is
- * still running: only async-signal-safe functions may be called for it. */
+ * still running, and PTN_TRACE_BLOCKED may: only async-signal-safe functions may be called for
+ * them. */
 typedef struct ptn_trace_event {
     enum {
         PTN_TRACE_CRASH,
@@ -342,7 +353,8 @@ typedef struct ptn_trace_event {
         PTN_TRACE_DEAD_LETTER,
         PTN_TRACE_GAVE_UP,
         PTN_TRACE_SLOW,    /* text: the stack, as module+offset */
-        PTN_TRACE_BLOCKED, /* a turn that took long without using CPU time; addr: only the worker */
+        PTN_TRACE_BLOCKED, /* a turn that does not end, text: the stack; or one that took long, then
+                              addr is only the worker */
     } kind;
     const char *actor;
     ptn_addr addr;

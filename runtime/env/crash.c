@@ -63,6 +63,7 @@ struct thread {
     stack_t stack, stack_before;
     timer_t timer;
     bool timed;
+    _Atomic(const void *) arg;     /* guard.arg, for other threads */
     const ucontext_t *interrupted; /* inside a handler: by which the frames are cut */
     atomic_bool asked, answered;
     char answer[ANSWER_BYTES];
@@ -529,6 +530,8 @@ static void on_watch(int sig, siginfo_t *si, void *context) {
         answer(th);
     else if (si->si_code == SI_TIMER && th->guard.tick != NULL)
         th->guard.tick(th->guard.arg);
+    else if (si->si_code == SI_TKILL && th->guard.poked != NULL)
+        th->guard.poked(th->guard.arg);
     th->interrupted = outer;
     errno = saved;
 }
@@ -597,12 +600,22 @@ int ptn__guard_enter(const ptn_env_guard *g) {
     if (th == NULL)
         return -PTN_EOVERLOAD;
     th->guard = *g;
+    atomic_store_explicit(&th->arg, g->arg, memory_order_relaxed);
     memset(th->name, 0, sizeof th->name);
     memcpy(th->name, g->name, strnlen(g->name, sizeof th->name - 1));
     th->timed = false;
     stack_enter(th);
     self = th;
     return g->tick != NULL && g->tick_ns > 0 ? timer_enter(th, tid) : 0;
+}
+
+void ptn__guard_poke(const void *arg) {
+    for (size_t i = 0; i < THREADS_MAX; i++) {
+        /* relaxed, both: who comes or goes just now is not stuck, and ignores it */
+        pid_t tid = atomic_load_explicit(&threads[i].tid, memory_order_relaxed);
+        if (tid != 0 && atomic_load_explicit(&threads[i].arg, memory_order_relaxed) == arg)
+            (void)syscall(SYS_tgkill, getpid(), tid, WATCH_SIGNAL);
+    }
 }
 
 void ptn__guard_leave(void) {
@@ -612,6 +625,7 @@ void ptn__guard_leave(void) {
     if (th->timed)
         (void)timer_delete(th->timer);
     self = NULL;
+    atomic_store_explicit(&th->arg, NULL, memory_order_relaxed);
     stack_leave(th);
     atomic_store_explicit(&th->tid, 0, memory_order_release);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * crash.h - what a process that cannot go on still says, and the signals by which a thread is
- * watched.  Implements `guard` and `unguard` of env.h for real threads.
+ * watched.  Implements `guard`, `unguard` and `poke` of env.h for real threads.
  *
  * Everything but ptn__guard_enter() and ptn__guard_leave() is async-signal-safe.
  */
@@ -25,6 +25,8 @@ void ptn__text_stack(struct ptn__text *t, const char *between);
 /* The calling thread: a signal stack of its own, a place in the record, and ticks. */
 int ptn__guard_enter(const ptn_env_guard *g);
 void ptn__guard_leave(void);
+/* Any thread: the guard with this arg, if there is one, has its poked() called on its thread. */
+void ptn__guard_poke(const void *arg);
 
 /* Remembers what happened, for the record: the last PTN__CRASH_EVENTS. what and actor are static.
  */

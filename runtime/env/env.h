@@ -47,13 +47,14 @@ typedef struct ptn_transport_cbs {                            /* worker thread *
     void (*on_error)(void *owner, int err);
 } ptn_transport_cbs;
 
-/* A thread that is watched.  Both callbacks run on that thread inside a signal handler, between any
+/* A thread that is watched.  The callbacks run on that thread inside a signal handler, between any
  * two instructions: they may use async-signal-safe functions and relaxed atomics only. */
 struct ptn__text;
 typedef struct ptn_env_guard {
     const char *name;
     void (*say)(void *arg, struct ptn__text *t); /* what it is doing, one line; NULL: no more */
-    void (*tick)(void *arg); /* whenever it has used tick_ns of CPU time; NULL or 0: never */
+    void (*tick)(void *arg);  /* whenever it has used tick_ns of CPU time; NULL or 0: never */
+    void (*poked)(void *arg); /* after poke(); NULL: nothing */
     ptn_time tick_ns;
     void *arg;
 } ptn_env_guard;
@@ -80,6 +81,10 @@ typedef struct ptn_env_ops {
      */
     int (*guard)(ptn_env *e, const ptn_env_guard *g);
     void (*unguard)(ptn_env *e);
+    /* Any thread, also in a signal handler: calls poked() of the guard with this arg on its thread,
+     * whatever that is doing, when it has one; its system call may end with EINTR.  NULL where
+     * nothing is watched. */
+    void (*poke)(ptn_env *e, const void *arg);
 
     /* Endpoints: main thread, before run().  where as in stream.h; ret_addr holds the real address.
      */

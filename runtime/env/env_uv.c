@@ -100,6 +100,11 @@ static void env_unguard(ptn_env *e) {
     ptn__guard_leave();
 }
 
+static void env_poke(ptn_env *e, const void *arg) {
+    (void)e;
+    ptn__guard_poke(arg);
+}
+
 /* ---- the worker's loop -------------------------------------------------------------------- */
 
 static void spin_callback(uv_idle_t *h) {
@@ -313,6 +318,7 @@ static const ptn_env_ops uv_ops = {
     .wake = env_wake,
     .guard = env_guard,
     .unguard = env_unguard,
+    .poke = env_poke,
     .bind = ptn__uv_bind,
     .endpoint_free = ptn__uv_endpoint_free,
     .listen = ptn__uv_listen,

@@ -3,6 +3,8 @@
 """Probes, metrics and signals: wire.md section 4."""
 
 import collections
+import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -12,7 +14,7 @@ import time
 import unittest
 import uuid
 
-from harness import (PASSWORD, PATIENCE, SLOW, RawHttp, RawWs, SystemTest, Broker, EventStream, Ws, Zmq,
+from harness import (LIBC, PASSWORD, PATIENCE, SLOW, RawHttp, RawWs, SystemTest, Broker, EventStream, Ws, Zmq,
                      exchange, unique, wait_until, zmq_ask, zmq_decode, zmq_receive)
 
 API = "/api/v1"
@@ -23,6 +25,26 @@ SAMPLE = re.compile(rf"^({NAME})(?:\{{((?:{LABEL})(?:,{LABEL})*)?,?\}})? (\S+)$"
 KINDS = ("counter", "gauge", "histogram", "summary", "untyped")
 
 Sample = collections.namedtuple("Sample", "name labels value")
+
+
+PTRACE_ATTACH, PTRACE_DETACH, WALL = 16, 17, 0x40000000
+
+
+@contextlib.contextmanager
+def stopped(pid, name):
+    """One thread of a process stands still, as if it waited for something that does not come."""
+    tasks = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/comm", encoding="utf-8") as f:
+            tasks[f.read().strip()] = int(tid)
+    tid, nothing = tasks[name], ctypes.c_void_p()
+    if LIBC.ptrace(PTRACE_ATTACH, tid, nothing, nothing) != 0:
+        raise unittest.SkipTest("threads cannot be stopped here: no ptrace")
+    os.waitpid(tid, WALL)
+    try:
+        yield
+    finally:
+        LIBC.ptrace(PTRACE_DETACH, tid, nothing, nothing)
 
 
 class Family:
@@ -302,6 +324,44 @@ class ProbesTest(SystemTest):
         self.addCleanup(connection.close)
         for _ in range(30):
             self.assertEqual(exchange(connection, "GET", "/metrics").status, 200)
+
+
+class StuckTest(SystemTest):
+    """A worker that does not come back: the others say so."""
+
+    env = {"POSTERN_WORKERS": "2", "POSTERN_WATCHDOG": "1s"}
+
+    def answer(self, method, path, **how):
+        """The reply; None when the worker that has the connection does not answer."""
+        try:
+            return self.broker.call(method, path, patience=0.5, **how)
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def probe(self, path):
+        """The status that a worker that answers gives."""
+        found = wait_until(lambda: self.answer("GET", path, address=self.broker.admin), path)
+        return found.status
+
+    def test_a_worker_that_does_not_come_back(self):
+        """`/livez` and `/readyz` are 503, `postern_workers_stuck` is 1; afterwards all is well, and
+        the log has said it once.
+        """
+        ann = self.broker.user("ann")
+        self.assertEqual(self.probe("/livez"), 200)
+        with stopped(self.broker.process.pid, "ptn-w1"):
+            def stuck():  # half of these are for the worker that does not come
+                self.answer("GET", f"{API}/conversations/{uuid.uuid4()}", token=ann["token"])
+                return self.probe("/livez") == 503
+            wait_until(stuck, "/livez to tell")
+            self.assertEqual(self.probe("/readyz"), 503)
+            self.assertEqual(self.probe("/startupz"), 200)
+            page = wait_until(lambda: self.answer("GET", "/metrics", address=self.broker.admin),
+                              "/metrics")
+            self.assertIn("\npostern_workers_stuck 1\n", page.body.decode("utf-8"))
+        wait_until(lambda: self.probe("/livez") == 200, "/livez to be well again")
+        self.assertEqual(self.broker.metric("postern_workers_stuck"), 0)
+        self.assertEqual(self.broker.stderr().count("worker.blocked"), 1)
 
 
 class SignalsTest(unittest.TestCase):
