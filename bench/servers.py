@@ -23,6 +23,30 @@ PATIENCE_S = 60
 LIBC = ctypes.CDLL(None)
 
 
+def end_on_term():
+    """SIGTERM ends this program like an error: what it runs is ended, its directories are removed."""
+    def end(number, _):
+        signal.signal(number, signal.SIG_IGN)  # once is enough, and nobody interrupts the tidying
+        sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, end)
+
+
+def die_with_parent(cores=None):
+    """Between fork and exec: whoever ends this program by force ends what it runs.  cores: as of Servers.spawn()."""
+    LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def check_writable(parser, option, path):
+    """That a file can be written is found out before hours of measuring; "-" and None are no files."""
+    try:
+        if path not in (None, "-"):
+            open(path, "a", encoding="utf-8").close()
+    except OSError as e:
+        parser.error(f"{option}: {e.strerror}: {path}")
+
+
 def wait_for(what, condition, patience=PATIENCE_S):
     end = time.monotonic() + patience
     while not (value := condition()):
@@ -88,11 +112,7 @@ class Servers:
 
     def spawn(self, name, *argv, cores=None, **how):
         """cores: those it may run on; None: all."""
-        def child():
-            LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-            if cores:
-                os.sched_setaffinity(0, cores)
-        self.processes[name] = subprocess.Popen(argv, preexec_fn=child, **how)
+        self.processes[name] = subprocess.Popen(argv, preexec_fn=lambda: die_with_parent(cores), **how)
         return self.processes[name]
 
     def listening(self, name, port, *argv, **how):

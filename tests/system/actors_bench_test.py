@@ -6,12 +6,16 @@ They reach what unit tests do not: thousands of actors, full mailboxes whose sen
 every pair of actors across workers.
 """
 
+import os
+import signal
 import subprocess
+import tempfile
 import unittest
 
 import harness
 
 PROGRAM = f"{harness.BIN_DIR}/postern-actors"
+RUN = os.path.join(harness.HERE, "..", "..", "bench", "actors", "run")
 
 # program: (size, operations that makes)
 PROGRAMS = {
@@ -52,6 +56,24 @@ class ActorsBench(unittest.TestCase):
         for argv in (["nothing", "1", "1", "1"], ["count", "0", "1", "1"], ["count", "1", "x", "1"], ["count"]):
             r = subprocess.run([PROGRAM, *argv], capture_output=True, text=True, timeout=harness.PATIENCE)
             self.assertEqual(r.returncode, 2, argv)
+
+
+class Command(unittest.TestCase):
+    """bench/actors/run around them."""
+
+    def test_refuses_before_it_measures(self):
+        for argv, why in ((["--json", "/nowhere/readings.json"], "No such file"), (["--spin-us", "-5"], "at least 0"),
+                          (["--rounds", "0"], "at least 1")):
+            r = subprocess.run([RUN, "--only", "postern", *argv], capture_output=True, text=True,
+                               timeout=harness.PATIENCE)
+            self.assertEqual((r.returncode, r.stdout), (2, ""), argv)
+            self.assertIn(why, r.stderr)
+            self.assertNotIn("round 1", r.stderr)
+
+    def test_term(self):
+        """Ends what is being measured."""
+        with tempfile.TemporaryDirectory() as d:
+            harness.end_benchmark(self, [RUN, "--only", "postern", "--program", "big"], "postern-actors", d)
 
 
 if __name__ == "__main__":

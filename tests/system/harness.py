@@ -105,6 +105,46 @@ def die_with_parent():
     LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
+def has_ended(pid):
+    """Also of processes of others, which somebody may still have to wait for."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+            return f.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def end_benchmark(test, argv, child, directory):
+    """A command of bench/ gets SIGTERM once a process `child` of its own runs, which ends with it, and so do all others;
+    nothing is left in the directory for temporary files.
+    """
+    def children():
+        found = {}
+        with open(f"/proc/{p.pid}/task/{p.pid}/children", encoding="utf-8") as f:
+            pids = f.read().split()
+        for pid in pids:
+            try:
+                with open(f"/proc/{pid}/comm", encoding="utf-8") as f:
+                    found[int(pid)] = f.read().strip()
+            except OSError:
+                pass  # it has just ended
+        return found
+
+    p = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent,
+                         env=dict(os.environ, POSTERN_BIN_DIR=os.path.abspath(BIN_DIR), TMPDIR=directory))
+    try:
+        wait_until(lambda: p.poll() is not None or child in children().values(), f"{child} of {argv[0]}")
+        test.assertIsNone(p.poll(), "it ended by itself")
+        found = children()
+        p.terminate()
+        test.assertEqual(p.wait(PATIENCE * 2), 128 + signal.SIGTERM)
+        wait_until(lambda: all(has_ended(pid) for pid in found), f"the end of {found}")
+        test.assertEqual(os.listdir(directory), [])
+    finally:
+        p.kill()
+        p.wait()
+
+
 def as_list(value):
     return value if isinstance(value, list) else [value]
 
