@@ -56,6 +56,12 @@ class Peers(unittest.TestCase):
     def test_refuses_what_it_does_not_know(self):
         self.assertIn("no server 'kafka'", self.run_peers("--only", "kafka", status=2).stderr)
         self.run_peers("--row", "nothing", status=2)
+        self.assertIn("No such file", self.run_peers("--json", "/nowhere/readings.json", status=2).stderr)
+
+    def test_term(self):
+        """Ends the servers and the reading, and removes their directory."""
+        with tempfile.TemporaryDirectory() as d:
+            harness.end_benchmark(self, [RUN, "--only", "postern,raw", "--row", "fanout"], "postern-bench", d)
 
 
 if __name__ == "__main__":
