@@ -306,5 +306,13 @@ class Bench(unittest.TestCase):
         self.assertRegex(r.stderr, r"\Abench: [^\n]+\n\Z")
 
 
+class DurableBenchTest(unittest.TestCase):
+    def test_term(self):
+        """Ends the broker and the reading, and removes their directory."""
+        run = os.path.join(harness.HERE, "..", "..", "bench", "durable", "run")
+        with tempfile.TemporaryDirectory() as d:
+            harness.end_benchmark(self, [run, "--only", "ws-json"], "postern-durable", d)
+
+
 if __name__ == "__main__":
     harness.main()
