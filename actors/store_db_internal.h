@@ -106,8 +106,12 @@
     XX(DELIVERED_TOP, "SELECT user, seq FROM deliveries WHERE conversation = ?1 ORDER BY seq DESC LIMIT 2") \
     XX(MSG_TIME, "SELECT timestamp_ms FROM messages WHERE conversation = ?1 AND seq >= ?2"                 \
                  " ORDER BY seq LIMIT 1")                                                                  \
-    XX(MSG_SIZES, "SELECT seq, length(CAST(content AS BLOB)) + coalesce(length(metadata), 0) FROM messages" \
+    XX(MSG_SIZES, "SELECT seq, iif(sender = ?3, NULL, length(CAST(content AS BLOB))"                       \
+                  " + coalesce(length(metadata), 0)) FROM messages"                                        \
                   " WHERE conversation = ?1 AND seq > ?2 ORDER BY seq DESC")                               \
+    XX(MSGS_OF_OTHERS, "SELECT count(*), min(seq), max(seq) FROM messages"                                 \
+                       " WHERE conversation = ?1 AND seq > ?2 AND seq <= ?3 AND sender <> ?4")             \
+    XX(CURSOR_SKIP, "UPDATE cursors SET seq = ?4 WHERE user = ?1 AND conversation = ?2 AND device = ?3")   \
     XX(CURSOR_REWIND, "UPDATE cursors SET seq = min(seq, ?4), deliveries = 0, replay_to = ?5, gap_from = 0" \
                       " WHERE user = ?1 AND device = ?3 AND conversation ="                                \
                       " (SELECT key FROM conversations WHERE id = ?2)")                                    \
@@ -119,7 +123,7 @@
     XX(DEAD_ADD, "INSERT INTO dead_letters(user, device, conversation, from_seq, to_seq, reason,"          \
                  " created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                        \
     XX(DEAD_EXTEND, "UPDATE dead_letters SET to_seq = ?2, created_ms = ?3"                                 \
-                    " WHERE id = ?1 AND to_seq = ?4 - 1 AND reason = ?5")                                  \
+                    " WHERE id = ?1 AND to_seq < ?4 AND reason = ?5")                                      \
     XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
     XX(FIRST_SEQ, "SELECT min(seq) FROM messages WHERE conversation = ?1")                                 \
     XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata,"             \

@@ -18,7 +18,7 @@
 
 struct dead {
     ptn_str user, device, conversation, reason;
-    int64_t from, to, now_ms;
+    int64_t from, to, n, now_ms; /* n of those between the two */
 };
 
 /* *ret_id (may be NULL): the letter's. */
@@ -38,7 +38,7 @@ static bool dead_add(store_db *db, const struct dead *d, int64_t *ret_id) {
     int64_t id = sqlite3_last_insert_rowid(db->sql);
     if (ret_id != NULL)
         *ret_id = id;
-    ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)(d->to - d->from + 1));
+    ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)d->n);
     s = store_sql(db, STORE_SQL_DEAD_TRIM);
     if (s == NULL)
         return false;
@@ -63,7 +63,7 @@ static bool dead_extend(store_db *db, const struct dead *d, int64_t *id) {
         if (!store_run(db, s))
             return false;
         if (sqlite3_changes(db->sql) > 0) {
-            ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)(d->to - d->from + 1));
+            ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)d->n);
             return true;
         }
     }
@@ -133,6 +133,7 @@ struct visit { /* to one device */
     int64_t now_ms;
     uint64_t messages, bytes; /* what is left of the limits */
     int64_t waiting, rows;    /* found, looked at */
+    bool passed;              /* the cursor that was looked at last went over something */
 };
 
 static struct visit visit_of(store_db *db, ptn_str user, ptn_str device, int64_t now_ms) {
@@ -168,33 +169,68 @@ static bool find_young(store_db *db, int64_t key, int64_t after, int64_t last, i
     return true;
 }
 
-/* Walks from the newest back while there is room; *ret_seq: the oldest that has some. */
-static bool find_fitting(struct visit *v, int64_t key, int64_t after, int64_t last,
-                         int64_t *ret_seq) {
+/* What waits at the end of a conversation: messages of others. */
+struct tail {
+    int64_t from; /* nothing before it fits */
+    int64_t next; /* the oldest that waits; last + 1: none */
+    bool overflow;
+};
+
+/* Own messages may stand between those that wait without end, as far as they have not been passed:
+ * after so many nobody looks further back, and all that is there waits. */
+#define OWN_ROWS_MAX 65536
+
+/* The next older row of MSG_SIZES.  False: it waits, and there is no room for it. */
+static bool tail_take(struct visit *v, int64_t seq, sqlite3_stmt *row, struct tail *t) {
     const store_queue *limits = &v->db->queue.limits;
-    uint64_t n = last > after ? (uint64_t)(last - after) : 0;
-    if (limits->messages > 0 && n > v->messages)
-        n = v->messages;
-    *ret_seq = last + 1 - (int64_t)n;
-    v->messages -= limits->messages > 0 ? n : 0;
-    if (limits->bytes == 0 || n == 0)
+    uint64_t size = (uint64_t)sqlite3_column_int64(row, 1);
+    if (limits->messages > 0 && v->messages == 0)
+        return false;
+    if (limits->bytes > 0 && size > v->bytes) {
+        v->bytes = 0;
+        return false;
+    }
+    v->messages -= limits->messages > 0;
+    v->bytes -= limits->bytes > 0 ? size : 0;
+    v->waiting++;
+    t->next = seq;
+    return true;
+}
+
+/* Walks from the newest back to first while there is room. */
+static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last,
+                      struct tail *ret_t) {
+    const store_queue *limits = &v->db->queue.limits;
+    struct tail t = {.from = first, .next = last + 1};
+    int64_t own = 0, seq = last + 1;
+    int rc = SQLITE_ROW;
+    if (limits->messages == 0 && limits->bytes == 0) { /* nobody counts */
+        v->waiting += last + 1 - first;
+        *ret_t = (struct tail){.from = first, .next = first};
         return true;
+    }
     sqlite3_stmt *s = store_sql(v->db, STORE_SQL_MSG_SIZES);
-    int rc = SQLITE_ERROR;
     if (s == NULL)
         return false;
     (void)sqlite3_bind_int64(s, 1, key);
-    (void)sqlite3_bind_int64(s, 2, *ret_seq - 1);
-    for (; (rc = sqlite3_step(s)) == SQLITE_ROW; v->rows++) {
-        uint64_t size = (uint64_t)sqlite3_column_int64(s, 1);
-        if (size > v->bytes) {
-            *ret_seq = sqlite3_column_int64(s, 0) + 1;
-            v->bytes = 0;
-            break;
-        }
-        v->bytes -= size;
+    (void)sqlite3_bind_int64(s, 2, first - 1);
+    store_bind_str(s, 3, v->user);
+    while (own < OWN_ROWS_MAX && !t.overflow && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        seq = sqlite3_column_int64(s, 0);
+        v->rows++;
+        if (sqlite3_column_type(s, 1) == SQLITE_NULL)
+            own++;
+        else
+            t.overflow = !tail_take(v, seq, s, &t);
     }
     (void)sqlite3_reset(s);
+    if (t.overflow) {
+        t.from = seq + 1;
+    } else if (own == OWN_ROWS_MAX) {
+        v->waiting += seq - first;
+        t.next = first;
+    }
+    *ret_t = t;
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
 
@@ -223,51 +259,94 @@ static bool cursor_pass(store_db *db, const struct dead *d, int64_t key, struct 
     return store_run(db, s);
 }
 
-/* Passes what is too old, or over the limits.  base: retention has removed everything up to it. */
+/* Of those between k and `to`, what the device has missed.  base: retention has removed everything
+ * up to it, of which nobody knows whose it was. */
+static bool find_missed(struct visit *v, int64_t key, int64_t base, int64_t to,
+                        const struct cursor *k, struct dead *d) {
+    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_MSGS_OF_OTHERS);
+    if (s == NULL)
+        return false;
+    (void)sqlite3_bind_int64(s, 1, key);
+    (void)sqlite3_bind_int64(s, 2, k->seq);
+    (void)sqlite3_bind_int64(s, 3, to);
+    store_bind_str(s, 4, v->user);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        return false;
+    d->n = sqlite3_column_int64(s, 0);
+    d->from = sqlite3_column_int64(s, 1);
+    d->to = sqlite3_column_int64(s, 2);
+    (void)sqlite3_reset(s);
+    if (d->n > 0 && base > k->seq) {
+        d->n += base - k->seq;
+        d->from = k->seq + 1;
+    }
+    return true;
+}
+
+/* Over own messages, of which the device hears nothing.  A gap that it still has to hear of ends at
+ * the cursor, and stays as it is unless very many would be looked at again and again. */
+#define SKIP_WITH_GAP 1000
+static bool cursor_skip(struct visit *v, ptn_str conversation, int64_t key, int64_t to,
+                        struct cursor *k) {
+    if (to <= k->seq || (k->gap_from > 0 && to - k->seq < SKIP_WITH_GAP))
+        return true;
+    if (!k->known && cursor_set(v->db, v->user, conversation, v->device, k, v->now_ms) < 0)
+        return false;
+    sqlite3_stmt *s = store_sql(v->db, STORE_SQL_CURSOR_SKIP);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, v->user);
+    (void)sqlite3_bind_int64(s, 2, key);
+    store_bind_str(s, 3, v->device);
+    (void)sqlite3_bind_int64(s, 4, to);
+    k->seq = to;
+    return store_run(v->db, s);
+}
+
+/* Passes what is too old, or over the limits, and counts what waits.  The user's own messages are
+ * nothing that waits for him. */
 static bool cursor_limit(struct visit *v, ptn_str conversation, int64_t key, int64_t base,
                          int64_t last, struct cursor *k) {
     store_db *db = v->db;
     int64_t ttl_ms = (int64_t)db->queue.limits.ttl_ms;
-    int64_t seq = (k->seq > base ? k->seq : base) + 1, first = seq, fitting;
-    const char *why = NULL;
-    if (k->seq >= last || k->seq < k->replay_to)
+    int64_t first = (k->seq > base ? k->seq : base) + 1, young = first;
+    struct tail t;
+    struct dead d = {.user = v->user,
+                     .device = v->device,
+                     .conversation = conversation,
+                     .reason = PTN_STR("expired"),
+                     .now_ms = v->now_ms};
+    if (k->seq >= last)
         return true;
-    if (ttl_ms > 0 && !find_young(db, key, first - 1, last, v->now_ms - ttl_ms, &seq))
-        return false;
-    if (seq > first)
-        why = "expired";
-    if (!find_fitting(v, key, seq - 1, last, &fitting))
-        return false;
-    if (fitting > seq) {
-        why = "overflow";
-        seq = fitting;
+    if (k->seq < k->replay_to) {
+        v->waiting += last + 1 - first;
+        return true;
     }
-    if (why == NULL)
-        return true;
-    const struct dead d = {.user = v->user,
-                           .device = v->device,
-                           .conversation = conversation,
-                           .reason = ptn_str_of(why),
-                           .from = k->seq + 1,
-                           .to = seq - 1,
-                           .now_ms = v->now_ms};
-    if (!k->known && cursor_set(db, v->user, conversation, v->device, k, v->now_ms) < 0)
+    if ((ttl_ms > 0 && !find_young(db, key, first - 1, last, v->now_ms - ttl_ms, &young)) ||
+        !tail_find(v, key, young, last, &t))
         return false;
-    return cursor_pass(db, &d, key, k);
+    if (t.from > first && !find_missed(v, key, base, t.from - 1, k, &d))
+        return false;
+    if (d.n > 0) {
+        if (t.overflow)
+            d.reason = PTN_STR("overflow");
+        v->passed = true;
+        if (!k->known && cursor_set(db, v->user, conversation, v->device, k, v->now_ms) < 0)
+            return false;
+        return cursor_pass(db, &d, key, k);
+    }
+    return base > k->seq || cursor_skip(v, conversation, key, t.next - 1, k);
 }
 
 /* The current row of FEED_LIST. */
 static bool visit_row(struct visit *v, sqlite3_stmt *row, struct cursor *ret_k) {
-    int64_t key = sqlite3_column_int64(row, 0), last = sqlite3_column_int64(row, 3),
-            base = sqlite3_column_int64(row, 4);
     v->rows++;
-    if (!cursor_load(v->db, v->user, v->device, v->is_new, key, sqlite3_column_int64(row, 2),
-                     ret_k) ||
-        !cursor_limit(v, store_column_str(row, 1), key, base, last, ret_k))
-        return false;
-    int64_t from = ret_k->seq > base ? ret_k->seq : base;
-    v->waiting += last > from ? last - from : 0;
-    return true;
+    v->passed = false;
+    int64_t key = sqlite3_column_int64(row, 0);
+    return cursor_load(v->db, v->user, v->device, v->is_new, key, sqlite3_column_int64(row, 2),
+                       ret_k) &&
+           cursor_limit(v, store_column_str(row, 1), key, sqlite3_column_int64(row, 4),
+                        sqlite3_column_int64(row, 3), ret_k);
 }
 
 /* The user's conversations; NULL: failed. */
@@ -440,10 +519,9 @@ static bool tend_device(struct visit *v, ptn_pack *moved, uint32_t *n_moved) {
     int rc = SQLITE_ERROR;
     while (s != NULL && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         struct cursor k;
-        int64_t letters = sqlite3_total_changes(v->db->sql);
         if (!visit_row(v, s, &k))
             return false;
-        if (sqlite3_total_changes(v->db->sql) == letters)
+        if (!v->passed)
             continue;
         ptn_pack_array(moved, 5);
         ptn_pack_str(moved, store_column_str(s, 1));
@@ -599,6 +677,7 @@ ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         !ptn_unpack_str(u, &d.conversation) || !ptn_unpack_int(u, &d.from) ||
         !ptn_unpack_int(u, &d.to) || !ptn_unpack_str(u, &d.reason) || !ptn_unpack_int(u, &d.now_ms))
         return store_malformed(ret_type);
+    d.n = d.to - d.from + 1;
     struct store_conv *c;
     struct cursor k = {.known = false};
     int err = store_conv_find(db, d.conversation, &c);

@@ -291,9 +291,62 @@ Test(store_db_queue, each_device_has_the_limits_for_itself) {
     db->queue.limits.messages = 4;
     (void)tend();
     cr_expect_eq(devices, 3);
-    cr_expect_eq(waiting, 4 + 1 + 4);
-    cr_expect_eq(passed, 2);
+    cr_expect_eq(waiting, 4 + 1, "what alice has said waits for nobody of hers");
+    cr_expect_eq(passed, 1);
     cr_expect_eq(acked("bob", "b"), 9);
+}
+
+Test(store_db_queue, own_messages_push_nothing_out) {
+    (void)acked("alice", "a");
+    say("bob", NOW_MS);
+    for (int i = 0; i < 6; i++)
+        say("alice", NOW_MS);
+    db->queue.limits.messages = 5;
+    (void)tend();
+    cr_expect_eq(waiting, 1);
+    cr_expect_eq(passed, 0);
+    ptn_bytes row = feed("alice", "a", 5, 30, 3600000);
+    cr_expect_eq(int_of(element(row, 1)), 0, "and the first is the next");
+    cr_expect_eq(ptn_kind_of(element(row, 4)), PTN_KIND_NIL);
+    row = feed("alice", "a", 0, 5, 0);
+    expect_gap(row, 1, 1, "overflow");
+    (void)ack("alice", "a", 7, 0, 0);
+    for (int i = 0; i < 3; i++)
+        say("bob", NOW_MS);
+    say("alice", NOW_MS);
+    expect_gap(feed("alice", "a", 2, 0, 0), 8, 8, "overflow");
+    say("alice", NOW_MS);
+    say("bob", NOW_MS);
+    expect_gap(feed("alice", "a", 2, 0, 0), 8, 9, "overflow");
+}
+
+Test(store_db_queue, one_letter_whatever_stands_between) {
+    (void)acked("alice", "a");
+    for (int i = 0; i < 8; i++)
+        say(i % 2 == 0 ? "bob" : "alice", NOW_MS);
+    expect_gap(feed("alice", "a", 3, 0, 0), 1, 1, "overflow");
+    expect_gap(feed("alice", "a", 1, 0, 0), 1, 5, "overflow");
+    cr_expect_eq(int_of(element(only_letter(), 5)), 5);
+}
+
+Test(store_db_queue, cursors_go_over_own_messages_in_silence) {
+    (void)acked("alice", "a");
+    (void)acked("alice", "b");
+    for (int i = 0; i < 12; i++)
+        say("alice", i < 6 ? 1000 : NOW_MS);
+    db->queue.limits.messages = 5;
+    db->queue.limits.ttl_ms = 3600000;
+    (void)tend();
+    cr_expect_eq(waiting, 0);
+    cr_expect_eq(passed, 0);
+    ptn_bytes row = feed("alice", "a", 5, 0, 0);
+    cr_expect_eq(int_of(element(row, 1)), 12);
+    cr_expect_eq(ptn_kind_of(element(row, 4)), PTN_KIND_NIL);
+    cr_expect_eq(count_of(run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10)), 0);
+    say("bob", NOW_MS);
+    (void)tend();
+    cr_expect_eq(waiting, 2, "for two devices");
+    cr_expect_eq(int_of(element(feed("alice", "b", 5, 0, 0), 1)), 12);
 }
 
 Test(store_db_queue, a_replayed_letter_is_free_of_limits) {
