@@ -155,6 +155,13 @@ static void count_no_memory(void) {
     (void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 }
 
+/* SQLite says "disk I/O error" when there is no room for the log's index. */
+static bool has_no_room(store_db *db, int rc) {
+    int e = db->sql != NULL ? sqlite3_system_errno(db->sql) : 0;
+    return (rc & 0xff) == SQLITE_FULL ||
+           ((rc & 0xff) == SQLITE_IOERR && (e == ENOSPC || e == EDQUOT));
+}
+
 int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db,
                   const char **reterr_why) {
     store_db_opts o = opts != NULL ? *opts : (store_db_opts){0};
@@ -184,13 +191,15 @@ int store_db_open(const char *path, const store_db_opts *opts, store_db **ret_db
             o.read_only || vfs != NULL ? sqlite3_open_v2(path, &db->sql, flags, vfs) : SQLITE_NOMEM;
         if (rc == SQLITE_OK)
             rc = set_pragmas(db, &o);
-        err = store_err_of(rc);
+        err = has_no_room(db, rc) ? -PTN_EFULL : store_err_of(rc);
         if (err == 0 && !o.read_only)
             err = store_schema_migrate(db->sql, &why);
         if (err != 0 && why == NULL) {
             (void)sqlite3_snprintf(sizeof why_text, why_text, "cannot use the database %s: %s",
                                    path,
-                                   db->sql != NULL ? sqlite3_errmsg(db->sql) : "out of memory");
+                                   err == -PTN_EFULL ? "the disk is full, make room"
+                                   : db->sql != NULL ? sqlite3_errmsg(db->sql)
+                                                     : "out of memory");
             why = why_text;
         }
     }

@@ -405,18 +405,27 @@ static int read_tables(struct work *w) {
 
 /* ---- the damaged file ------------------------------------------------------------------------ */
 
-static void copy_file(const char *from, const char *to) {
+/* As far as it can be read.  False: it cannot be written, and errno says why. */
+static bool copy_file(const char *from, const char *to) {
     static char block[1 << 16];
     int in = open(from, O_RDONLY | O_CLOEXEC);
-    int out = in < 0 ? -1 : open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    ssize_t n = 0;
-    while (out >= 0 && (n = read(in, block, sizeof block)) > 0 &&
-           write(out, block, (size_t)n) == n) {
+    if (in < 0)
+        return true;
+    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    bool ok = out >= 0;
+    for (ssize_t n = 1, written; ok && n > 0;) {
+        n = read(in, block, sizeof block);
+        written = n > 0 ? write(out, block, (size_t)n) : n;
+        ok = written == n;
+        if (written >= 0 && !ok)
+            errno = ENOSPC; /* a part of it */
     }
-    if (in >= 0)
-        (void)close(in);
+    int e = errno;
+    (void)close(in);
     if (out >= 0)
         (void)close(out);
+    errno = e;
+    return ok;
 }
 
 static sqlite3 *open_damaged(const char *path, char found[160]) {
@@ -467,16 +476,19 @@ static bool copy_schema(int in, int out, const uint8_t *first) {
 }
 
 /* A copy of the damaged file with a first page from `fresh`: its header, or all of it and the rest
- * of the schema. */
-static sqlite3 *open_repaired(const char *path, const char *fresh, const char *copy, size_t bytes) {
+ * of the schema.  *ret_e: errno when the copy cannot be written. */
+static sqlite3 *open_repaired(const char *path, const char *fresh, const char *copy, size_t bytes,
+                              int *ret_e) {
     uint8_t page[4096];
     char from[PATH_BYTES], to[PATH_BYTES];
-    int in = open(fresh, O_RDONLY | O_CLOEXEC);
-    bool ok = in >= 0 && pread(in, page, sizeof page, 0) == (ssize_t)sizeof page;
-    copy_file(path, copy);
     (void)snprintf(from, sizeof from, "%s-wal", path);
     (void)snprintf(to, sizeof to, "%s-wal", copy);
-    copy_file(from, to);
+    if (!copy_file(path, copy) || !copy_file(from, to)) {
+        *ret_e = errno;
+        return NULL;
+    }
+    int in = open(fresh, O_RDONLY | O_CLOEXEC);
+    bool ok = in >= 0 && pread(in, page, sizeof page, 0) == (ssize_t)sizeof page;
     memset(page + 24, 0, 4);  /* change counter and version-valid-for differ: */
     memset(page + 92, 1, 4);  /* the size of the file counts, not the header's */
     memset(page + 28, 0, 12); /* neither is there a list of free pages */
@@ -539,13 +551,18 @@ static int salvage(const char *path, int64_t now_s, store_salvage *s, const char
     if (err != 0)
         return err;
     w.from = open_damaged(path, NULL);
+    int e = 0;
     if (w.from == NULL)
-        w.from = open_repaired(path, part, copy, 100);
-    if (w.from == NULL)
-        w.from = open_repaired(path, part, copy, 4096);
+        w.from = open_repaired(path, part, copy, 100, &e);
+    if (w.from == NULL && e == 0)
+        w.from = open_repaired(path, part, copy, 4096, &e);
     int rc = sqlite3_open_v2(part, &w.to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
-    err = rc == SQLITE_OK ? fill(&w, now_s, reterr_why, part)
-                          : fail(store_err_of(rc), reterr_why, part, "cannot be opened");
+    if (e != 0) /* half a copy would pass for all that there is */
+        err =
+            fail(e == ENOSPC || e == EDQUOT ? -PTN_EFULL : -PTN_EIO, reterr_why, copy, strerror(e));
+    else
+        err = rc == SQLITE_OK ? fill(&w, now_s, reterr_why, part)
+                              : fail(store_err_of(rc), reterr_why, part, "cannot be opened");
     (void)sqlite3_close(w.from);
     (void)sqlite3_close(w.to);
     files_remove(copy);

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -263,6 +264,15 @@ int keys_salvage_database(const char *data, struct config_error *reterr) {
     if (keys_database_path(data, path, sizeof path) < 0)
         return config_fail(reterr, -PTN_ETOOBIG, "data: the path is too long");
     int r = store_salvage_if_damaged(path, now.tv_sec, CHECK_BYTES, &s, &why);
+    if (r == -PTN_EFULL) {
+        store_salvage_request(path, s.found);
+        PTN_LOG(PTN_LOG_ERROR, "store.salvage_put_off", PTN_F_Z("found", s.found),
+                PTN_F_Z("error", "the disk is full"));
+        return config_fail(reterr, r,
+                           "the database is damaged (%.100s), and the disk is full: make as much "
+                           "room as the database takes twice, and start again",
+                           s.found);
+    }
     if (r < 0)
         return config_fail(reterr, r, "%.250s", why);
     if (r == 1) {
@@ -272,4 +282,35 @@ int keys_salvage_database(const char *data, struct config_error *reterr) {
                 PTN_F_Z("kept_as", s.kept_as));
     }
     return 0;
+}
+
+/* ---- room for a start ------------------------------------------------------------------------ */
+
+#define RESERVE_BYTES (1 << 20)
+#define RESERVE_FREE_MIN (16 * (uint64_t)RESERVE_BYTES) /* it is never what others miss */
+
+static int reserve_path(const char *data, char *out, size_t out_bytes) {
+    int n = snprintf(out, out_bytes, "%s/reserve", data);
+    return n < 0 || (size_t)n >= out_bytes ? -PTN_ETOOBIG : 0;
+}
+
+void keys_reserve_release(const char *data) {
+    char path[PATH_MAX];
+    if (reserve_path(data, path, sizeof path) == 0)
+        (void)unlink(path);
+}
+
+void keys_reserve_make(const char *data, bool last) {
+    char path[PATH_MAX];
+    struct statvfs fs;
+    if (reserve_path(data, path, sizeof path) < 0 || access(path, F_OK) == 0)
+        return;
+    if (!last && (statvfs(data, &fs) < 0 || (uint64_t)fs.f_bavail * fs.f_frsize < RESERVE_FREE_MIN))
+        return;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return;
+    if (posix_fallocate(fd, 0, RESERVE_BYTES) != 0)
+        (void)unlink(path);
+    (void)close(fd);
 }

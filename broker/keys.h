@@ -31,8 +31,15 @@ int keys_database_path(const char *data, char *out, size_t out_bytes);
 int keys_open_database(const char *data, store_db **ret_db, struct config_error *reterr);
 
 /* Before a broker opens it: when it is damaged, what can be read becomes a new one
- * (actors/store_salvage.h), which the log and a counter say.  0 or an error. */
+ * (actors/store_salvage.h), which the log and a counter say.  0 or an error; -PTN_EFULL: there is
+ * no room for that, the next start tries again, and perhaps it can be used as it is. */
 int keys_salvage_database(const char *data, struct config_error *reterr);
+
+/* A file `reserve` of 1 MiB keeps the room that a start needs on a full disk: the log's index and a
+ * commit.  A start lets it go before it opens the database.  It is made again when the database is
+ * open and the disk has plenty, and after an orderly end (`last`) whatever room there is. */
+void keys_reserve_release(const char *data);
+void keys_reserve_make(const char *data, bool last);
 
 /* First start: when there is no user at all, makes `admin` (roles user and admin).  Its password
  * comes from POSTERN_ADMIN_PASSWORD, or the file named by POSTERN_ADMIN_PASSWORD_FILE, or is made

@@ -33,6 +33,7 @@ static void teardown(void) {
                                         "a/data/postern.db",
                                         "a/data/postern.db-wal",
                                         "a/data/postern.db-shm",
+                                        "a/data/reserve",
                                         "a/data",
                                         "a",
                                         "secret",
@@ -212,6 +213,22 @@ Test(keys, accounts_are_checked) {
     cr_expect_eq(keys_user_password(db, PTN_STR("bob"), PTN_STR("new password"), &e),
                  -PTN_ENOTFOUND);
     store_db_close(db);
+}
+
+Test(keys, room_for_a_start_is_kept) {
+    char path[128];
+    struct config_error e;
+    struct stat st;
+    cr_assert_eq(keys_prepare_data(data, &e), 0, "%s", e.text);
+    (void)snprintf(path, sizeof path, "%s/reserve", data);
+    keys_reserve_release(data); /* there is none */
+    keys_reserve_make(data, /* last= */ true);
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_size, 1 << 20);
+    cr_expect_geq((int64_t)st.st_blocks * 512, 1 << 20, "not a hole");
+    keys_reserve_make(data, /* last= */ true);
+    keys_reserve_release(data);
+    cr_expect_lt(stat(path, &st), 0);
 }
 
 Test(keys, secrets_are_one_bounded_line) {

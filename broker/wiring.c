@@ -97,16 +97,20 @@ static void collect_rules(struct broker *b) {
 }
 
 static int open_data(struct broker *b, FILE *tell) {
-    struct config_error why;
+    struct config_error why, unusable;
     store_db *db = NULL;
     if (keys_prepare_data(b->config->data, &why) < 0 ||
-        keys_lock_data(b->config->data, &b->lock, &why) < 0 ||
-        crash_record_open(b->config->data, &why) < 0 ||
-        keys_load(b->config->data, b->key, &why) < 0 ||
-        keys_salvage_database(b->config->data, &why) < 0 ||
-        keys_open_database(b->config->data, &db, &why) < 0)
+        keys_lock_data(b->config->data, &b->lock, &why) < 0)
         goto failed;
-    int r = bootstrap_admin(db, tell, &why);
+    keys_reserve_release(b->config->data);
+    int r;
+    if (crash_record_open(b->config->data, &why) < 0 ||
+        keys_load(b->config->data, b->key, &why) < 0 ||
+        ((r = keys_salvage_database(b->config->data, &why)) < 0 && r != -PTN_EFULL))
+        goto failed;
+    if (keys_open_database(b->config->data, &db, r == 0 ? &why : &unusable) < 0)
+        goto failed; /* for want of room to salvage it, if that was so */
+    r = bootstrap_admin(db, tell, &why);
     store_db_close(db);
     if (r < 0)
         goto failed;
@@ -134,6 +138,7 @@ static int open_data(struct broker *b, FILE *tell) {
         complain("the store", reason);
         return EXIT_FAILED;
     }
+    keys_reserve_make(b->config->data, /* last= */ false);
     return 0;
 failed:
     complain("the data directory", why.text);
@@ -386,8 +391,10 @@ static void take_apart(struct broker *b) {
     for (unsigned i = 0; i < b->workers; i++)
         ptn_hub_free(b->hub[i]);
     ptn_runtime_free(b->rt);
-    if (b->lock >= 0)
+    if (b->lock >= 0) {
+        keys_reserve_make(b->config->data, /* last= */ true);
         close(b->lock); /* last: nothing touches the data any more */
+    }
     explicit_bzero(b->key, sizeof b->key);
     free(b);
 }

@@ -54,10 +54,35 @@ class DiskCase(unittest.TestCase):
         with open(self.control, "r+b") as f:
             f.write(mode)
 
-    def send(self, own=None):
+    def mounted(self):
+        """A broker on a small file system of its own."""
+        self.mount = os.path.join(self.root, "small")
+        os.mkdir(self.mount)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", self.mount],
+                          capture_output=True).returncode:
+            self.skipTest("may not mount")
+        self.addCleanup(subprocess.run, ["umount", "-l", self.mount], check=True)
+        self.begin(Broker(data=os.path.join(self.mount, "d"), env=self.settings))
+
+    def fill(self, keep=0):
+        """Until only so many bytes are left."""
+        disk = os.statvfs(self.mount)
+        room = disk.f_bavail * disk.f_frsize - keep
+        with open(os.path.join(self.mount, "ballast"), "ab") as f:
+            try:
+                while room > 0:
+                    room -= os.write(f.fileno(), bytes(min(room, 4096)))
+            except OSError:
+                pass
+
+    def clear(self):
+        os.remove(os.path.join(self.mount, "ballast"))
+
+    def send(self, own=None, content=None):
         """One message by REST; its reply."""
         own = own or str(uuid.uuid4())
-        reply = self.broker.call("POST", self.path, {"id": own, "content": "c " + own}, token=self.user["token"])
+        reply = self.broker.call("POST", self.path, {"id": own, "content": content or "c " + own},
+                                 token=self.user["token"])
         if reply.status == 201:
             self.acked[own] = reply.data["seq"]
         else:
@@ -135,23 +160,51 @@ class Full(DiskCase):
         self.full(lambda: self.tell(b"f"), lambda: self.tell(b"-"))
 
     def test_a_full_file_system(self):
-        mount = os.path.join(self.root, "small")
-        os.mkdir(mount)
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", mount], capture_output=True).returncode:
-            self.skipTest("may not mount; test_no_room_for_the_database shows the same")
-        self.addCleanup(subprocess.run, ["umount", "-l", mount], check=True)
-        self.begin(Broker(data=os.path.join(mount, "d"), env=self.settings))
-        ballast = os.path.join(mount, "ballast")
+        self.mounted()
+        self.full(self.fill, self.clear)
 
-        def fill():
-            with open(ballast, "wb") as f:
-                try:
-                    while True:
-                        os.write(f.fileno(), bytes(4096))
-                except OSError:
-                    pass
 
-        self.full(fill, lambda: os.remove(ballast))
+class Start(DiskCase):
+    """A broker that starts while its disk is full."""
+
+    def start_served(self):
+        self.broker.start()
+        self.check()  # readers are served
+        self.assertEqual(self.send().status, 201, "there is room for a little")
+
+    def test_after_an_orderly_end(self):
+        self.mounted()
+        for _ in range(5):
+            self.assertEqual(self.send().status, 201)
+        self.broker.stop()
+        self.fill()
+        for end in (self.broker.stop, self.broker.kill, self.broker.stop):
+            self.start_served()
+            end()
+            self.fill()
+        self.clear()
+        self.broker.start()
+        self.check()
+
+    def test_damaged_and_no_room_to_salvage(self):
+        self.mounted()
+        for _ in range(60):
+            self.assertEqual(self.send(content="y" * 60000).status, 201)
+        self.broker.stop()
+        path = os.path.join(self.broker.data, "postern.db")
+        with open(path, "r+b") as f:
+            f.write(b"\xff" * 100)
+        self.fill(keep=os.path.getsize(path) // 2)
+        with self.assertRaises(AssertionError):
+            self.broker.start()
+        self.assertEqual(self.broker.process.wait(), 1)
+        self.assertRegex(self.broker.stderr(), "is damaged .*the disk is full: make")
+        self.assertEqual([name for name in os.listdir(self.broker.data) if ".bad" in name or ".part" in name], [])
+        self.clear()
+        self.broker.start()
+        self.check()
+        state = self.broker.call("GET", API + "/system/status", token=self.user["token"]).data
+        self.assertEqual(state["services"]["store"]["status"], "degraded")
 
 
 class Sync(DiskCase):
