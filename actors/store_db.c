@@ -690,7 +690,7 @@ static const struct operation {
     {PTN_MSG_STORE_EVENTS_APPEND, WRITE, 5, store_events_append},
     {PTN_MSG_STORE_EVENTS_APPEND_WRITTEN, WRITE, 5, store_events_append_written},
     {PTN_MSG_STORE_EVENT_RANGE, PAGE, 4, store_event_range},
-    {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 3, store_topic_open},
+    {PTN_MSG_STORE_TOPIC_OPEN, WRITE, 4, store_topic_open},
     {PTN_MSG_STORE_RETAIN, WRITE, 1, store_retain},
     {PTN_MSG_STORE_FEED_OPEN, WRITE, 3, store_feed_open},
     {PTN_MSG_STORE_FEED_TEND, WRITE, 1, store_feed_tend},

@@ -158,7 +158,7 @@
     XX(MSGS_OLDEST, "SELECT seq, timestamp_ms FROM messages WHERE conversation = ?1 ORDER BY seq LIMIT ?2") \
     XX(MSGS_REMOVE, "DELETE FROM messages WHERE conversation = ?1 AND seq <= ?2")                          \
     XX(EVENT_IDS, "SELECT place, data, n, id FROM topic_log WHERE place > ?1 AND place <= ?2"              \
-                  " AND id IS NOT NULL ORDER BY place")                                                    \
+                  " AND (created_ms >= ?3 OR place > ?4) AND id IS NOT NULL ORDER BY place")               \
     XX(EVENTS, "SELECT place, data, n FROM topic_log WHERE place > ?1 AND place <= ?2"                     \
                " ORDER BY place LIMIT ?3")                                                                 \
     XX(EDIT_GET, "SELECT print, outcome FROM edits WHERE user = ?1 AND id = ?2")                           \

@@ -18,7 +18,8 @@
 #include <stdlib.h>
 
 #define TOPICS_MAX (INT64_C(1) << 23)
-#define IDS_MAX 1000u
+#define IDS_MAX 65536u
+#define IDS_OLD_MAX 1000 /* of the newest events, however old: a clock may have been set */
 
 /* ---- the cache ---------------------------------------------------------------------------- */
 
@@ -182,14 +183,17 @@ static bool topic_add(store_db *db, ptn_str name, ptn_str epoch) {
     return store_run(db, s);
 }
 
-/* [id, offset] of each of them behind `first`. */
-static int read_ids(store_db *db, const struct store_topic *t, int64_t first, ptn_pack *rows,
-                    uint32_t *n) {
+/* [id, offset] of each of them behind `first`, unless it is too old. */
+static int read_ids(store_db *db, const struct store_topic *t, int64_t first, int64_t since_ms,
+                    ptn_pack *rows, uint32_t *n) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_IDS);
     if (s == NULL)
         return SQLITE_ERROR;
+    int64_t old = t->last > IDS_OLD_MAX ? t->last - IDS_OLD_MAX : 0;
     (void)sqlite3_bind_int64(s, 1, store_place(t, first));
     (void)sqlite3_bind_int64(s, 2, store_place(t, STORE_OFFSET_MAX));
+    (void)sqlite3_bind_int64(s, 3, since_ms);
+    (void)sqlite3_bind_int64(s, 4, store_place(t, old));
     int rc;
     while ((rc = sqlite3_step(s)) == SQLITE_ROW && *n < IDS_MAX) {
         struct store_event e;
@@ -208,12 +212,12 @@ static int read_ids(store_db *db, const struct store_topic *t, int64_t first, pt
 }
 
 static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t ids,
-                             uint32_t *ret_type) {
+                             int64_t since_ms, uint32_t *ret_type) {
     ptn_pack rows, w;
     ptn_pack_init(&rows, 64);
     uint32_t n = 0;
     int64_t first = t->last > (int64_t)ids ? t->last - (int64_t)ids : 0;
-    int rc = read_ids(db, t, first, &rows, &n);
+    int rc = read_ids(db, t, first, since_ms, &rows, &n);
     ptn_buf *encoded = ptn_pack_finish(&rows);
     if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
         ptn_buf_unref(encoded);
@@ -236,9 +240,10 @@ static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t
 ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     ptn_str name, epoch;
     uint64_t ids;
+    int64_t since_ms;
     struct store_topic *t;
     if (!ptn_unpack_str(u, &name) || !ptn_unpack_str(u, &epoch) || epoch.n != STORE_EPOCH_BYTES ||
-        !ptn_unpack_uint(u, &ids))
+        !ptn_unpack_uint(u, &ids) || !ptn_unpack_int(u, &since_ms))
         return store_malformed(ret_type);
     int err = store_topic_find(db, name, &t);
     if (err == -PTN_ENOTFOUND && topic_add(db, name, epoch)) {
@@ -249,7 +254,7 @@ ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     }
     if (err != 0)
         return store_db_fail(db, ret_type);
-    return reply_opened(db, t, ids < IDS_MAX ? ids : IDS_MAX, ret_type);
+    return reply_opened(db, t, ids < IDS_MAX ? ids : IDS_MAX, since_ms, ret_type);
 }
 
 /* ---- appending ---------------------------------------------------------------------------- */

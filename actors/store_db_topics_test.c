@@ -36,7 +36,7 @@ struct opened {
 
 static struct opened open_topic(const char *topic, const char *epoch) {
     struct opened o = {0};
-    ptn_bytes r = run(STORE_TOPIC_OPEN, "ssi", topic, epoch, (int64_t)1000);
+    ptn_bytes r = run(STORE_TOPIC_OPEN, "ssii", topic, epoch, (int64_t)1000, (int64_t)0);
     cr_assert_eq(last_type, PTN_MSG_STORE_TOPIC);
     ptn_str e = str_of(element(r, 0));
     cr_assert_eq(e.n, 16);
@@ -166,12 +166,27 @@ Test(store_db_topics, a_range_begins_and_ends_inside_of_a_row) {
             }
     close_db();
     open_db();
-    ptn_bytes ids = element(run(STORE_TOPIC_OPEN, "ssi", "a.x", E1, (int64_t)6), 3);
+    ptn_bytes ids = element(run(STORE_TOPIC_OPEN, "ssii", "a.x", E1, (int64_t)6, (int64_t)0), 3);
     cr_assert_eq(count_of(ids), 2, "of 5 to 10");
     for (uint32_t i = 0; i < 2; i++)
         cr_expect_eq(int_of(element(element(ids, i), 1)), 6 + 3 * i);
     cr_expect_eq(open_topic("a.x", E1).ids, 3);
     cr_expect_eq(open_topic("a.x", E1).last, last_offset);
+}
+
+Test(store_db_topics, ids_come_back_by_their_age) {
+    (void)open_topic("a.x", E1);
+    cr_assert_eq(store_db_begin(db), 0);
+    for (int64_t offset = 1; offset <= 1200; offset++)
+        append(PTN_MSG_STORE_EVENTS_APPEND, "a.x", E1, offset, "0123", offset);
+    cr_assert_eq(store_db_commit(db), 0);
+    ptn_bytes ids =
+        element(run(STORE_TOPIC_OPEN, "ssii", "a.x", E1, INT64_C(5000), INT64_C(101)), 3);
+    cr_expect_eq(count_of(ids), 1100);
+    ids = element(run(STORE_TOPIC_OPEN, "ssii", "a.x", E1, INT64_C(5000), INT64_C(1150)), 3);
+    cr_expect_eq(count_of(ids), 1000, "the newest, whatever the clock says");
+    ids = element(run(STORE_TOPIC_OPEN, "ssii", "a.x", E1, INT64_C(1050), INT64_C(0)), 3);
+    cr_expect_eq(count_of(ids), 1050);
 }
 
 Test(store_db_topics, topics_lie_side_by_side) {

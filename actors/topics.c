@@ -233,7 +233,7 @@ static bool read_level(const ptn_request *r, enum durability *ret_level) {
 
 /* An id makes sending twice safe.  False: it was answered. */
 static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const ptn_request *r,
-                     ptn_str name) {
+                     struct topic *t) {
     ptn_str key;
     struct event_id *e;
     int keyed = idempotency_key(r, &key);
@@ -244,8 +244,8 @@ static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const 
                                "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
         return false;
     }
-    event_id_make(s, r->principal.user, name, key, r->body, p->id);
-    switch (event_id_begin(c, s, p->id, &e)) {
+    event_id_make(s, r->principal.user, topic_name(t), key, r->body, p->id);
+    switch (event_id_begin(c, s, id_window_of(s, t), p->id, &e)) {
     case ID_NEW:
         p->has_id = true;
         return true;
@@ -268,9 +268,9 @@ static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const 
 
 /* The checked publication; NULL: it was answered. */
 static struct publication *publication_of(ptn_ctx *c, struct topics *s, const struct call *m,
-                                          const ptn_request *r, ptn_str name) {
+                                          const ptn_request *r, struct topic *t) {
     enum durability level;
-    if (ptn_topic_is_reserved(name)) {
+    if (ptn_topic_is_reserved(topic_name(t))) {
         ptn_problem_send(c, m->to, PTN_CODE_FORBIDDEN,
                          "conversation.*, user.* and system.* are published by the broker; send a "
                          "message to the conversation, or choose another topic");
@@ -287,7 +287,7 @@ static struct publication *publication_of(ptn_ctx *c, struct topics *s, const st
         return NULL;
     }
     p->level = level;
-    if (check_id(c, s, p, r, name))
+    if (check_id(c, s, p, r, t))
         return p;
     publication_recycle(p);
     return NULL;
@@ -308,7 +308,7 @@ static int on_post(ptn_ctx *c, struct topics *s, const struct call *m) {
     }
     if (!durable_ready(c, s, t, m))
         return 0;
-    struct publication *p = publication_of(c, s, m, &r, name);
+    struct publication *p = publication_of(c, s, m, &r, t);
     if (p == NULL)
         return 0;
     if (t->durable != NULL) {
@@ -491,7 +491,7 @@ static void topics_release(void *arg) {
     HASH_ITER(hh, s->by_name, t, next) {
         topic_free(s, t);
     }
-    event_ids_free(s);
+    event_ids_drop(s, &s->ids_in_memory);
 }
 
 static int topics_init(ptn_ctx *c, void *state, void *arg) {

@@ -2,14 +2,13 @@
  *
  * topics_durable.c - topics whose events are stored before anybody hears of them.
  *
- * Open.  The store tells epoch, last offset and the newest ids; what came meanwhile waits in order.
- * Append.  This actor numbers; events of one turn go to the store in one message, which stores all
- * of them or none.  The store accepts the next number only, its lane answers in order: so answers
- * come in the order of the offsets, and each event then goes to the hubs.  Many appends are under
- * way at once and share a commit.
- * Failure.  Nothing after a refused append is accepted either.  When all answers are in, the topic
- * is opened anew and goes on from what the store has; subscribers that may have missed an event
- * start over from their position.
+ * Open.  The store tells epoch, last offset and the ids of late; what came meanwhile waits in
+ * order. Append.  This actor numbers; events of one turn go to the store in one message, which
+ * stores all of them or none.  The store accepts the next number only, its lane answers in order:
+ * so answers come in the order of the offsets, and each event then goes to the hubs.  Many appends
+ * are under way at once and share a commit. Failure.  Nothing after a refused append is accepted
+ * either.  When all answers are in, the topic is opened anew and goes on from what the store has;
+ * subscribers that may have missed an event start over from their position.
  */
 #include "actors/topics_internal.h"
 
@@ -19,7 +18,6 @@
 
 #define OPEN_RETRY_NS (100 * PTN_MS)
 #define OPEN_TRIES_MAX 50u
-#define IDS_RESTORED 1000u
 #define APPEND_EVENTS_MAX 256u
 #define APPEND_BYTES_MAX (32u << 10) /* a larger event goes alone */
 
@@ -56,6 +54,7 @@ struct durable {
     uint32_t tries;
     struct waiting *first, *last;
     ptn_timer timer;
+    struct id_window ids;
     struct topics *shard;
 };
 
@@ -76,9 +75,13 @@ void durable_free(struct topics *s, struct topic *t) {
         ptn_pack_abort(&a->gathered);
         ptn_buf_unref(a->sent);
     }
-    (void)s;
+    event_ids_drop(s, &d->ids);
     free(d);
     t->durable = NULL;
+}
+
+struct id_window *id_window_of(struct topics *s, struct topic *t) {
+    return t->durable != NULL ? &t->durable->ids : &s->ids_in_memory;
 }
 
 /* ---- opening ------------------------------------------------------------------------------ */
@@ -123,7 +126,7 @@ static bool adopt(ptn_ctx *c, struct topic *t, const ptn_msg *reply) {
         if (!ptn_unpack_array(&u, &pair) || pair != 2 || !ptn_unpack_bin(&u, &id) ||
             id.n != EVENT_ID_BYTES || !ptn_unpack_uint(&u, &offset))
             return false;
-        event_id_restore(c, d->shard, id.p, epoch, offset);
+        event_id_restore(c, d->shard, &d->ids, id.p, epoch, offset);
     }
     bool moved = t->offset != last || memcmp(t->epoch, epoch.p, EPOCH_BYTES) != 0;
     memcpy(t->epoch, epoch.p, EPOCH_BYTES);
@@ -160,10 +163,11 @@ static void open_ask(ptn_ctx *c, struct topic *t) {
     topic_make_epoch(c, epoch);
     ptn_pack w;
     ptn_pack_init(&w, 64 + t->name_bytes);
-    ptn_pack_array(&w, 3);
+    ptn_pack_array(&w, 4);
     ptn_pack_str(&w, topic_name(t));
     ptn_pack_str(&w, (ptn_str){epoch, EPOCH_BYTES});
-    ptn_pack_uint(&w, IDS_RESTORED);
+    ptn_pack_uint(&w, d->shard->config.ids_max);
+    ptn_pack_int(&w, ptn_wall_ms(c) - (int64_t)(d->shard->config.ids_ns / PTN_MS));
     ptn_buf *b = ptn_pack_finish(&w);
     int err = b == NULL ? -PTN_ENOMEM
                         : ptn_ask_lasting(c, d->shard->config.directory->store,

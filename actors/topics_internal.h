@@ -84,26 +84,32 @@ struct event_id { /* a publication that was sent with an id, not long ago */
     uint8_t bytes[EVENT_ID_BYTES]; /* the first 16 are the key of the hash */
     uint64_t offset, subscribers;  /* of the answer; offset 0: still under way */
     ptn_time at;
+    struct id_window *window;
     char epoch[EPOCH_BYTES];
+};
+struct id_window { /* starts zeroed */
+    struct event_id *oldest, *youngest;
+    uint32_t n;
 };
 enum event_id_state { ID_NEW, ID_KNOWN, ID_UNDER_WAY, ID_MISMATCH, ID_NO_MEMORY };
 
 /* Looks the id up.  ID_NEW: it is under way now, until event_id_done() or event_id_forget(). */
-enum event_id_state event_id_begin(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES],
-                                   struct event_id **ret_e);
+enum event_id_state event_id_begin(ptn_ctx *c, struct topics *s, struct id_window *w,
+                                   const uint8_t id[EVENT_ID_BYTES], struct event_id **ret_e);
 /* The answer that it has had, for those who send it again. */
 void event_id_done(struct topics *s, const uint8_t id[EVENT_ID_BYTES], ptn_str epoch,
                    uint64_t offset, uint64_t subscribers);
 void event_id_forget(struct topics *s, const uint8_t id[EVENT_ID_BYTES]);
 /* As read from the store. */
-void event_id_restore(ptn_ctx *c, struct topics *s, const uint8_t id[EVENT_ID_BYTES], ptn_str epoch,
-                      uint64_t offset);
+void event_id_restore(ptn_ctx *c, struct topics *s, struct id_window *w,
+                      const uint8_t id[EVENT_ID_BYTES], ptn_str epoch, uint64_t offset);
 /* Of a publication: a keyed hash, so that nobody can take somebody else's first.  Its last byte is
  * the level of durability, which the caller sets when it is known. */
 #define EVENT_ID_LEVEL (EVENT_ID_BYTES - 1)
 void event_id_make(const struct topics *s, ptn_str user, ptn_str topic, ptn_str key, ptn_bytes data,
                    uint8_t ret_id[EVENT_ID_BYTES]);
-void event_ids_free(struct topics *s);
+/* All of a window, which may go then. */
+void event_ids_drop(struct topics *s, struct id_window *w);
 
 /* ---- topics.c: publishing and subscribing --------------------------------------------------- */
 
@@ -134,7 +140,9 @@ struct topics {
     uint64_t history_bytes;
     int64_t n_topics;
     uint32_t n_waiting; /* calls that wait for durable topics to open */
-    struct event_id *ids, *ids_oldest, *ids_youngest;
+    struct event_id *ids;
+    struct id_window ids_in_memory; /* of all topics that are not durable */
+    struct id_window *ids_fullest;  /* as far as the last additions show; or NULL */
     uint32_t n_ids;
     bool stopping;
 };
@@ -160,6 +168,8 @@ void topic_resync(ptn_ctx *c, struct topics *s, const struct topic *t);
 
 /* The rule of a durable topic; NULL: it lives in memory. */
 const struct topic_rule *durable_rule(const struct topics *s, ptn_str name);
+/* Where the ids of a topic's publications are remembered. */
+struct id_window *id_window_of(struct topics *s, struct topic *t);
 /* False: the call waits until the topic is open, or has been refused. */
 bool durable_ready(ptn_ctx *c, struct topics *s, struct topic *t, const struct call *m);
 /* The store has removed everything up to base. */

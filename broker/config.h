@@ -83,7 +83,7 @@ struct config_list {
 
 #define CONFIG_TOPICS_MAP(XX, S)                                                                           \
     XX(S, durable, durable, RULES, "", 0, 0, "Topics that are stored: PATTERN [age=30d] [bytes=1GiB] [events=1000000], one or a list; the first that matches counts.") \
-    XX(S, ids, ids, COUNT, "65536", 16, 16777216, "Publications with an id that one worker remembers, so that sending twice is safe.") \
+    XX(S, ids, ids, COUNT, "65536", 16, 16777216, "Publications with an id that are remembered of each durable topic, and of all others of a worker, so that sending twice is safe; of all together four times as many.") \
     XX(S, ids_for, ids_ns, DURATION, "10m", PTN_SEC, 7 * 86400 * PTN_SEC, "And for how long.")
 
 #define CONFIG_CONVERSATIONS_MAP(XX, S)                                                                    \

@@ -104,7 +104,7 @@
     XX(STORE_MSG_OWN_RANGE) /* the same, answered after every write that it can see: for the owner of the   \
                            * conversation */                                                               \
     XX(STORE_MSGS)        /* [lastSeq, [[seq, MESSAGE], ..]] */                                            \
-    XX(STORE_TOPIC_OPEN)  /* [topic, epoch, ids]: makes it when it is not there -> STORE_TOPIC */          \
+    XX(STORE_TOPIC_OPEN)  /* [topic, epoch, ids, sinceMs]: makes it when it is not there -> STORE_TOPIC */ \
     XX(STORE_TOPIC)       /* [epoch, base, lastOffset, [[id bin, offset], ..]]: the newest with an id, ascending */ \
     XX(STORE_EVENTS_APPEND) /* [topic, epoch, offset, createdMs, [data, id? bin, data, ..]]: events of a   \
                            * durable topic from that offset on, all or none -> OK; another offset than     \

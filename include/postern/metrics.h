@@ -63,6 +63,7 @@
     XX(STORE_SCRUB_PAGES, "postern_store_scrub_pages_total", "", "Pages of 4 KiB that the search for damage has read") \
     XX(STORE_SCRUBS_SOUND, "postern_store_scrubs_total", "result=\"sound\"", "Searches for damage that came to an end") \
     XX(STORE_SCRUBS_DAMAGED, "postern_store_scrubs_total", "result=\"damaged\"", "")                          \
+    XX(IDS_EVICTED, "postern_topic_ids_evicted_total", "", "Ids of events forgotten before topics.ids_for because there were too many") \
     XX(STORE_ERRORS, "postern_store_errors_total", "", "Store operations that failed")                      \
     XX(SYNC_APPLIED, "postern_sync_items_total", "outcome=\"applied\"", "Items of clients that were offline, by outcome") \
     XX(SYNC_DUPLICATE, "postern_sync_items_total", "outcome=\"duplicate\"", "")                             \

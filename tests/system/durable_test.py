@@ -265,8 +265,8 @@ class Twice(DurableCase):
 class Crash(unittest.TestCase):
     """SIGKILL: synced events and their epoch stay; written ones stay too, under a new epoch."""
 
-    def broker(self):
-        broker = Broker(env=DURABLE)
+    def broker(self, **env):
+        broker = Broker(env={**DURABLE, **env})
         self.addCleanup(broker.remove)
         self.addCleanup(broker.kill)
         return broker.start()
@@ -308,6 +308,29 @@ class Crash(unittest.TestCase):
             ws.send(type="publish", id=first[0]["id"], topic="d.ids", data="other")
             self.assertEqual(ws.expect(id=first[0]["id"])["code"], "idempotency_mismatch")
             self.assertEqual(self.publish(ws, "d.ids", [99], "synced")[0]["offset"], 6)
+
+    def test_an_id_outlives_what_other_topics_and_a_crash_do(self):
+        broker = self.broker(POSTERN_TOPICS__IDS="2000")
+        with Ws(broker, broker.token()) as ws:
+            first = self.publish(ws, "d.ids", range(1), "synced")[0]
+            for topic in ("in.memory", "d.other"):
+                self.publish_many(ws, topic, 2100)
+            self.assertEqual(self.publish(ws, "d.ids", range(1), "synced")[0], first, "others push nothing out")
+            evicted = broker.metric("postern_topic_ids_evicted_total")
+            self.assertEqual(evicted, 200, "what did go is counted")
+            self.publish_many(ws, "d.ids", 1500)
+        broker.kill()
+        broker.start()
+        with Ws(broker, broker.token()) as ws:
+            self.assertEqual(self.publish(ws, "d.ids", range(1), "synced")[0], first)
+
+    @staticmethod
+    def publish_many(ws, topic, count):
+        for at in range(0, count, 100):  # no more at once than a connection may have under way
+            ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, f"{topic} {at + n}")) for n in range(100)]
+            ws.send_many([{"type": "publish", "id": own, "topic": topic, "data": 1} for own in ids])
+            for own in ids:
+                ws.expect("ack", id=own)
 
     def test_written_events_and_the_end_of_the_broker(self):
         for clean in (True, False):
