@@ -151,6 +151,11 @@ static ptn_str conversation_key(const ptn_request *r, const struct route *route,
     return key;
 }
 
+static ptn_addr topic_owner(const struct router_config *cfg, ptn_str topic) {
+    const ptn_directory *d = cfg->directory;
+    return d->topics[ptn_shard(topic, d->workers)];
+}
+
 static ptn_addr owner_of(const struct router_config *cfg, const struct route *route,
                          const ptn_request *r) {
     const ptn_directory *d = cfg->directory;
@@ -169,7 +174,7 @@ static ptn_addr owner_of(const struct router_config *cfg, const struct route *ro
         return d->sync[cfg->worker];
     case OWNER_TOPICS: /* a name that does not decode goes anywhere: the owner refuses it */
         (void)ptn_path_segment(r->path, 1, buf, sizeof buf, &key);
-        return d->topics[ptn_shard(key, d->workers)];
+        return topic_owner(cfg, key);
     case OWNER_CONVERSATION:
         if (route->shard == SHARD_NONE)
             return d->conversation[cfg->worker];
@@ -205,17 +210,21 @@ static void answer_method(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
                            "allow", allow);
 }
 
-/* False: the problem has been sent. */
+static bool is_user(ptn_ctx *c, const ptn_msg *m, ptn_str user) {
+    if (user.n == 0)
+        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_UNAUTHENTICATED,
+                         "this needs an access token: log in at POST /api/v1/auth/login and send "
+                         "it as 'Authorization: Bearer <token>' (in a frame: member 'token')");
+    return user.n > 0;
+}
+
+/* False: the problem has been sent.  So above. */
 static bool permitted(ptn_ctx *c, const ptn_msg *m, const struct route *route,
                       const ptn_request *r) {
     if (route->permission == NEEDS_NONE || route->permission == NEEDS_PROBE)
         return true;
-    if (r->principal.user.n == 0) {
-        ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_UNAUTHENTICATED,
-                         "this needs an access token: log in at POST /api/v1/auth/login and send "
-                         "it as 'Authorization: Bearer <token>' (in a frame: member 'token')");
+    if (!is_user(c, m, r->principal.user))
         return false;
-    }
     if (route->permission == NEEDS_ADMIN && !(r->principal.roles & PTN_ROLE_ADMIN)) {
         ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_FORBIDDEN,
                          "this needs an account with the role admin");
@@ -228,6 +237,12 @@ struct router {
     const struct router_config *config;
     struct route_index index;
 };
+
+static void hand_on(ptn_ctx *c, const ptn_msg *m, ptn_addr owner, uint32_t kind) {
+    int err = ptn_forward(c, m, owner, kind);
+    if (err < 0)
+        ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
+}
 
 static int on_request(ptn_ctx *c, const struct router *s, const ptn_msg *m) {
     ptn_request r;
@@ -245,11 +260,18 @@ static int on_request(ptn_ctx *c, const struct router *s, const ptn_msg *m) {
                          "no such path; the REST paths begin with /api/v1");
         return 0;
     }
-    if (!permitted(c, m, route, &r))
-        return 0;
-    int err = ptn_forward(c, m, owner_of(s->config, route, &r), route->kind);
-    if (err < 0)
-        ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);
+    if (permitted(c, m, route, &r))
+        hand_on(c, m, owner_of(s->config, route, &r), route->kind);
+    return 0;
+}
+
+/* What the route POST /topics/{} asks of a caller, and where it leads. */
+static int on_publish(ptn_ctx *c, const struct router *s, const ptn_msg *m) {
+    ptn_publish_call p;
+    if (!ptn_publish_unpack(ptn_msg_bytes(m), &p))
+        return -PTN_EPROTO;
+    if (is_user(c, m, p.user))
+        hand_on(c, m, topic_owner(s->config, p.topic), PTN_MSG_PUBLISH);
     return 0;
 }
 
@@ -264,6 +286,8 @@ static int router_init(ptn_ctx *c, void *state, void *arg) {
 static int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     if (m->type == PTN_MSG_REQUEST)
         return on_request(c, state, m);
+    if (m->type == PTN_MSG_PUBLISH)
+        return on_publish(c, state, m);
     if (m->type == PTN_MSG_STOPPING)
         ptn_exit(c, 0);
     return 0;

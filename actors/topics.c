@@ -39,10 +39,23 @@ void publication_recycle(struct publication *p) {
     p->shard->idle = p;
 }
 
-static const char *const level_names[] = {"memory", "written", "synced"};
+static void answer_call(ptn_ctx *c, ptn_reply_to to, ptn_str epoch, uint64_t offset,
+                        enum ptn_durability level) {
+    ptn_pack w;
+    ptn_pack_init(&w, 32);
+    ptn_pack_array(&w, 3);
+    ptn_pack_str(&w, epoch);
+    ptn_pack_uint(&w, offset);
+    ptn_pack_uint(&w, level);
+    ptn_buf *b = ptn_pack_finish(&w);
+    if (b == NULL)
+        (void)ptn_reply_err(c, to, -PTN_ENOMEM);
+    else if (ptn_reply(c, to, PTN_MSG_PUBLISHED, b) < 0)
+        ptn_buf_unref(b);
+}
 
 static void answer_202(ptn_ctx *c, ptn_reply_to to, ptn_str epoch, uint64_t offset,
-                       uint64_t subscribers, enum durability level) {
+                       uint64_t subscribers, enum ptn_durability level) {
     ptn_pack w;
     ptn_pack_init(&w, 128);
     ptn_response_begin(&w, 202);
@@ -54,12 +67,20 @@ static void answer_202(ptn_ctx *c, ptn_reply_to to, ptn_str epoch, uint64_t offs
     ptn_pack_key(&w, "subscribers");
     ptn_pack_uint(&w, subscribers);
     ptn_pack_key(&w, "durability");
-    ptn_pack_cstr(&w, level_names[level]);
+    ptn_pack_cstr(&w, ptn_durability_name(level));
     ptn_response_send(c, to, &w);
 }
 
+static void answer(ptn_ctx *c, const struct publication *p, ptn_str epoch, uint64_t offset,
+                   uint64_t subscribers, enum ptn_durability level) {
+    if (p->called)
+        answer_call(c, p->reply, epoch, offset, level);
+    else
+        answer_202(c, p->reply, epoch, offset, subscribers, level);
+}
+
 void publication_answer(ptn_ctx *c, struct publication *p) {
-    answer_202(c, p->reply, (ptn_str){p->epoch, EPOCH_BYTES}, p->offset, p->subscribers, p->level);
+    answer(c, p, (ptn_str){p->epoch, EPOCH_BYTES}, p->offset, p->subscribers, p->level);
     p->answered = true;
 }
 
@@ -185,8 +206,8 @@ static int publish_in_memory(ptn_ctx *c, struct topics *s, struct topic *t, ptn_
     history_add(s, t, event);
     if (p != NULL) {
         p->offset = t->offset;
-        p->level = DURABILITY_MEMORY;
-        p->id[EVENT_ID_LEVEL] = DURABILITY_MEMORY;
+        p->level = PTN_DURABILITY_MEMORY;
+        p->id[EVENT_ID_LEVEL] = PTN_DURABILITY_MEMORY;
         memcpy(p->epoch, t->epoch, EPOCH_BYTES);
     }
     fan_out_event(c, s, t, event, p);
@@ -208,50 +229,32 @@ static ptn_str path_topic(ptn_ctx *c, ptn_reply_to to, const ptn_request *r, boo
     return name;
 }
 
-static bool level_of(ptn_str name, enum durability *ret_level) {
-    for (unsigned i = 0; i < PTN_ARRAY_LEN(level_names); i++)
-        if (ptn_str_eqz(name, level_names[i])) {
-            *ret_level = (enum durability)i;
-            return true;
-        }
-    return false;
-}
-
 /* ?durability=.  False: no such level. */
-static bool read_level(const ptn_request *r, enum durability *ret_level) {
+static bool read_level(const ptn_request *r, enum ptn_durability *ret_level) {
     char buf[16];
-    ptn_str text, q = r->query, prefix = PTN_STR("durability=");
+    ptn_str text, q = r->query;
     int64_t ignored;
-    *ret_level = DURABILITY_DEFAULT;
-    if (q.n == 0 || (ptn_str_starts(q, prefix) && /* as frames write it */
-                     level_of((ptn_str){q.p + prefix.n, q.n - prefix.n}, ret_level)))
-        return true;
+    *ret_level = PTN_DURABILITY_DEFAULT;
     if (ptn_query_int(q, "durability", 0, 0, &ignored) == 0)
         return true; /* not given */
-    return ptn_query_get(q, "durability", buf, sizeof buf, &text) && level_of(text, ret_level);
+    return ptn_query_get(q, "durability", buf, sizeof buf, &text) &&
+           ptn_durability_of(text, ret_level);
 }
 
 /* An id makes sending twice safe.  False: it was answered. */
-static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const ptn_request *r,
-                     struct topic *t) {
-    ptn_str key;
+static bool check_id(ptn_ctx *c, struct topics *s, struct topic *t, struct publication *p,
+                     const ptn_publish_call *in) {
     struct event_id *e;
-    int keyed = idempotency_key(r, &key);
-    if (keyed == 0)
+    if (in->key.n == 0)
         return true;
-    if (keyed < 0) {
-        ptn_problem_send_field(c, p->reply, PTN_CODE_VALIDATION_FAILED, "the request is not valid",
-                               "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
-        return false;
-    }
-    event_id_make(s, r->principal.user, topic_name(t), key, r->body, p->id);
+    event_id_make(s, in->user, in->topic, in->key, in->data, p->id);
     switch (event_id_begin(c, s, id_window_of(s, t), p->id, &e)) {
     case ID_NEW:
         p->has_id = true;
         return true;
     case ID_KNOWN:
-        answer_202(c, p->reply, (ptn_str){e->epoch, EPOCH_BYTES}, e->offset, e->subscribers,
-                   (enum durability)e->bytes[EVENT_ID_LEVEL]);
+        answer(c, p, (ptn_str){e->epoch, EPOCH_BYTES}, e->offset, e->subscribers,
+               (enum ptn_durability)e->bytes[EVENT_ID_LEVEL]);
         return false;
     case ID_UNDER_WAY:
         ptn_problem_send(c, p->reply, PTN_CODE_IDEMPOTENCY_IN_PROGRESS,
@@ -268,58 +271,81 @@ static bool check_id(ptn_ctx *c, struct topics *s, struct publication *p, const 
 
 /* The checked publication; NULL: it was answered. */
 static struct publication *publication_of(ptn_ctx *c, struct topics *s, const struct call *m,
-                                          const ptn_request *r, struct topic *t) {
-    enum durability level;
-    if (ptn_topic_is_reserved(topic_name(t))) {
-        ptn_problem_send(c, m->to, PTN_CODE_FORBIDDEN,
-                         "conversation.*, user.* and system.* are published by the broker; send a "
-                         "message to the conversation, or choose another topic");
-        return NULL;
-    }
-    if (!read_level(r, &level)) {
-        ptn_problem_send_field(c, m->to, PTN_CODE_VALIDATION_FAILED, "the query is not valid",
-                               "durability", "one of: memory, written, synced");
-        return NULL;
-    }
+                                          struct topic *t, const ptn_publish_call *in) {
     struct publication *p = publication_new(c, s, m->to);
     if (p == NULL) {
         ptn_problem_pass(c, m->to, -PTN_ENOMEM, NULL);
         return NULL;
     }
-    p->level = level;
-    if (check_id(c, s, p, r, t))
+    p->level = in->durability;
+    p->called = m->type == PTN_MSG_PUBLISH;
+    if (check_id(c, s, t, p, in))
         return p;
     publication_recycle(p);
     return NULL;
 }
 
-static int on_post(ptn_ctx *c, struct topics *s, const struct call *m) {
-    ptn_request r;
-    char buf[PTN_TOPIC_BYTES_MAX];
-    if (!ptn_request_unpack(ptn_buf_bytes(m->buf), &r))
-        return -PTN_EPROTO;
-    ptn_str name = path_topic(c, m->to, &r, false, buf, sizeof buf);
-    if (name.p == NULL)
-        return 0;
-    struct topic *t = topic_of(c, s, name);
+/* What somebody asks to be published, by whatever way. */
+static void publish(ptn_ctx *c, struct topics *s, const struct call *m,
+                    const ptn_publish_call *in) {
+    if (ptn_topic_is_reserved(in->topic)) {
+        ptn_problem_send(c, m->to, PTN_CODE_FORBIDDEN,
+                         "conversation.*, user.* and system.* are published by the broker; send a "
+                         "message to the conversation, or choose another topic");
+        return;
+    }
+    struct topic *t = topic_of(c, s, in->topic);
     if (t == NULL) {
         ptn_problem_pass(c, m->to, -PTN_EOVERLOAD, NULL);
-        return 0;
+        return;
     }
     if (!durable_ready(c, s, t, m))
-        return 0;
-    struct publication *p = publication_of(c, s, m, &r, t);
+        return;
+    struct publication *p = publication_of(c, s, m, t, in);
     if (p == NULL)
-        return 0;
+        return;
     if (t->durable != NULL) {
-        durable_publish(c, s, t, r.body, p);
-        return 0;
+        durable_publish(c, s, t, in->data, p);
+        return;
     }
-    int err = publish_in_memory(c, s, t, r.body, p);
+    int err = publish_in_memory(c, s, t, in->data, p);
     if (err < 0)
         publication_fail(c, p, err, NULL);
     else
         publication_settle(c, p);
+}
+
+static int on_post(ptn_ctx *c, struct topics *s, const struct call *m) {
+    ptn_request r;
+    char buf[PTN_TOPIC_BYTES_MAX];
+    ptn_publish_call in = {0};
+    if (!ptn_request_unpack(ptn_buf_bytes(m->buf), &r))
+        return -PTN_EPROTO;
+    in.topic = path_topic(c, m->to, &r, false, buf, sizeof buf);
+    if (in.topic.p == NULL)
+        return 0;
+    if (!read_level(&r, &in.durability)) {
+        ptn_problem_send_field(c, m->to, PTN_CODE_VALIDATION_FAILED, "the query is not valid",
+                               "durability", "one of: memory, written, synced");
+        return 0;
+    }
+    if (idempotency_key(&r, &in.key) < 0) {
+        ptn_problem_send_field(c, m->to, PTN_CODE_VALIDATION_FAILED, "the request is not valid",
+                               "Idempotency-Key", IDEMPOTENCY_KEY_RULE);
+        return 0;
+    }
+    in.user = r.principal.user;
+    in.data = r.body;
+    publish(c, s, m, &in);
+    return 0;
+}
+
+/* From a frame, which the adapter has checked. */
+static int on_call(ptn_ctx *c, struct topics *s, const struct call *m) {
+    ptn_publish_call in;
+    if (!ptn_publish_unpack(ptn_buf_bytes(m->buf), &in))
+        return -PTN_EPROTO;
+    publish(c, s, m, &in);
     return 0;
 }
 
@@ -358,7 +384,7 @@ static int on_publish(ptn_ctx *c, struct topics *s, const struct call *m) {
         if (p == NULL)
             return -PTN_ENOMEM;
         p->answered = true;
-        p->level = DURABILITY_DEFAULT;
+        p->level = PTN_DURABILITY_DEFAULT;
         durable_publish(c, s, t, data, p);
     } else if (t == NULL || publish_in_memory(c, s, t, data, NULL) < 0) {
         ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
@@ -521,6 +547,8 @@ static int call_handle(ptn_ctx *c, struct topics *s, const struct call *m) {
     switch (m->type) {
     case PTN_MSG_ROUTE_TOPIC_POST:
         return on_post(c, s, m);
+    case PTN_MSG_PUBLISH:
+        return on_call(c, s, m);
     case PTN_MSG_TOPIC_PUBLISH:
         return on_publish(c, s, m);
     default:
@@ -537,6 +565,7 @@ static int topics_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     struct topics *s = state;
     switch (m->type) {
     case PTN_MSG_ROUTE_TOPIC_POST:
+    case PTN_MSG_PUBLISH:
     case PTN_MSG_TOPIC_PUBLISH:
     case PTN_MSG_TOPIC_ATTACH: {
         struct call call = {.from = m->from, .type = m->type, .buf = m->buf};

@@ -343,7 +343,7 @@ static void append_send(ptn_ctx *c, struct append *a) {
         return;
     }
     for (struct publication *p = a->written ? a->first : NULL; p != NULL; p = p->next)
-        if (p->level == DURABILITY_MEMORY && !p->answered)
+        if (p->level == PTN_DURABILITY_MEMORY && !p->answered)
             publication_answer(c, p); /* it asked for no more than that */
 }
 
@@ -374,10 +374,10 @@ static void gather(ptn_ctx *c, struct topics *s, struct durable *d) {
 void durable_publish(ptn_ctx *c, struct topics *s, struct topic *t, ptn_bytes data,
                      struct publication *p) {
     struct durable *d = t->durable;
-    if (p->level == DURABILITY_DEFAULT)
-        p->level = DURABILITY_SYNCED;
+    if (p->level == PTN_DURABILITY_DEFAULT)
+        p->level = PTN_DURABILITY_SYNCED;
     p->id[EVENT_ID_LEVEL] = (uint8_t)p->level;
-    bool written = p->level != DURABILITY_SYNCED;
+    bool written = p->level != PTN_DURABILITY_SYNCED;
     struct append *a = d->open;
     if (a != NULL && (a->written != written || a->n == APPEND_EVENTS_MAX ||
                       ptn_pack_len(&a->gathered) + data.n > APPEND_BYTES_MAX)) {

@@ -113,8 +113,6 @@ void event_ids_drop(struct topics *s, struct id_window *w);
 
 /* ---- topics.c: publishing and subscribing --------------------------------------------------- */
 
-enum durability { DURABILITY_MEMORY, DURABILITY_WRITTEN, DURABILITY_SYNCED, DURABILITY_DEFAULT };
-
 struct publication { /* an answer that waits: for the store, then for the hubs to count */
     struct topics *shard;
     struct publication *next;
@@ -122,7 +120,8 @@ struct publication { /* an answer that waits: for the store, then for the hubs t
     uint64_t offset, subscribers;
     uint32_t waiting;
     bool has_id, answered;
-    enum durability level; /* wanted, then reached */
+    bool called;               /* by PUBLISH, and is answered likewise */
+    enum ptn_durability level; /* wanted, then reached */
     uint8_t id[EVENT_ID_BYTES];
     char epoch[EPOCH_BYTES];
 };

@@ -22,6 +22,9 @@
     XX(STREAM)            /* [topic]: the edge subscribes and streams events (SSE) */                      \
     XX(PROBLEM)           /* [code, message, details? map] */                                              \
     XX(OK)                /* nil */                                                                        \
+    XX(PUBLISH)           /* edge -> router -> topics: ptn_publish_call, what frames say so often that it   \
+                           * is no REQUEST -> PUBLISHED */                                                 \
+    XX(PUBLISHED)         /* [epoch, offset, durability] */                                                \
     /* identity */                                                                                         \
     XX(AUTH_TOKEN)        /* edge -> auth of its worker: [token] -> PRINCIPAL */                           \
     XX(AUTH_TICKET)       /* edge -> auth of its worker: PRINCIPAL -> AUTH_TICKET [ticket]: as good as     \
@@ -444,6 +447,32 @@ bool ptn_pattern_has_wildcard(ptn_str pattern);
 bool ptn_topic_is_reserved(ptn_str topic);
 /* Wildcards in the first segment never match reserved topics. */
 bool ptn_pattern_matches(ptn_str pattern, ptn_str topic);
+
+/* ---- publishing ---------------------------------------------------------------------------- */
+
+#define PTN_DURABILITY_MAP(XX)                                                                     \
+    XX(MEMORY, "memory")                                                                           \
+    XX(WRITTEN, "written")                                                                         \
+    XX(SYNCED, "synced")
+enum ptn_durability {
+#define XX(id, name) PTN_DURABILITY_##id,
+    PTN_DURABILITY_MAP(XX)
+#undef XX
+        PTN_DURABILITY_DEFAULT /* of the topic; none is said */
+};
+/* DEFAULT and beyond: NULL. */
+const char *ptn_durability_name(unsigned d);
+bool ptn_durability_of(ptn_str name, enum ptn_durability *ret_d);
+
+typedef struct ptn_publish_call { /* a view into a message */
+    ptn_str topic;                /* valid */
+    ptn_str user;                 /* id of the publisher; n == 0: anonymous */
+    enum ptn_durability durability;
+    ptn_str key; /* idempotency key; n == 0: none */
+    ptn_bytes data;
+} ptn_publish_call;
+void ptn_publish_pack(ptn_pack *w, const ptn_publish_call *p);
+bool ptn_publish_unpack(ptn_bytes b, ptn_publish_call *ret_p);
 
 /* ---- small values -------------------------------------------------------------------------- */
 

@@ -214,6 +214,51 @@ bool ptn_request_unpack(ptn_bytes b, ptn_request *ret_r) {
     return true;
 }
 
+/* ---- publishing --------------------------------------------------------------------------- */
+
+static const char *const durability_names[] = {
+#define XX(id, name) name,
+    PTN_DURABILITY_MAP(XX)
+#undef XX
+};
+
+const char *ptn_durability_name(unsigned d) {
+    return d < PTN_ARRAY_LEN(durability_names) ? durability_names[d] : NULL;
+}
+
+bool ptn_durability_of(ptn_str name, enum ptn_durability *ret_d) {
+#define XX(id, text)                                                                               \
+    if (ptn_str_eq(name, PTN_STR(text))) {                                                         \
+        *ret_d = PTN_DURABILITY_##id;                                                              \
+        return true;                                                                               \
+    }
+    PTN_DURABILITY_MAP(XX)
+#undef XX
+    return false;
+}
+
+void ptn_publish_pack(ptn_pack *w, const ptn_publish_call *p) {
+    ptn_pack_array(w, 5);
+    ptn_pack_str(w, p->topic);
+    ptn_pack_str(w, p->user);
+    ptn_pack_uint(w, p->durability);
+    ptn_pack_str(w, p->key);
+    ptn_pack_raw(w, p->data);
+}
+
+bool ptn_publish_unpack(ptn_bytes b, ptn_publish_call *ret_p) {
+    ptn_publish_call p;
+    ptn_unpack u = ptn_unpack_of(b);
+    uint64_t durability;
+    if (!take_array(&u, 5) || !take_str(&u, &p.topic) || !take_str(&u, &p.user) ||
+        !take_uint(&u, &durability) || durability > PTN_DURABILITY_DEFAULT ||
+        !take_str(&u, &p.key) || !ptn_unpack_any(&u, &p.data))
+        return false;
+    p.durability = (enum ptn_durability)durability;
+    *ret_p = p;
+    return true;
+}
+
 /* ---- responses and problems --------------------------------------------------------------- */
 
 void ptn_response_begin(ptn_pack *w, unsigned status) {

@@ -174,6 +174,35 @@ Test(values, requests_survive_packing) {
     ptn_buf_unref(b);
 }
 
+Test(values, publications_survive_packing) {
+    static const uint8_t data[] = {0x81, 0xa1, 'a', 0x01};
+    const ptn_publish_call in = {.topic = PTN_STR("a.b"),
+                                 .user = PTN_STR("u1"),
+                                 .durability = PTN_DURABILITY_SYNCED,
+                                 .key = PTN_STR("k"),
+                                 .data = {data, sizeof data}};
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_publish_pack(&w, &in);
+    ptn_buf *b = ptn_pack_finish(&w);
+    ptn_publish_call out;
+    cr_assert(ptn_publish_unpack(ptn_buf_bytes(b), &out));
+    cr_assert(ptn_str_eq(out.topic, in.topic) && ptn_str_eq(out.user, in.user) &&
+              ptn_str_eq(out.key, in.key));
+    cr_assert_eq(out.durability, in.durability);
+    cr_assert(out.data.n == sizeof data && memcmp(out.data.p, data, sizeof data) == 0);
+    ptn_bytes cut = ptn_buf_bytes(b);
+    for (cut.n--; cut.n > 0; cut.n--)
+        cr_assert_not(ptn_publish_unpack(cut, &out));
+    ptn_buf_unref(b);
+    for (unsigned i = 0; i < PTN_DURABILITY_DEFAULT; i++) {
+        enum ptn_durability d;
+        cr_assert(ptn_durability_of(ptn_str_of(ptn_durability_name(i)), &d) && d == i);
+        cr_assert_not(ptn_durability_of(PTN_STR("hope"), &d));
+    }
+    cr_assert_null(ptn_durability_name(PTN_DURABILITY_DEFAULT));
+}
+
 Test(values, shards_are_stable_and_spread) {
     uint32_t hits[4] = {0};
     cr_assert_eq(ptn_shard(PTN_STR("anything"), 1), 0);

@@ -113,7 +113,9 @@ static struct frames_call *call_make(const struct frames_in *in) {
     struct frames_call *call =
         (void *)ptn_buf_data(memory, &cap); /* payloads are 16-byte aligned */
     PTN_ASSERT(cap >= sizeof *call && (uintptr_t)call % _Alignof(struct frames_call) == 0);
-    *call = (struct frames_call){.memory = memory, .ticket = in->ticket};
+    memset(call, 0, offsetof(struct frames_call, device)); /* texts have their lengths */
+    call->memory = memory;
+    call->ticket = in->ticket;
     PTN_ASSERT(in->id.n <= sizeof call->id);
     call->n_id = (uint8_t)in->id.n;
     if (in->id.n > 0)

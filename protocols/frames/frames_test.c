@@ -453,10 +453,15 @@ Test(frames, publish) {
     adapter_start(&a);
     log_in(&a);
     HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a.b/c%\xc3\xa9\",\"data\":{\"x\":1},\"id\":3}"),
-        "{\"type\":\"ack\",\"id\":3,\"epoch\":\"/api/v1/topics/"
-        "a.b%2Fc%25%C3%A9\",\"offset\":7,\"durability\":\"memory\"}");
-    HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":null,\"durability\":\"memory\"}"),
+        "{\"type\":\"ack\",\"id\":3,\"epoch\":\"a.b/c%\xc3\xa9\",\"offset\":4,"
+        "\"durability\":\"memory\"}");
+    HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":null,\"durability\":\"written\"}"),
+        "{\"type\":\"ack\",\"epoch\":\"a\",\"offset\":1,\"durability\":\"written\"}");
+    HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":null,\"durability\":null}"),
         "\"type\":\"ack\"");
+    HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":1,"
+                "\"id\":\"01ARZ3NDEKTSV4RRFFQ69G5FAV\"}"),
+        "\"epoch\":\"01ARZ3NDEKTSV4RRFFQ69G5FAV\"");
     HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":1,\"durability\":\"hope\"}"),
         "\"details\":{\"durability\":");
     HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\"}"), "\"details\":{\"data\":");

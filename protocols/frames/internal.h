@@ -54,7 +54,7 @@ struct frames_call {
     uint32_t reconnect_after_ms; /* DRAIN */
     char device[PTN_DEVICE_BYTES_MAX];
     uint8_t id[FRAMES_ID_RAW_BYTES_MAX]; /* msgpack value */
-    uint8_t trace[FRAMES_TRACE_BYTES];
+    uint8_t trace[FRAMES_TRACE_BYTES];   /* PUBLISH: when it fails */
 };
 
 /* One incoming frame while it is handled. */

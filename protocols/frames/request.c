@@ -3,7 +3,8 @@
  * request.c - frames that become a REQUEST to the router: request, publish, message.
  *
  * publish and message are the REST routes of the same name, so that a rule is written once, by the
- * route's owner, and holds for every protocol.
+ * route's owner, and holds for every protocol.  publish has a message of its own all the same: as a
+ * REQUEST, what it says would be written as a path, a query and headers and read from them again.
  */
 #include "protocols/frames/internal.h"
 
@@ -12,22 +13,26 @@
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
-/* ack {id, epoch, offset, durability}: where the event landed. */
-static void send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
-                             const ptn_response *r) {
-    const ptn_str members[] = {PTN_STR("epoch"), PTN_STR("offset"), PTN_STR("durability")};
-    ptn_bytes values[PTN_ARRAY_LEN(members)];
+/* ack {id, epoch, offset, durability}: where the event landed.  False: that is not what came. */
+static bool send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
+                             ptn_bytes published) {
+    ptn_unpack u = ptn_unpack_of(published);
+    uint32_t n;
+    ptn_str epoch;
+    uint64_t offset, durability;
+    if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_str(&u, &epoch) ||
+        !ptn_unpack_uint(&u, &offset) || !ptn_unpack_uint(&u, &durability))
+        return false;
     ptn_pack w;
-    ptn_map_pick(r->data, members, PTN_ARRAY_LEN(members), values);
-    frames__begin(&w, "ack", frames__call_id(call), PTN_ARRAY_LEN(members));
-    for (size_t i = 0; i < PTN_ARRAY_LEN(members); i++) {
-        ptn_pack_str(&w, members[i]);
-        if (values[i].n > 0)
-            ptn_pack_raw(&w, values[i]);
-        else
-            ptn_pack_nil(&w);
-    }
+    frames__begin(&w, "ack", frames__call_id(call), 3);
+    ptn_pack_key(&w, "epoch");
+    ptn_pack_str(&w, epoch);
+    ptn_pack_key(&w, "offset");
+    ptn_pack_uint(&w, offset);
+    ptn_pack_key(&w, "durability");
+    ptn_pack_cstr(&w, ptn_durability_name((unsigned)durability));
     frames__send(c, s, call->ticket, &w);
+    return true;
 }
 
 static void send_message_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
@@ -39,20 +44,25 @@ static void send_message_ack(ptn_ctx *c, frames_session *s, const struct frames_
     frames__send(c, s, call->ticket, &w);
 }
 
-static void send_success(ptn_ctx *c, frames_session *s, const struct frames_call *call,
-                         const ptn_response *r) {
-    if (call->kind == FRAMES_CALL_PUBLISH)
-        send_publish_ack(c, s, call, r);
-    else if (call->kind == FRAMES_CALL_MESSAGE)
-        send_message_ack(c, s, call, r);
-    else
-        frames__send_response(c, s, call, r);
-}
-
 /* An adapter with one answer per ticket measures it itself. */
 static void observe(const frames_session *s, unsigned status, uint64_t took_ns) {
     if (!s->one_answer)
         ptn_observe_request(s->protocol, status, took_ns);
+}
+
+static void send_failure(ptn_ctx *c, frames_session *s, struct frames_call *call, int err,
+                         const ptn_msg *reply, uint64_t took_ns) {
+    struct frames_error e;
+    frames__error_of_reply(err, reply, &e);
+    observe(s, (unsigned)ptn_code_info_of(e.code)->status, took_ns);
+    if (call->kind == FRAMES_CALL_REQUEST) {
+        frames__send_problem(c, s, call, &e);
+        return;
+    }
+    if (call->kind == FRAMES_CALL_PUBLISH) /* until now nobody needed one */
+        ptn_random(c, call->trace, sizeof call->trace);
+    e.trace = call->trace;
+    frames__error(c, s, call->ticket, frames__call_id(call), &e);
 }
 
 static void reply_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -65,18 +75,27 @@ static void reply_callback(ptn_ctx *c, void *state, int err, const ptn_msg *repl
     if (err == 0 && reply->type == PTN_MSG_RESPONSE &&
         ptn_response_unpack(ptn_msg_bytes(reply), &r)) {
         observe(s, r.status, took_ns);
-        send_success(c, s, call, &r);
+        if (call->kind == FRAMES_CALL_MESSAGE)
+            send_message_ack(c, s, call, &r);
+        else
+            frames__send_response(c, s, call, &r);
     } else {
-        struct frames_error e;
-        frames__error_of_reply(err, reply, &e);
-        const int status = ptn_code_info_of(e.code)->status;
-        observe(s, (unsigned)status, took_ns);
-        if (call->kind == FRAMES_CALL_REQUEST) {
-            frames__send_problem(c, s, call, &e);
-        } else {
-            e.trace = call->trace;
-            frames__error(c, s, call->ticket, frames__call_id(call), &e);
-        }
+        send_failure(c, s, call, err, reply, took_ns);
+    }
+    frames__call_free(call);
+}
+
+static void published_callback(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
+    (void)state;
+    struct frames_call *call = arg;
+    frames_session *s = call->session;
+    const uint64_t took_ns = ptn_clock(c) - call->started;
+    frames__call_unlink(call);
+    if (err == 0 && reply->type == PTN_MSG_PUBLISHED) {
+        observe(s, 202, took_ns);
+        PTN_REQUIRE(c, send_publish_ack(c, s, call, ptn_msg_bytes(reply)));
+    } else {
+        send_failure(c, s, call, err, reply, took_ns);
     }
     frames__call_free(call);
 }
@@ -84,20 +103,20 @@ static void reply_callback(ptn_ctx *c, void *state, int err, const ptn_msg *repl
 /* ---- asking --------------------------------------------------------------------------------- */
 
 /* Asks the router; consumes w in every case. */
-static void call_ask(ptn_ctx *c, struct frames_call *call, ptn_pack *w, ptn_time deadline) {
+static void call_ask(ptn_ctx *c, struct frames_call *call, uint32_t type, ptn_pack *w,
+                     ptn_time deadline, ptn_reply_cb cb) {
     frames_session *s = call->session;
     ptn_buf *b = ptn_pack_finish(w);
     int err = -PTN_EOVERLOAD;
     if (ptn_memory_pressure())
         ptn_count(PTN_C_SHED_MEMORY, 1);
     else if (b != NULL)
-        err = ptn_ask(c, s->directory->router[s->worker], PTN_MSG_REQUEST, b, deadline,
-                      reply_callback, call, &call->corr);
+        err = ptn_ask(c, s->directory->router[s->worker], type, b, deadline, cb, call, &call->corr);
     if (err == 0)
         return;
     ptn_buf_unref(b);
     call->corr = 0;
-    reply_callback(c, NULL, err, NULL, call);
+    cb(c, NULL, err, NULL, call);
 }
 
 /* Fills what is the same for every request of this session. */
@@ -114,106 +133,50 @@ static ptn_request request_of(ptn_ctx *c, const frames_session *s, struct frames
 
 /* ---- publish -------------------------------------------------------------------------------- */
 
-#define TOPIC_PATH "/api/v1/topics/"
-#define TOPIC_PATH_BYTES_MAX (sizeof TOPIC_PATH + 3 * PTN_TOPIC_BYTES_MAX)
-
-/* RFC 3986 section 2.3. */
-static bool is_unreserved(uint8_t ch) {
-    return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
-           ch == '-' || ch == '.' || ch == '_' || ch == '~';
-}
-
-/* topic: at most PTN_TOPIC_BYTES_MAX bytes. */
-static ptn_str topic_path(ptn_str topic, char buf[TOPIC_PATH_BYTES_MAX]) {
-    static const char digits[] = "0123456789ABCDEF";
-    size_t n = sizeof TOPIC_PATH - 1;
-    memcpy(buf, TOPIC_PATH, n);
-    for (size_t i = 0; i < topic.n; i++) {
-        const uint8_t ch = (uint8_t)topic.p[i];
-        if (is_unreserved(ch)) {
-            buf[n++] = (char)ch;
-        } else {
-            buf[n++] = '%';
-            buf[n++] = digits[ch >> 4];
-            buf[n++] = digits[ch & 15];
-        }
-    }
-    return (ptn_str){buf, n};
-}
-
-/* The query of a publish route.  False: durability is no text, or no level. */
-static bool read_durability(ptn_bytes raw, ptn_str *ret_query) {
-    static const char *const queries[] = {"durability=memory", "durability=written",
-                                          "durability=synced"};
-    const size_t skip = sizeof "durability=" - 1;
+/* False: durability is no text, or no level. */
+static bool read_durability(ptn_bytes raw, enum ptn_durability *ret_d) {
     ptn_str level;
-    *ret_query = (ptn_str){0};
+    *ret_d = PTN_DURABILITY_DEFAULT;
     if (raw.n == 0 || ptn_kind_of(raw) == PTN_KIND_NIL)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
-    if (!ptn_unpack_str(&u, &level))
-        return false;
-    for (size_t i = 0; i < PTN_ARRAY_LEN(queries); i++)
-        if (ptn_str_eqz(level, queries[i] + skip))
-            *ret_query = ptn_str_of(queries[i]);
-    return ret_query->n > 0;
+    return ptn_unpack_str(&u, &level) && ptn_durability_of(level, ret_d);
 }
 
 /* An id that could be a Message's makes sending twice safe, as for messages; any other one only
- * correlates.  The map of headers; NULL: none, or no memory (*ret_ok). */
-static ptn_buf *idempotency_headers(const struct frames_in *in, bool *ret_ok) {
-    ptn_unpack u = ptn_unpack_of(in->id);
+ * correlates. */
+static ptn_str idempotency_key(ptn_bytes raw) {
+    ptn_unpack u = ptn_unpack_of(raw);
     ptn_str id;
-    *ret_ok = true;
-    if (in->id.n == 0 || !ptn_unpack_str(&u, &id) || !ptn_id_is_valid(id))
-        return NULL;
-    ptn_pack w;
-    ptn_pack_init(&w, 96);
-    ptn_pack_map(&w, 1);
-    ptn_pack_key(&w, "idempotency-key");
-    ptn_pack_str(&w, id);
-    ptn_buf *b = ptn_pack_finish(&w);
-    *ret_ok = b != NULL;
-    return b;
+    return ptn_unpack_str(&u, &id) && ptn_id_is_valid(id) ? id : PTN_STR("");
 }
 
 void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
-    ptn_str topic;
     ptn_unpack u = ptn_unpack_of(in->topic);
-    const ptn_bytes data = in->data;
-    if (!ptn_unpack_str(&u, &topic) || !ptn_topic_is_valid(topic)) {
+    ptn_publish_call p = {.user = s->identity.p.user, .data = in->data};
+    if (!ptn_unpack_str(&u, &p.topic) || !ptn_topic_is_valid(p.topic)) {
         frames__invalid(c, s, in, "topic",
                         "must be a topic: dot-separated segments without blanks or `*`, "
                         "1 to 255 bytes");
         return;
     }
-    if (data.n == 0) {
+    if (p.data.n == 0) {
         frames__invalid(c, s, in, "data", "is missing: the event's data, any value");
         return;
     }
-    ptn_str query;
-    if (!read_durability(in->durability, &query)) {
+    if (!read_durability(in->durability, &p.durability)) {
         frames__invalid(c, s, in, "durability", "must be one of: memory, written, synced");
         return;
     }
     struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_PUBLISH);
     if (call == NULL)
         return;
-    char path[TOPIC_PATH_BYTES_MAX];
-    ptn_request r = request_of(c, s, call);
-    r.path = topic_path(topic, path);
-    r.query = query;
-    bool ok;
-    ptn_buf *headers = idempotency_headers(in, &ok);
-    r.headers = ptn_buf_bytes(headers);
+    call->started = ptn_clock(c);
+    p.key = idempotency_key(in->id);
     ptn_pack w;
-    ptn_pack_init(&w, data.n + 512);
-    ptn_request_begin(&w, &r);
-    ptn_pack_raw(&w, data);
-    ptn_buf_unref(headers);
-    if (!ok)
-        w.err = -PTN_ENOMEM; /* finish fails, and the client hears `overloaded` */
-    call_ask(c, call, &w, ptn_now(c) + s->request_ns);
+    ptn_pack_init(&w, p.topic.n + p.user.n + p.key.n + p.data.n + 32);
+    ptn_publish_pack(&w, &p);
+    call_ask(c, call, PTN_MSG_PUBLISH, &w, ptn_now(c) + s->request_ns, published_callback);
 }
 
 /* ---- message -------------------------------------------------------------------------------- */
@@ -283,7 +246,7 @@ void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_i
         ptn_pack_raw(&w, nested);
     else
         pack_flat_message(&w, in->frame);
-    call_ask(c, call, &w, ptn_now(c) + s->request_ns);
+    call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + s->request_ns, reply_callback);
 }
 
 /* ---- request -------------------------------------------------------------------------------- */
@@ -492,5 +455,5 @@ void frames__handle_request(ptn_ctx *c, frames_session *s, const struct frames_i
     ptn_buf_unref(headers);
     if (!ok)
         w.err = -PTN_ENOMEM; /* finish fails, and the client hears `overloaded` */
-    call_ask(c, call, &w, ptn_now(c) + timeout_ns);
+    call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + timeout_ns, reply_callback);
 }
