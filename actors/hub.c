@@ -5,9 +5,8 @@
  *
  * A subscription to an exact topic is granted by the topic's owner (TOPIC_ATTACH), which also
  * states the position.  The owner's answer and its events travel the same FIFO path, so a
- * subscription that starts at the answer misses nothing and sees nothing twice.  Patterns are
- * granted here: the hub asks every owner for everything (TOPIC_WATCH_ALL) and starts when all have
- * agreed.
+ * subscription that starts at the answer misses nothing and sees nothing twice.  Patterns are in
+ * hub_watch.c.
  *
  * An event whose offset is not the next one means that an event was lost between owner and hub (the
  * hub's mailbox was full): the subscribers of that topic are reset, never left with a silent hole.
@@ -23,10 +22,6 @@
 #include "actors/hub_internal.h"
 
 #include <postern/metrics.h>
-
-#include <stdlib.h>
-
-#define WATCH_RETRY_NS (50 * PTN_MS)
 
 /* ---- delivery ----------------------------------------------------------------------------- */
 
@@ -182,18 +177,7 @@ static int on_event(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     return 0;
 }
 
-/* Keeps the gauge true.  Subscriptions change in messages and in answers of owners. */
-static void report_subscriptions(ptn_hub *h) {
-    int64_t n = h->index.n_subs;
-    if (n == h->subs_reported)
-        return;
-    ptn_gauge_add(PTN_G_SUBSCRIPTIONS, n - h->subs_reported);
-    h->subs_reported = n;
-}
-
 /* ---- subscribing -------------------------------------------------------------------------- */
-
-static const char canceled_text[] = "an unsubscribe overtook this subscription";
 
 static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *sub) {
     struct hub_topic *t = hub_list_topic(sub->list);
@@ -205,35 +189,6 @@ static void leave(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_sub *su
     hub_sub_remove(&h->index, sub);
     if (t != NULL)
         release_topic(c, h, t);
-}
-
-/* The attach has ended; its sink, if it is still there, may ask for something else. */
-static void attach_end(ptn_hub *h, struct hub_attach *a) {
-    struct hub_sink *s = hub_sink_of(h, a->sink);
-    if (s != NULL && a->item == NULL)
-        s->n_attaches--;
-    hub_feed_attach_ended(h, s, a->item);
-    hub_attach_free(a);
-}
-
-struct hub_attach *hub_attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
-                                  uint8_t policy) {
-    struct hub_attach *a = calloc(1, sizeof *a);
-    if (a == NULL)
-        return NULL;
-    a->hub = h;
-    a->sink = hub_sink_id(s);
-    a->tag = tag;
-    a->policy = policy;
-    a->name_bytes = (uint8_t)name.n;
-    memcpy(a->name, name.p, name.n);
-    s->n_attaches++;
-    a->next = h->attaches;
-    a->pprev = &h->attaches;
-    if (a->next != NULL)
-        a->next->pprev = &a->next;
-    h->attaches = a;
-    return a;
 }
 
 /* Replays what the owner sent along, to this sink only. */
@@ -332,7 +287,7 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
     (void)state;
     if (s != NULL && a->canceled) {
         hub_refuse(c, s, a->tag, (ptn_str){t->name, t->name_bytes}, PTN_CODE_CONFLICT,
-                   canceled_text);
+                   hub_canceled_text);
     } else if (s != NULL && a->item != NULL &&
                (err != 0 || reply->type != PTN_MSG_TOPIC_ATTACHED)) {
         hub_feed_refused(c, h, s, &a->item, err, reply);
@@ -354,10 +309,10 @@ static void attach_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
         }
     }
     t->pending--;
-    attach_end(h, a);
+    hub_attach_end(h, a);
     release_topic(c, h, t);
     hub_feed_go_on(c, h);
-    report_subscriptions(h);
+    hub_report_subscriptions(h);
 }
 
 int hub_attach_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_attach *a,
@@ -400,155 +355,13 @@ static void subscribe_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t
         a->since_offset = since.offset;
         r = hub_attach_topic(c, h, s, a, since, roles);
         if (r < 0)
-            attach_end(h, a);
+            hub_attach_end(h, a);
     }
     if (r < 0) {
         const char *message;
         int code = ptn_code_of_err(r == -PTN_ENOMEM ? -PTN_EOVERLOAD : r, &message);
         hub_refuse(c, s, tag, topic, code, message);
     }
-}
-
-/* ---- patterns and gateways: every event ---------------------------------------------------- */
-
-static void unwatch(ptn_ctx *c, ptn_hub *h);
-
-/* All owners agreed (or one did not). */
-static void watch_settled(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
-    struct hub_sink *s = hub_sink_of(h, a->sink);
-    ptn_str name = {a->name, a->name_bytes};
-    if (s != NULL && a->canceled) {
-        hub_refuse(c, s, a->tag, name, PTN_CODE_CONFLICT, canceled_text);
-    } else if (s != NULL) {
-        struct hub_list *l = a->failed ? NULL : hub_index_pattern(&h->index, name, true);
-        struct hub_sub *sub = l != NULL ? hub_join(h, s, l, a->policy, false) : NULL;
-        if (sub != NULL) {
-            sub->every_ms = a->every_ms;
-            hub_flow_drop(sub); /* it had subscribed before, maybe with another policy */
-            ptn_subscribed r = {.tag = a->tag, .topic = name, .code = -1, .epoch = PTN_STR("*")};
-            s->ops->subscribed(c, s->self, &r);
-        } else if (a->failed) {
-            hub_refuse(c, s, a->tag, name, PTN_CODE_OVERLOADED,
-                       "try to subscribe again in a moment");
-        } else {
-            if (l != NULL)
-                hub_index_pattern_release(&h->index, l);
-            hub_refuse_full(c, h, s, a->tag, name, false);
-        }
-    }
-    attach_end(h, a);
-    unwatch(c, h);
-    report_subscriptions(h);
-}
-
-static void watch_ended(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
-    struct hub_attach *a = arg;
-    (void)state, (void)reply;
-    a->failed |= err < 0;
-    if (--a->waiting == 0)
-        watch_settled(c, a->hub, a);
-}
-
-static ptn_buf *pack_bool(bool on) {
-    ptn_pack w;
-    ptn_pack_init(&w, 8);
-    ptn_pack_array(&w, 1);
-    ptn_pack_bool(&w, on);
-    return ptn_pack_finish(&w);
-}
-
-static void watch_retry(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
-
-/* Tells one owner what is wanted of it.  A refusal is not the end: the timer tells it again. */
-static void watch_tell(ptn_ctx *c, ptn_hub *h, unsigned k, unsigned owner) {
-    struct hub_watch *w = &h->watch[k];
-    uint64_t bit = UINT64_C(1) << owner;
-    ptn_buf *b = pack_bool(w->on);
-    int err = b != NULL ? ptn_cast(c, w->owners[owner], PTN_MSG_TOPIC_WATCH_ALL, b) : -PTN_ENOMEM;
-    w->untold &= ~bit;
-    if (err == 0)
-        return;
-    ptn_buf_unref(b);
-    if (err == -PTN_ENOACTOR)
-        return;
-    w->untold |= bit;
-    if (!ptn_timer_is_armed(&h->watch_timer))
-        ptn_timer_start(c, &h->watch_timer, WATCH_RETRY_NS, watch_retry, h);
-}
-
-static void watch_retry(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
-    ptn_hub *h = arg;
-    (void)state, (void)t;
-    for (unsigned k = 0; k < WATCHES; k++)
-        for (unsigned i = 0; i < h->directory->workers; i++)
-            if (h->watch[k].untold & UINT64_C(1) << i)
-                watch_tell(c, h, k, i);
-}
-
-static void watch_set(ptn_ctx *c, ptn_hub *h, unsigned k, bool on) {
-    h->watch[k].on = on;
-    for (unsigned i = 0; i < h->directory->workers; i++)
-        watch_tell(c, h, k, i);
-}
-
-/* The same by asks, for a subscription that starts when all owners have agreed.  Owners are
- * idempotent; asking each time also makes `subscribed` wait for those that restarted. */
-static void watch_ask(ptn_ctx *c, ptn_hub *h, struct hub_attach *a) {
-    struct hub_watch *w = &h->watch[WATCH_TOPICS];
-    w->on = true;
-    for (unsigned i = 0; i < h->directory->workers; i++) {
-        ptn_buf *b = pack_bool(true);
-        int r = b != NULL ? ptn_ask(c, w->owners[i], PTN_MSG_TOPIC_WATCH_ALL, b,
-                                    ptn_now(c) + 10 * PTN_SEC, watch_ended, a, NULL)
-                          : -PTN_ENOMEM;
-        if (r == 0) {
-            a->waiting++;
-            w->untold &= ~(UINT64_C(1) << i);
-        } else {
-            ptn_buf_unref(b);
-            a->failed = true;
-        }
-    }
-}
-
-static void subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag,
-                              ptn_str pattern, uint8_t policy, uint16_t every_ms) {
-    struct hub_attach *a = hub_attach_new(h, s, tag, pattern, policy);
-    if (a == NULL) {
-        hub_refuse(c, s, tag, pattern, PTN_CODE_OVERLOADED, "the broker is out of memory");
-        return;
-    }
-    a->every_ms = every_ms;
-    watch_ask(c, h, a);
-    if (a->waiting == 0)
-        watch_settled(c, h, a);
-}
-
-static int subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved) {
-    struct hub_list *all = reserved ? &h->index.all_reserved : &h->index.all_public;
-    ptn_str name = PTN_STR("**");
-    if (hub_join(h, s, all, PTN_POLICY_DISCONNECT, false) == NULL) {
-        hub_refuse_full(c, h, s, 0, name, false);
-        return 0;
-    }
-    watch_set(c, h, WATCH_TOPICS, true);
-    if (reserved)
-        watch_set(c, h, WATCH_CONVERSATIONS, true);
-    ptn_subscribed r = {.topic = name, .code = -1, .epoch = PTN_STR("*")};
-    s->ops->subscribed(c, s->self, &r);
-    return 0;
-}
-
-/* Stops the flood when the last pattern or gateway has gone. */
-static void unwatch(ptn_ctx *c, ptn_hub *h) {
-    if (h->watch[WATCH_CONVERSATIONS].on && h->index.all_reserved.n == 0)
-        watch_set(c, h, WATCH_CONVERSATIONS, false);
-    if (!h->watch[WATCH_TOPICS].on || h->index.n_pattern_subs > 0)
-        return;
-    for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
-        if (a->topic == NULL)
-            return; /* a pattern is about to come */
-    watch_set(c, h, WATCH_TOPICS, false);
 }
 
 /* ---- messages ----------------------------------------------------------------------------- */
@@ -589,7 +402,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     if (s == NULL)
         return 0; /* it has gone meanwhile */
     if (n == 2 && ptn_unpack_bool(&u, &reserved))
-        return subscribe_all(c, h, s, reserved);
+        return hub_subscribe_all(c, h, s, reserved);
     if (n != 9 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
         !ptn_unpack_str_or_nil(&u, &since.epoch) || !ptn_unpack_uint(&u, &since.offset) ||
         !ptn_unpack_uint(&u, &policy) || policy >= PTN_POLICY_COUNT ||
@@ -615,7 +428,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         hub_refuse(c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
                    "policy \"stored\" needs a topic, not a pattern");
     else
-        subscribe_pattern(c, h, s, tag, topic, (uint8_t)policy, (uint16_t)every_ms);
+        hub_subscribe_pattern(c, h, s, tag, topic, (uint8_t)policy, (uint16_t)every_ms);
     return 0;
 }
 
@@ -630,7 +443,7 @@ static int on_unsubscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     struct hub_sink *s = hub_sink_of(h, id);
     if (s == NULL || !ptn_pattern_is_valid(topic))
         return 0;
-    hub_feed_cancel(c, s, topic, canceled_text);
+    hub_feed_cancel(c, s, topic, hub_canceled_text);
     for (struct hub_attach *a = h->attaches; a != NULL; a = a->next)
         if (a->sink == id && a->item == NULL &&
             ptn_str_eq(topic, (ptn_str){a->name, a->name_bytes}))
@@ -676,22 +489,6 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     return 0;
 }
 
-static bool listens_to_pattern(const struct hub_sink *s) {
-    for (const struct hub_sub *sub = s->subs; sub != NULL; sub = sub->sink_next)
-        if (sub->list->of == HUB_LIST_NODE)
-            return true;
-    return false;
-}
-
-static void reset_patterns(ptn_ctx *c, ptn_hub *h) {
-    uint32_t gateways = h->index.all_public.n + h->index.all_reserved.n;
-    if (h->index.n_pattern_subs == gateways)
-        return;
-    for (uint32_t i = 0; i < h->sinks_cap; i++)
-        if (h->sinks[i] != NULL && listens_to_pattern(h->sinks[i]))
-            hub_reset_sink(c, h, h->sinks[i]);
-}
-
 /* An owner forgot what it knew of us: whoever listens there must come back and resume. */
 static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     for (uint32_t i = 0; i < h->index.topics.cap; i++) {
@@ -701,7 +498,7 @@ static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     }
     for (unsigned i = 0; i < h->directory->workers; i++) {
         if (h->directory->topics[i] == m->from)
-            reset_patterns(c, h);
+            hub_reset_patterns(c, h);
         if (h->directory->conversation[i] == m->from) {
             uint64_t bit = UINT64_C(1) << i;
             if ((h->born & bit) != 0) /* the first one is its birth: nobody has missed anything */
@@ -710,7 +507,7 @@ static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         }
         for (unsigned k = 0; k < WATCHES; k++)
             if (h->watch[k].owners[i] == m->from && h->watch[k].on)
-                watch_tell(c, h, k, i);
+                hub_watch_tell(c, h, k, i);
     }
     return 0;
 }
@@ -724,9 +521,9 @@ static void reclaim(ptn_ctx *c, ptn_hub *h) {
             hub_feed_close(h, s);
         }
         hub_bury(h);
-        unwatch(c, h);
+        hub_unwatch(c, h);
     }
-    report_subscriptions(h);
+    hub_report_subscriptions(h);
 }
 
 static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
@@ -741,7 +538,7 @@ static int hub_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         break;
     case PTN_MSG_HUB_UNSUBSCRIBE:
         r = on_unsubscribe(c, h, m);
-        unwatch(c, h);
+        hub_unwatch(c, h);
         break;
     case PTN_MSG_HUB_FEED:
         r = hub_feed_open(c, h, m);
@@ -792,7 +589,7 @@ static int hub_init(ptn_ctx *c, void *state, void *arg) {
     ptn_random(c, h->index.key, sizeof h->index.key);
     for (unsigned k = 0; k < WATCHES; k++)
         if (h->watch[k].on)
-            watch_set(c, h, k, false);
+            hub_watch_set(c, h, k, false);
     return 0;
 }
 

@@ -618,8 +618,7 @@ void hub_feed_precede(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_top
     struct hub_sub *sub = hub_join(h, s, &t->list, PTN_POLICY_STORED, true);
     if (sub != NULL)
         hub_feed_granted(c, h, sub, item, false);
-    else if (s->n_fed < h->limits.sink_subscriptions_max &&
-             h->index.n_subs < h->limits.subscriptions_max)
+    else if (!hub_is_full(h, s, true))
         hub_reset_sink(c, h, s); /* no memory; without it what waits would be passed over */
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hub_internal.h - what hub.c (subscriptions and delivery) and hub_sinks.c (the table of sinks and
- * the functions that other actors call) share.
+ * hub_internal.h - what hub.c (subscriptions and delivery), hub_watch.c (patterns) and hub_sinks.c
+ * (the table of sinks and the functions that other actors call) share.
  */
 #ifndef POSTERN_ACTORS_HUB_INTERNAL_H
 #define POSTERN_ACTORS_HUB_INTERNAL_H
@@ -104,12 +104,19 @@ int hub_attach_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_atta
 /* NULL: no memory, or too many. */
 struct hub_attach *hub_attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
                                   uint8_t policy);
+/* The attach has ended; its sink, if it is still there, may ask for something else. */
+void hub_attach_end(ptn_hub *h, struct hub_attach *a);
 /* NULL: the sink does not subscribe there. */
 struct hub_sub *hub_find_sub(const struct hub_sink *s, const struct hub_list *l);
+/* The sink (fed: its feed) or the hub has as many subscriptions as it may. */
+bool hub_is_full(const ptn_hub *h, const struct hub_sink *s, bool fed);
 /* Adds the sink to a list unless it is there.  fed: for its feed, and then a subscription that the
  * client has asked for stays as it is.  NULL: no memory, or a bound is reached. */
 struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy,
                          bool fed);
+/* Keeps the gauge true.  Subscriptions change in messages and in answers of owners. */
+void hub_report_subscriptions(ptn_hub *h);
+extern const char hub_canceled_text[];
 /* What keeps the user from a topic or pattern; NULL: nothing here. */
 const char *hub_forbidden(ptn_str topic, ptn_str user);
 /* Ends a request for a subscription. */
@@ -121,6 +128,18 @@ void hub_refuse_full(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag, p
                      bool fed);
 /* Handles a HUB_SUBSCRIBE that the feed has held back. */
 void hub_take(ptn_ctx *c, ptn_hub *h, ptn_buf *b);
+/* Patterns and gateways; a pattern is granted when all owners have agreed. */
+void hub_subscribe_pattern(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, uint64_t tag,
+                           ptn_str pattern, uint8_t policy, uint16_t every_ms);
+int hub_subscribe_all(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, bool reserved);
+/* Stops the flood when the last pattern or gateway has gone. */
+void hub_unwatch(ptn_ctx *c, ptn_hub *h);
+/* Tells one owner of class k, or all of them, what is wanted.  A refusal is not the end: the timer
+ * tells it again. */
+void hub_watch_tell(ptn_ctx *c, ptn_hub *h, unsigned k, unsigned owner);
+void hub_watch_set(ptn_ctx *c, ptn_hub *h, unsigned k, bool on);
+/* Everybody who listens to a pattern starts over. */
+void hub_reset_patterns(ptn_ctx *c, ptn_hub *h);
 /* What the fan-out and flows call: the sink, or its feed. */
 static inline enum ptn_sink_load hub_sub_deliver(ptn_ctx *c, struct hub_sub *sub, ptn_event *e) {
     if (sub->cursor != NULL)

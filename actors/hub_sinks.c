@@ -53,6 +53,34 @@ void hub_attach_free(struct hub_attach *a) {
     free(a);
 }
 
+struct hub_attach *hub_attach_new(ptn_hub *h, struct hub_sink *s, uint64_t tag, ptn_str name,
+                                  uint8_t policy) {
+    struct hub_attach *a = calloc(1, sizeof *a);
+    if (a == NULL)
+        return NULL;
+    a->hub = h;
+    a->sink = hub_sink_id(s);
+    a->tag = tag;
+    a->policy = policy;
+    a->name_bytes = (uint8_t)name.n;
+    memcpy(a->name, name.p, name.n);
+    s->n_attaches++;
+    a->next = h->attaches;
+    a->pprev = &h->attaches;
+    if (a->next != NULL)
+        a->next->pprev = &a->next;
+    h->attaches = a;
+    return a;
+}
+
+void hub_attach_end(ptn_hub *h, struct hub_attach *a) {
+    struct hub_sink *s = hub_sink_of(h, a->sink);
+    if (s != NULL && a->item == NULL)
+        s->n_attaches--;
+    hub_feed_attach_ended(h, s, a->item);
+    hub_attach_free(a);
+}
+
 void hub_bury(ptn_hub *h) {
     while (h->graveyard != NULL) {
         struct hub_sink *s = h->graveyard;
@@ -198,21 +226,24 @@ void hub_sub_live(struct hub_sub *sub) {
     slot->self = sub->cursor != NULL ? sub->cursor : sub->sink->self;
 }
 
+bool hub_is_full(const ptn_hub *h, const struct hub_sink *s, bool fed) {
+    return h->index.n_subs >= h->limits.subscriptions_max ||
+           (fed ? s->n_fed : s->n_subs) >= h->limits.sink_subscriptions_max;
+}
+
 struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uint8_t policy,
                          bool fed) {
     struct hub_sub *sub = hub_find_sub(s, l);
     if (sub != NULL && fed)
         return sub; /* the client was quicker: what it asked for stays */
     if (sub == NULL) {
-        uint32_t *n = fed ? &s->n_fed : &s->n_subs;
-        if (h->index.n_subs >= h->limits.subscriptions_max ||
-            *n >= h->limits.sink_subscriptions_max)
+        if (hub_is_full(h, s, fed))
             return NULL;
         struct hub_slot slot = {.deliver = s->ops->deliver, .self = s->self};
         sub = hub_sub_add(&h->index, l, s, &s->subs, &slot);
         if (sub == NULL)
             return NULL;
-        (*n)++;
+        *(fed ? &s->n_fed : &s->n_subs) += 1;
     }
     const struct hub_topic *t = hub_list_topic(l);
     bool stored = t != NULL && t->stored;
@@ -225,7 +256,17 @@ struct hub_sub *hub_join(ptn_hub *h, struct hub_sink *s, struct hub_list *l, uin
     return sub;
 }
 
+void hub_report_subscriptions(ptn_hub *h) {
+    int64_t n = h->index.n_subs;
+    if (n == h->subs_reported)
+        return;
+    ptn_gauge_add(PTN_G_SUBSCRIPTIONS, n - h->subs_reported);
+    h->subs_reported = n;
+}
+
 /* ---- refusing ------------------------------------------------------------------------------ */
+
+const char hub_canceled_text[] = "an unsubscribe overtook this subscription";
 
 /* What a client may see: its own user topics, system events, public topics; conversations are
  * decided by their owner.  Patterns over the private name spaces are refused. */
