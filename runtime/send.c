@@ -225,8 +225,11 @@ static __attribute__((noinline)) int cast_slow(ptn_ctx *c, ptn_addr to, uint32_t
 int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
     struct ptn__worker *w = c->w;
     struct ptn__slot *s = near_find(w, to);
-    if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || !ptn__env_at_hand(&w->mag) ||
-                     PTN_BUGGIFY_IS_ON() || !near_reserve(s, ptn__payload_len(take_payload))))
+    if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || !ptn__env_at_hand(&w->mag)))
+        return cast_slow(c, to, type, take_payload);
+    if (PTN_BUGGIFY("mailbox.full"))
+        return near_reserve_again(w, s, ptn__payload_len(take_payload), /* fault= */ true);
+    if (PTN_UNLIKELY(!near_reserve(s, ptn__payload_len(take_payload))))
         return cast_slow(c, to, type, take_payload);
     struct ptn__env *e = ptn__env_take(&w->mag);
     e->to = to;

@@ -34,10 +34,7 @@ extern struct ptn_buggify ptn__buggify;
 #define PTN__BUGGIFY(kind, site)                                                                   \
     (PTN_UNLIKELY(ptn__buggify.hook != NULL) &&                                                    \
      ptn__buggify.hook(ptn__buggify.arg, (kind), "" site))
-/* Sites may fire: a shortcut around one must not be taken. */
-#define PTN_BUGGIFY_IS_ON() PTN_UNLIKELY(ptn__buggify.hook != NULL)
 #else
-#define PTN_BUGGIFY_IS_ON() false
 #define PTN__BUGGIFY(kind, site) ((void)(kind), (void)("" site), false)
 #endif
 
