@@ -100,6 +100,10 @@ bool ptn_unpack_map(ptn_unpack *u, uint32_t *ret_n);
 /* One whole value of any kind; ret_raw (may be NULL) is its encoding. */
 bool ptn_unpack_any(ptn_unpack *u, ptn_bytes *ret_raw);
 
+/* The next pair of a map, for those who want several members of it: once for each of the count that
+ * ptn_unpack_map() gave.  A key that is no string comes as the empty one. */
+bool ptn_unpack_pair(ptn_unpack *u, ptn_str *ret_key, ptn_bytes *ret_value);
+
 /* Looks a string key up in an encoded map (first match); linear.  False: not a map, or no such key.
  */
 bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value);
@@ -107,9 +111,6 @@ bool ptn_map_get_str(ptn_bytes map, const char *key, ptn_str *ret_s);
 bool ptn_map_get_int(ptn_bytes map, const char *key, int64_t *ret_v);
 bool ptn_map_get_uint(ptn_bytes map, const char *key, uint64_t *ret_v);
 bool ptn_map_get_bool(ptn_bytes map, const char *key, bool *ret_v);
-/* Several at once, in one pass: ret_values[i] is what keys[i] (not empty) stands for, n == 0: it is
- * not there. */
-void ptn_map_pick(ptn_bytes map, const ptn_str *keys, size_t n, ptn_bytes *ret_values);
 enum ptn_kind ptn_kind_of(ptn_bytes value);
 
 #ifdef __cplusplus

@@ -188,43 +188,19 @@ bool ptn_map_get(ptn_bytes map, const char *key, ptn_bytes *ret_value) {
     return false;
 }
 
-/* Keys are short: a call costs more than the loop. */
-static inline bool key_is(ptn_str k, ptn_str wanted) {
-    size_t i = 0;
-    if (k.n != wanted.n)
-        return false;
-    while (i < k.n && k.p[i] == wanted.p[i])
-        i++;
-    return i == k.n;
-}
-
-void ptn_map_pick(ptn_bytes map, const ptn_str *keys, size_t n, ptn_bytes *ret_values) {
-    ptn_unpack u = ptn_unpack_of(map);
-    uint32_t pairs;
-    ptn_str k;
-    ptn_bytes value;
-    size_t next = 0; /* peers write maps in one order, mostly ours */
-    for (size_t i = 0; i < n; i++)
-        ret_values[i] = (ptn_bytes){NULL, 0};
-    if (!ptn_unpack_map(&u, &pairs))
-        return;
-    for (; pairs > 0; pairs--) {
-        if (!ptn__str_short(&u, &k) && !ptn_unpack_str(&u, &k)) {
-            k = (ptn_str){NULL, 0}; /* another kind of key cannot match, but is not an error */
-            if (!skip(&u, NULL))
-                return;
-        }
-        if (!skip(&u, &value))
-            return;
-        size_t i = next, left = n;
-        for (; left > 0 && !key_is(k, keys[i]); left--)
-            i = i + 1 < n ? i + 1 : 0;
-        if (left == 0)
-            continue;
-        if (ret_values[i].n == 0)
-            ret_values[i] = value;
-        next = i + 1 < n ? i + 1 : 0;
+bool ptn_unpack_pair(ptn_unpack *u, ptn_str *ret_key, ptn_bytes *ret_value) {
+    ptn_unpack at = *u;
+    ptn_str key;
+    if (!ptn__str_short(&at, &key) && !ptn_unpack_str(&at, &key)) {
+        key = (ptn_str){NULL, 0};
+        if (!skip(&at, NULL))
+            return false;
     }
+    if (!skip(&at, ret_value))
+        return false;
+    *ret_key = key;
+    *u = at;
+    return true;
 }
 
 bool ptn_map_get_str(ptn_bytes map, const char *key, ptn_str *ret_s) {

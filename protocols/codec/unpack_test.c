@@ -197,38 +197,32 @@ Test(unpack, map_lookup) {
     (void)ptn_buf_unref(b);
 }
 
-Test(unpack, several_members_at_once) {
-    const ptn_str keys[] = {PTN_STR("c"), PTN_STR("a"), PTN_STR("absent")};
-    ptn_bytes got[3];
+Test(unpack, pair_after_pair) {
     int err;
     ptn_buf *b = testing_pack_json(PTN_STR("{\"a\":1,\"b\":[{\"c\":2}],\"c\":{\"a\":9},\"a\":7}"),
                                    NULL, &err, NULL);
-    ptn_bytes m = ptn_buf_bytes(b), one;
-    ptn_map_pick(m, keys, 3, got);
-    for (size_t i = 0; i < 2; i++) {
-        cr_assert(ptn_map_get(m, keys[i].p, &one));
-        cr_expect(got[i].p == one.p && got[i].n == one.n, "the first of that name, as alone");
+    ptn_bytes m = ptn_buf_bytes(b), value, one;
+    static const char *const keys[] = {"a", "b", "c", "a"};
+    ptn_str key;
+    uint32_t n;
+    ptn_unpack u = ptn_unpack_of(m);
+    cr_assert(ptn_unpack_map(&u, &n) && n == PTN_ARRAY_LEN(keys));
+    for (size_t i = 0; i < n; i++) {
+        cr_assert(ptn_unpack_pair(&u, &key, &value) && ptn_str_eqz(key, keys[i]));
+        cr_assert(ptn_map_get(m, keys[i], &one));
+        cr_expect(i == 3 || (value.p == one.p && value.n == one.n), "as alone");
     }
-    cr_expect_eq(got[2].n, 0);
-    for (size_t n = 0; n < m.n; n++) {
-        uint8_t *tight = testing_tight_copy(m.p, n);
-        ptn_map_pick((ptn_bytes){tight, n}, keys, 3, got);
-        cr_expect_eq(got[2].n, 0, "cut at %zu", n);
+    cr_assert(u.p == u.end && !ptn_unpack_pair(&u, &key, &value));
+    for (size_t cut = 1; cut < m.n; cut++) {
+        uint8_t *tight = testing_tight_copy(m.p, cut);
+        u = (ptn_unpack){tight + 1, tight + cut}; /* behind the map's head */
+        for (ptn_unpack before = u; ptn_unpack_pair(&u, &key, &value); before = u)
+            cr_assert(value.p + value.n == u.p && u.p > before.p, "cut at %zu", cut);
         free(tight);
     }
-    ptn_map_pick(BYTES(0x91, 0xa1, 'c'), keys, 3, got);
-    cr_expect(got[0].n == 0 && got[1].n == 0, "not a map");
-    ptn_map_pick(BYTES(0x83, 0x01, 0x02, 0xa0, 0x04, 0xa1, 'a', 0x03), keys, 3, got);
-    cr_expect(got[1].n == 1 && got[1].p[0] == 3, "other keys are passed over");
-    static const char *const orders[] = {"{\"c\":1,\"a\":2}", "{\"a\":2,\"c\":1}",
-                                         "{\"b\":0,\"a\":2,\"d\":0,\"c\":1,\"c\":4}"};
-    for (size_t i = 0; i < PTN_ARRAY_LEN(orders); i++) {
-        ptn_buf *o = testing_pack_json(ptn_str_of(orders[i]), NULL, &err, NULL);
-        ptn_map_pick(ptn_buf_bytes(o), keys, 3, got);
-        cr_expect(got[0].n == 1 && got[0].p[0] == 1 && got[1].n == 1 && got[1].p[0] == 2, "%s",
-                  orders[i]);
-        (void)ptn_buf_unref(o);
-    }
+    u = ptn_unpack_of(BYTES(0x01, 0x02, 0xa1, 'a', 0x03));
+    cr_expect(ptn_unpack_pair(&u, &key, &value) && key.n == 0 && value.n == 1, "no text");
+    cr_expect(ptn_unpack_pair(&u, &key, &value) && ptn_str_eqz(key, "a"));
     (void)ptn_buf_unref(b);
 }
 

@@ -146,7 +146,7 @@ static bool segment_is_plain(ptn_str s) {
     return true;
 }
 
-static bool name_is_valid(ptn_str name, bool wildcards) {
+bool ptn_pattern_is_valid(ptn_str name) {
     if (name.n == 0 || name.n > PTN_TOPIC_BYTES_MAX ||
         !ptn_utf8_valid((const uint8_t *)name.p, name.n))
         return false;
@@ -154,8 +154,6 @@ static bool name_is_valid(ptn_str name, bool wildcards) {
     while (next_segment(&rest, &s)) {
         if (segment_is_plain(s))
             continue;
-        if (!wildcards)
-            return false;
         bool one = ptn_str_eqz(s, "*"), many = ptn_str_eqz(s, "**");
         if (!one && !(many && rest.p == NULL))
             return false;
@@ -163,12 +161,20 @@ static bool name_is_valid(ptn_str name, bool wildcards) {
     return true;
 }
 
+/* In one pass: every publication comes by here. */
 bool ptn_topic_is_valid(ptn_str topic) {
-    return name_is_valid(topic, false);
-}
-
-bool ptn_pattern_is_valid(ptn_str pattern) {
-    return name_is_valid(pattern, true);
+    bool begins = true; /* a segment, which is not empty */
+    uint8_t any = 0;
+    if (topic.n > PTN_TOPIC_BYTES_MAX)
+        return false;
+    for (size_t i = 0; i < topic.n; i++) {
+        const uint8_t ch = (uint8_t)topic.p[i];
+        if (ch <= 0x20 || ch == 0x7f || ch == '*' || (begins && ch == '.'))
+            return false;
+        begins = ch == '.';
+        any |= ch;
+    }
+    return !begins && (any < 0x80 || ptn_utf8_valid((const uint8_t *)topic.p, topic.n));
 }
 
 bool ptn_pattern_has_wildcard(ptn_str pattern) {

@@ -10,11 +10,11 @@
 
 #define CLOSE_NO_MEMORY 1011 /* as ws/ does (docs/api.md) */
 
-void frames__begin(ptn_pack *w, const char *type, ptn_bytes id, uint32_t n) {
+void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n) {
     ptn_pack_init(w, 0);
     ptn_pack_map(w, n + 1 + (id.n > 0));
     ptn_pack_key(w, "type");
-    ptn_pack_cstr(w, type);
+    ptn_pack_str(w, type);
     if (id.n > 0) {
         ptn_pack_key(w, "id");
         ptn_pack_raw(w, id);
@@ -75,7 +75,7 @@ static void pack_error_members(ptn_pack *w, const struct frames_error *e) {
 void frames__error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
                    const struct frames_error *e) {
     ptn_pack w;
-    frames__begin(&w, "error", id, error_members(e));
+    frames__begin(&w, PTN_STR("error"), id, error_members(e));
     pack_error_members(&w, e);
     frames__send(c, s, ticket, &w);
 }
@@ -150,7 +150,7 @@ static void pack_response_headers(ptn_pack *w, const ptn_response *r, const uint
 void frames__send_response(ptn_ctx *c, frames_session *s, const struct frames_call *call,
                            const ptn_response *r) {
     ptn_pack w;
-    frames__begin(&w, "response", frames__call_id(call), 3);
+    frames__begin(&w, PTN_STR("response"), frames__call_id(call), 3);
     ptn_pack_key(&w, "status");
     ptn_pack_uint(&w, r->status);
     ptn_pack_key(&w, "headers");
@@ -190,7 +190,7 @@ void frames__send_problem(ptn_ctx *c, frames_session *s, const struct frames_cal
     frames__trace_hex(call->trace, hex);
 
     ptn_pack w;
-    frames__begin(&w, "response", frames__call_id(call), 3);
+    frames__begin(&w, PTN_STR("response"), frames__call_id(call), 3);
     ptn_pack_key(&w, "status");
     ptn_pack_int(&w, info->status);
     ptn_pack_key(&w, "headers");

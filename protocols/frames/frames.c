@@ -180,7 +180,7 @@ static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
                          ptn_str session, bool resumed) {
     const ptn_principal *p = &s->identity.p;
     ptn_pack w;
-    frames__begin(&w, "welcome", id, 4);
+    frames__begin(&w, PTN_STR("welcome"), id, 4);
     ptn_pack_key(&w, "session");
     ptn_pack_str_or_nil(&w, session);
     ptn_pack_key(&w, "user");
@@ -445,7 +445,7 @@ static void handle_resume(ptn_ctx *c, frames_session *s, const struct frames_in 
 
 static void send_drain(ptn_ctx *c, frames_session *s, uint32_t reconnect_after_ms, ptn_str ticket) {
     ptn_pack w;
-    frames__begin(&w, "drain", (ptn_bytes){0}, 2);
+    frames__begin(&w, PTN_STR("drain"), (ptn_bytes){0}, 2);
     ptn_pack_key(&w, "reconnectAfterMs");
     ptn_pack_uint(&w, reconnect_after_ms);
     ptn_pack_key(&w, "ticket");
@@ -480,7 +480,7 @@ void frames_drain(ptn_ctx *c, frames_session *s, uint32_t reconnect_after_ms) {
 static void handle_ping(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     ptn_pack w;
     ptn_bytes timestamp;
-    frames__begin(&w, "pong", in->id, 2);
+    frames__begin(&w, PTN_STR("pong"), in->id, 2);
     ptn_pack_key(&w, "timestamp");
     if (ptn_map_get(in->frame, "timestamp", &timestamp))
         ptn_pack_raw(&w, timestamp);
@@ -542,7 +542,7 @@ static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in
     }
     if (s->one_answer) {
         ptn_pack w;
-        frames__begin(&w, "ok", in->id, 0);
+        frames__begin(&w, PTN_STR("ok"), in->id, 0);
         frames__send(c, s, in->ticket, &w);
     }
 }
@@ -628,29 +628,43 @@ static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
     return true;
 }
 
+/* Members of every frame, and of a publication; the first of each name.  False: not a map. */
+static bool read_members(ptn_bytes frame, struct frames_in *in, ptn_bytes *ret_type) {
+    ptn_unpack u = ptn_unpack_of(frame);
+    uint32_t n;
+    ptn_str key;
+    ptn_bytes value;
+    if (!ptn_unpack_map(&u, &n))
+        return false;
+    for (; n > 0 && ptn_unpack_pair(&u, &key, &value); n--) {
+        ptn_bytes *to = ptn_str_eqz(key, "type")         ? ret_type
+                        : ptn_str_eqz(key, "id")         ? &in->id
+                        : ptn_str_eqz(key, "data")       ? &in->data
+                        : ptn_str_eqz(key, "topic")      ? &in->topic
+                        : ptn_str_eqz(key, "durability") ? &in->durability
+                                                         : NULL;
+        if (to != NULL && to->n == 0)
+            *to = value;
+    }
+    return true;
+}
+
 void frames_handle(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes frame) {
     if (s->closed)
         return;
-    enum { TYPE, TOPIC, DATA, DURABILITY, ID, MEMBERS };
-    static const ptn_str members[] = {
-        {"type", 4}, {"topic", 5}, {"data", 4}, {"durability", 10}, {"id", 2}};
     struct frames_in in = {.ticket = ticket, .frame = frame};
     enum frames_type type;
-    ptn_bytes got[MEMBERS];
-    if (ptn_kind_of(frame) != PTN_KIND_MAP) {
+    ptn_bytes type_raw = {0};
+    if (!read_members(frame, &in, &type_raw)) {
         frames_send_error(c, s, ticket, in.id, PTN_CODE_INVALID_REQUEST, missing_type);
         return;
     }
-    ptn_map_pick(frame, members, MEMBERS, got);
-    in.topic = got[TOPIC];
-    in.data = got[DATA];
-    in.durability = got[DURABILITY];
-    if (!read_id(got[ID], &in.id)) {
+    if (!read_id(in.id, &in.id)) {
         in.id = (ptn_bytes){0};
         frames__invalid(c, s, &in, "id", "must be an integer or a text of at most 128 bytes");
         return;
     }
-    if (!read_type(c, s, &in, got[TYPE], &type) || !admit(c, s, &in, type))
+    if (!read_type(c, s, &in, type_raw, &type) || !admit(c, s, &in, type))
         return;
     switch (type) {
     case FRAMES_TYPE_PING:

@@ -91,7 +91,7 @@ static inline ptn_bytes frames__call_id(const struct frames_call *call) {
 /* ---- answers (answer.c) ---- */
 
 /* Begins a frame of n members beyond `type` and `id`. */
-void frames__begin(ptn_pack *w, const char *type, ptn_bytes id, uint32_t n);
+void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n);
 /* Finishes and sends; the session may have ended when it returns. */
 void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w);
 void frames__error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,

@@ -249,7 +249,7 @@ void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r) {
         refuse_topic(c, s, call->ticket, id, r->code, r->message, r->topic);
     } else {
         ptn_pack w;
-        frames__begin(&w, "subscribed", id, 4);
+        frames__begin(&w, PTN_STR("subscribed"), id, 4);
         ptn_pack_key(&w, "topic");
         ptn_pack_str(&w, r->topic);
         ptn_pack_key(&w, "epoch");
@@ -266,7 +266,7 @@ void frames_subscribed(ptn_ctx *c, frames_session *s, const ptn_subscribed *r) {
 
 void frames_gap(ptn_ctx *c, frames_session *s, const ptn_gap *g) {
     ptn_pack w;
-    frames__begin(&w, "gap", (ptn_bytes){0}, 4);
+    frames__begin(&w, PTN_STR("gap"), (ptn_bytes){0}, 4);
     ptn_pack_key(&w, "topic");
     ptn_pack_str(&w, g->topic);
     ptn_pack_key(&w, "from");
@@ -283,7 +283,7 @@ void frames__handle_unsubscribe(ptn_ctx *c, frames_session *s, const struct fram
     if (!check_hub(c, s, in) || !read_topics(c, s, in, &t))
         return;
     ptn_pack w;
-    frames__begin(&w, "unsubscribed", in->id, 1);
+    frames__begin(&w, PTN_STR("unsubscribed"), in->id, 1);
     ptn_pack_key(&w, "topics");
     ptn_pack_array(&w, t.n);
     for (uint32_t i = 0; i < t.n; i++) {
