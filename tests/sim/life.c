@@ -41,6 +41,7 @@
 #define CHECK_NS (250 * PTN_MS)
 #define CHECK_EVERY_STEPS 16u
 #define STARTS_MAX 3u
+#define MEMORY_CALM (16u << 20) /* a budget for what is free in the pools, and this load */
 
 static struct broker {
     ptn_env *env;
@@ -89,15 +90,26 @@ static void on_trace(const ptn_trace_event *e, void *arg) {
 
 /* ---- assembly -------------------------------------------------------------------------------- */
 
-/* mailbox: in messages; 0: as in production. */
-static ptn_addr spawn(const ptn_actor_ops *ops, void *arg, unsigned worker, uint32_t mailbox) {
+/* mailbox: in messages; 0: as in production.  sheds: requests are refused for having waited. */
+static ptn_addr spawn_at(const ptn_actor_ops *ops, void *arg, unsigned worker, uint32_t mailbox,
+                         bool sheds) {
     ptn_addr a = PTN_ADDR_NONE;
     ptn_actor_opts o = {.worker = (int)worker,
                         .mbox_msgs_max = mailbox != 0 ? mailbox : 16384,
-                        .mbox_bytes_max = 32u << 20};
+                        .mbox_bytes_max = 32u << 20,
+                        .queue_delay_ns = sheds ? world->plan.queue_delay_ns : 0};
     int err = ptn_runtime_spawn(B.rt, ops, &o, arg, PTN_PERMANENT, &a);
     PTN_ASSERT(err == 0);
     return a;
+}
+
+static ptn_addr spawn(const ptn_actor_ops *ops, void *arg, unsigned worker, uint32_t mailbox) {
+    return spawn_at(ops, arg, worker, mailbox, /* sheds= */ false);
+}
+
+static ptn_addr spawn_shedding(const ptn_actor_ops *ops, void *arg, unsigned worker,
+                               uint32_t mailbox) {
+    return spawn_at(ops, arg, worker, mailbox, /* sheds= */ true);
 }
 
 static const struct topic_rule durable_rules[] = {{.pattern = {"t.3", 3}}};
@@ -125,13 +137,14 @@ static void spawn_worker_actors(unsigned i) {
                                          .n_rules = p->durable};
     B.conversation[i] = (conversation_config){.directory = &B.d, .shard = i};
     B.sync[i] = (sync_config){.directory = &B.d};
-    B.d.sync[i] = spawn(&sync_actor, &B.sync[i], i, 0);
+    B.d.sync[i] = spawn_shedding(&sync_actor, &B.sync[i], i, 0);
     B.d.hub[i] = spawn(&ptn_hub_actor, B.hub[i], i, p->hub_mailbox);
     B.queue[i] = (offline_queue_config){.directory = &B.d};
     B.d.queue[i] = spawn(&offline_queue_actor, &B.queue[i], i, p->owner_mailbox);
-    B.d.topics[i] = spawn(&topics_actor, &B.topics[i], i, p->owner_mailbox);
-    B.d.conversation[i] = spawn(&conversation_actor, &B.conversation[i], i, p->owner_mailbox);
-    B.d.auth[i] = spawn(&auth_actor, &B.auth[i], i, 0);
+    B.d.topics[i] = spawn_shedding(&topics_actor, &B.topics[i], i, p->owner_mailbox);
+    B.d.conversation[i] =
+        spawn_shedding(&conversation_actor, &B.conversation[i], i, p->owner_mailbox);
+    B.d.auth[i] = spawn_shedding(&auth_actor, &B.auth[i], i, 0);
     B.d.health[i] = spawn(&health_actor, &B.health[i], i, 0);
     B.d.router[i] = spawn(&router_actor, &B.router[i], i, p->router_mailbox);
 }
@@ -140,7 +153,7 @@ static void spawn_all(void) {
     const struct plan *p = &world->plan;
     B.d.store = spawn(&store_actor, B.store, 0, 0);
     B.users = (users_config){.directory = &B.d};
-    B.d.users = spawn(&users_actor, &B.users, 0, 0);
+    B.d.users = spawn_shedding(&users_actor, &B.users, 0, 0);
     for (unsigned i = 0; i < p->workers; i++)
         spawn_worker_actors(i);
     for (unsigned i = 0; i < p->workers; i++) {
@@ -349,6 +362,8 @@ static void look(void *arg) {
         ptn_sim_faults_set(B.env, &calm);
         disk_faults_set(NULL);
         memory_recover();
+        if (world->plan.memory_bytes > 0)
+            ptn_memory_limit(MEMORY_CALM);
         B.settling = true;
         swarm_settle();
         B.settle_until = ptn_sim_now(B.env) + SETTLE_NS_MAX;
@@ -369,6 +384,8 @@ static void open_store(void) {
         .rt = B.rt,
         .directory = &B.d,
         .scrub_rate = 1 << 20,
+        .queue_delay_ns = world->plan.queue_delay_ns,
+        .batch_max = world->plan.batch_max,
         .jobs_max = world->plan.jobs_max,
         .bytes_max = world->plan.job_bytes_max,
         .db = {.vfs = DISK_VFS,
@@ -465,6 +482,10 @@ static void take_apart(void) {
     zmq_clients_done();
     ptn_sim_stats_read(B.env, &st);
     world->tally.buggified += st.buggified;
+    ptn_metrics_snapshot counts;
+    ptn_metrics_sum(&counts);
+    world->tally.shed_delay += counts.counter[PTN_C_SHED_DELAY];
+    world->tally.shed_memory += counts.counter[PTN_C_SHED_MEMORY];
     ORACLE(st.transports_open == 0, "balance: %u transports are still open", st.transports_open);
     ORACLE(ptn__streams_queued_bytes(B.rt) == 0, "balance: bytes wait in streams that are gone");
     store_close(B.store);
@@ -483,6 +504,7 @@ void life_run(bool trace) {
     ptn_log_set_level(PTN_LOG_ERROR);
     read_balance(&B.live_before, B.charged_before);
     make_tokens();
+    ptn_memory_limit(world->plan.memory_bytes);
     build();
     for (unsigned i = 0; i < world->plan.clients; i++)
         client_start(&B.clients[B.n_clients++], B.env, i);

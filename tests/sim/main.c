@@ -327,7 +327,8 @@ static void print_tally(void) {
                                 total->delivered,     total->passed,
                                 total->joined,        total->removed,
                                 total->synced,        total->pulled,
-                                total->rounds};
+                                total->rounds,        total->shed_delay,
+                                total->shed_memory};
     static const char *const words[] = {" seeds, ",
                                         " failed; ",
                                         " sessions, ",
@@ -362,7 +363,9 @@ static void print_tally(void) {
                                         " removed; ",
                                         " items synchronised, ",
                                         " messages pulled in ",
-                                        " rounds\n"};
+                                        " rounds; refused for delay ",
+                                        ", for memory ",
+                                        "\n"};
     for (size_t i = 0; i < PTN_ARRAY_LEN(numbers); i++)
         printf("%llu%s", (unsigned long long)numbers[i], words[i]);
 }

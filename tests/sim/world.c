@@ -17,6 +17,9 @@
 
 struct world *world;
 
+#define MEMORY_MIN (128u << 10)
+#define MEMORY_MAX (1u << 20)
+
 void oracle_failed(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
@@ -86,6 +89,17 @@ static void plan_zmq(uint64_t seed) {
     p->vandal_ppm = pick(r, 2, 1000, 50000);
 }
 
+/* Standing queues and a spent budget of memory. */
+static void plan_overload(uint64_t seed) {
+    ptn_sim_rng rng, *r = &rng;
+    struct plan *p = &world->plan;
+    ptn_sim_rng_seed(r, seed ^ UINT64_C(0x10ad));
+    p->queue_delay_ns = pick(r, 2, 1000, 1000);
+    p->queue_delay_ns <<= ptn_sim_rng_below(r, 12); /* handlers take little virtual time */
+    p->batch_max = pick(r, 2, 1, 4);
+    p->memory_bytes = pick(r, 3, MEMORY_MIN, MEMORY_MAX);
+}
+
 /* Those who try one thing, each kind in a part of the runs. */
 static void plan_guests(uint64_t seed) {
     ptn_sim_rng rng, *r = &rng;
@@ -132,6 +146,7 @@ void world_plan(uint64_t seed) {
     plan_storage(seed);
     plan_zmq(seed);
     plan_guests(seed);
+    plan_overload(seed);
 }
 
 bool actors_may_fail(void) {

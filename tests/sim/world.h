@@ -119,7 +119,8 @@ struct tally { /* how much a run has tested; never part of a verdict */
     uint64_t sessions, acks, refusals, events, resumed, not_recovered, publishes, answers, closed,
         seen, crashes, kills, power_losses, vanished, buggified, asks, downs, allocations_failed,
         disk_errors, disk_full, zmq_answers, zmq_events, zmq_holes, streamed, reads, logins,
-        tokens_refused, delivered, passed, joined, removed, synced, pulled, rounds;
+        tokens_refused, delivered, passed, joined, removed, synced, pulled, rounds, shed_delay,
+        shed_memory;
 };
 
 struct death {        /* of a life; all zero: it ends in order */
@@ -135,8 +136,10 @@ struct plan { /* drawn from the seed */
     ptn_time busy_ns; /* with faults, half of it in each further life; then all must settle */
     struct death deaths[LIVES_MAX - 1];
     uint32_t hub_mailbox, owner_mailbox, router_mailbox; /* messages; 0: as in production */
-    uint32_t memory_ppm, drought_ppm; /* allocations of the broker's code that fail */
-    uint32_t swarm, swarm_mailbox;    /* actors of swarm.c */
+    uint32_t memory_ppm, drought_ppm;      /* allocations of the broker's code that fail */
+    uint32_t swarm, swarm_mailbox;         /* actors of swarm.c */
+    uint32_t queue_delay_ns, memory_bytes; /* from when requests are refused; 0: never */
+    uint32_t batch_max;                    /* messages in one transaction; 0: as in production */
     uint32_t out_bytes_max, topics_max, history_max, requests_max, pipeline_max;
     uint32_t pause_mean_ms, long_message_ppm, burst_ppm, leave_ppm, vanish_ppm;
     bool durable;         /* the last topic is kept by the store */
