@@ -7,7 +7,7 @@ import tempfile
 
 
 def run(program, *arguments):
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=110, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -24,6 +24,7 @@ def main():
     refuses(program, "--seeds takes a number from 1", "--seeds")
     refuses(program, "--seed takes a number from 0", "--seed", "-1")
     refuses(program, "--jobs takes a number from 1", "--jobs", "0")
+    refuses(program, "--cpu-max takes a number from 1", "--cpu-max", "0")
     refuses(program, "usage:", "--file")
     refuses(program, "usage:", "--sed", "1")
     with tempfile.TemporaryDirectory() as folder:
@@ -38,6 +39,8 @@ def main():
         file.write_text("# a comment of any length " + 400 * "7 " + "\n 1\t# one\r\n3", encoding="utf-8")
         code, out, err = run(program, "--file", str(file), "--seeds", "1")
         assert code == 0 and out.startswith("3 seeds, 0 failed"), (code, out, err)
+        code, out, err = run(program, "--seeds", "8", "--cpu-max", "1")
+        assert code == 1 and ", 0 failed" in out and "TOO SLOW" in out, (code, out, err)
 
 
 main()
