@@ -42,6 +42,7 @@ struct queue {
     uint32_t n_acks;
     struct wish *wishes; /* of others that wait for the store */
     ptn_timer flush_timer;
+    uint32_t flushing; /* batches that the store has */
     bool stopping;
 };
 
@@ -85,10 +86,17 @@ static void tell_conversation(ptn_ctx *c, struct queue *q, ptn_str conversation,
     ptn_count(PTN_C_DROPPED_HUB_OVERLOAD, 1);
 }
 
+static void exit_when_done(ptn_ctx *c, struct queue *q) {
+    if (q->stopping && q->wishes == NULL && q->n_acks == 0 && q->flushing == 0)
+        ptn_exit(c, 0);
+}
+
 static void flushed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct queue *q = state;
     uint32_t n, fields;
     (void)arg;
+    q->flushing--;
+    exit_when_done(c, q);
     if (err != 0 || reply->type != PTN_MSG_STORE_FEED_ACKED) {
         PTN_LOG(PTN_LOG_WARN, "queue.acks_lost", PTN_F_Z("error", ptn_err_name(err)),
                 PTN_F_Z("effect", "messages will be delivered again"));
@@ -122,6 +130,7 @@ static bool flush_batch(ptn_ctx *c, struct queue *q) {
         ptn_buf_unref(b);
         return false;
     }
+    q->flushing++;
     while (n-- > 0)
         ack_drop(q, q->acks);
     return true;
@@ -134,8 +143,8 @@ static void flush_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     }
     if (q->n_acks > 0)
         ptn_timer_start(c, t, FLUSH_NS, flush_due, NULL);
-    else if (q->stopping && q->wishes == NULL)
-        ptn_exit(c, 0);
+    else
+        exit_when_done(c, q);
 }
 
 /* NULL: no memory, or too many wait. */
@@ -294,11 +303,6 @@ static void wish_ask(ptn_ctx *c, struct queue *q, const struct wish *wish, uint3
     if (x != NULL)
         wish_free(x);
     ptn_problem_pass(c, to, err, NULL);
-}
-
-static void exit_when_done(ptn_ctx *c, struct queue *q) {
-    if (q->stopping && q->wishes == NULL && q->n_acks == 0)
-        ptn_exit(c, 0);
 }
 
 static void opened(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {

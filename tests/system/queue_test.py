@@ -113,6 +113,26 @@ class FeedTest(QueueCase):
             self.assertEqual(contents(bob, 1), ["two"])
             bob.nothing_more("message")
 
+    def test_acknowledgements_on_their_way_survive_a_stop(self):
+        """An acknowledgement is gathered with others for a moment; a stop in between loses none, and warns of none."""
+        broker = Broker()
+        self.addCleanup(broker.remove)
+        self.addCleanup(broker.kill)
+        broker.start()
+        alice, bob = broker.user(), broker.user()
+        conversation = broker.conversation(alice, bob)
+        with connect(broker, bob, "d") as ws:
+            ws.fence()
+            said = say(broker, alice, conversation, "one", "two")
+            self.assertEqual(contents(ws, 2), ["one", "two"])
+            ws.send(type="ack", conversationId=conversation, seq=said[1]["seq"])
+            ws.fence()
+            broker.stop()
+        self.assertNotIn("queue.acks_lost", broker.stderr())
+        broker.start()
+        with connect(broker, bob, "d") as ws:
+            ws.nothing_more("message")
+
     def test_each_device_has_its_own_cursor(self):
         said = self.say("one", "two", "three")
         with connect(self.broker, self.bob, "phone") as phone:
