@@ -605,17 +605,21 @@ static int look(sqlite3 *sql, const char *text, char found[160]) {
 
 /* The ends of every table: cheap, whatever its size. */
 static int look_at_tables(sqlite3 *sql, char found[160]) {
-    static const char *const ends[][2] = {{"users", "id"},
-                                          {"sessions", "id"},
-                                          {"conversations", "key"},
-                                          {"members", "conversation"},
-                                          {"messages", "conversation"},
-                                          {"reads", "conversation"}};
+    /* Each by its first column, with which its key begins. */
+    static const char *const tables[] = {"users",    "sessions",   "conversations", "members",
+                                         "messages", "reads",      "topics",        "topic_log",
+                                         "cursors",  "deliveries", "dead_letters",  "edits",
+                                         "removals", "eras",       "meta",          "totals"};
+    static const char *const orders[] = {"ASC", "DESC"};
+    sqlite3_stmt *s = prepare(sql, "PRAGMA user_version");
+    bool is_first = s != NULL && sqlite3_step(s) == SQLITE_ROW && sqlite3_column_int(s, 0) < 2;
+    (void)sqlite3_finalize(s);
+    size_t n = is_first ? 6 : PTN_ARRAY_LEN(tables);
     int rc = look(sql, "SELECT count(*) FROM totals", found);
-    for (size_t i = 0; i < 2 * PTN_ARRAY_LEN(ends) && !is_damage(rc); i++) {
+    for (size_t i = 0; i < 2 * n && !is_damage(rc); i++) {
         char text[128];
-        (void)snprintf(text, sizeof text, "SELECT * FROM %s ORDER BY %s %s LIMIT 1", ends[i / 2][0],
-                       ends[i / 2][1], i % 2 == 0 ? "ASC" : "DESC");
+        (void)snprintf(text, sizeof text, "SELECT * FROM %s ORDER BY 1 %s LIMIT 1", tables[i / 2],
+                       orders[i % 2]);
         rc = look(sql, text, found);
     }
     return rc;

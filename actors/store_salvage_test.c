@@ -9,6 +9,7 @@
 #include "actors/store_testing.h"
 
 #include <dirent.h>
+#include <sqlite3.h>
 
 #define USERS 30
 #define CONVERSATIONS 5
@@ -223,4 +224,43 @@ Test(store_salvage, what_was_found_while_running_is_seen_to_by_the_next_start) {
     cr_expect(!st.same_epoch);
     st = start(0, &s);
     cr_expect_eq(st.users, USERS);
+}
+
+/* The page with the last row of a table (sqlite.org/dbstat.html). */
+static long last_page(const char *table) {
+    sqlite3 *sql;
+    sqlite3_stmt *s;
+    cr_assert_eq(sqlite3_open(dir.db, &sql), SQLITE_OK);
+    cr_assert_eq(
+        sqlite3_prepare_v2(sql,
+                           "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf'"
+                           " ORDER BY path DESC LIMIT 1",
+                           -1, &s, NULL),
+        SQLITE_OK, "%s", sqlite3_errmsg(sql));
+    (void)sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
+    cr_assert_eq(sqlite3_step(s), SQLITE_ROW, "%s", table);
+    long page = (long)sqlite3_column_int64(s, 0);
+    (void)sqlite3_finalize(s);
+    (void)sqlite3_close(sql);
+    return page;
+}
+
+Test(store_salvage, a_bad_end_of_any_table_is_seen_after_an_orderly_end) {
+    static const char *const tables[] = {"users",    "sessions",   "conversations", "members",
+                                         "messages", "reads",      "topics",        "topic_log",
+                                         "cursors",  "deliveries", "dead_letters",  "edits",
+                                         "removals", "eras",       "meta",          "totals"};
+    for (size_t i = 0; i < PTN_ARRAY_LEN(tables); i++) {
+        store_salvage s;
+        const char *why = "";
+        put_file(whole, bytes);
+        cr_assert_eq(store_salvage_if_damaged(dir.db, 1, 0, &s, &why), 0, "sound: %s", why);
+        FILE *f = fopen(dir.db, "r+b");
+        cr_assert_not_null(f);
+        cr_assert_eq(fseek(f, (last_page(tables[i]) - 1) * (long)PAGE, SEEK_SET), 0);
+        for (unsigned k = 0; k < PAGE; k++)
+            (void)fputc((int)(k * 131 + 7) & 0xff, f);
+        (void)fclose(f);
+        cr_expect_eq(store_salvage_if_damaged(dir.db, 1, 0, &s, &why), 1, "%s: %s", tables[i], why);
+    }
 }
