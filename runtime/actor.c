@@ -52,7 +52,24 @@ void ptn__ctx_enter(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     atomic_store_explicit(&w->ctx, c, memory_order_relaxed); /* last: a signal may look at it now */
 }
 
+bool ptn__in_call(const struct ptn__slot *s) {
+    const ptn_ctx *c = atomic_load_explicit(&s->worker->ctx, memory_order_relaxed);
+    while (c != NULL && (c->slot != s || c->cur == NULL))
+        c = c->outer;
+    return s->in_call || c != NULL;
+}
+
 /* ---- the end ------------------------------------------------------------------------------ */
+
+void ptn__exit_note(struct ptn__slot *s, int reason) {
+    s->notes |= PTN__NOTE_EXITING;
+    s->exit_reason = reason;
+    for (ptn_ctx *c = atomic_load_explicit(&s->worker->ctx, memory_order_relaxed); c != NULL;
+         c = c->outer) {
+        if (c->slot == s && c->cur != NULL && c->env == NULL)
+            c->last = c->cur; /* of its batch */
+    }
+}
 
 static void trace_crash(const struct ptn__slot *s, uint32_t type, int reason, const char *text) {
     ptn_trace_event t = {.kind = PTN_TRACE_CRASH,
@@ -122,7 +139,8 @@ static void actor_gone(struct ptn__slot *s) {
         ptn__env_put(w->rt, &w->mag, e);
     }
     /* One more round of the run loop: it drains what has been sent, and releases the slot. */
-    if (!s->queued)
+    s->notes |= PTN__NOTE_GONE;
+    if (s->run_next == NULL)
         ptn__runq_push(w, s);
     if (k->top)
         atomic_fetch_sub_explicit(&w->rt->top_live, 1, memory_order_acq_rel); /* partner: turn() */
@@ -172,9 +190,8 @@ void ptn__actor_end(struct ptn__slot *s, int reason) {
     if (s->life == PTN__DEAD)
         return;
     s->end_final = true;
-    if (s->in_call) { /* its code is on the stack: when that returns */
-        s->notes |= PTN__NOTE_EXITING;
-        s->exit_reason = reason;
+    if (ptn__in_call(s)) {
+        ptn__exit_note(s, reason);
         return;
     }
     if (s->ending)
@@ -190,7 +207,7 @@ int ptn__call(struct ptn__worker *w, ptn_addr owner, ptn__call_fn fn, void *arg)
     struct ptn__slot *s = ptn__slot_find(w->rt, owner);
     if (s == NULL || s->worker != w || s->self != owner || s->life != PTN__RUNNING || s->ending)
         return -PTN_ENOACTOR;
-    PTN_ASSERT(!s->in_call);
+    PTN_ASSERT(!ptn__in_call(s));
     ptn__worker_touch_clock(w);
     ptn_ctx c;
     ptn__ctx_enter(&c, w, s);
@@ -221,7 +238,7 @@ static void held_deliver(struct ptn__slot *s) {
         s->inbox_last = k->held_tail;
     s->inbox = k->held_head;
     k->held_head = k->held_tail = NULL;
-    if (!s->queued)
+    if (s->run_next == NULL)
         ptn__runq_push(s->worker, s);
 }
 
@@ -450,6 +467,8 @@ void ptn__slot_drain_quiet(struct ptn__slot *s) {
         ptn__defers_run(s);
         s->arena = ptn__arena_free(s->arena);
     }
+    if (s->inbox != NULL)
+        s->inbox_last->next = NULL;
     ptn__env_discard(w->rt, &w->mag, s->inbox);
     s->inbox = NULL;
     if (s->cold->held_head != NULL) {

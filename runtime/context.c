@@ -80,8 +80,7 @@ void ptn__defers_run(struct ptn__slot *s) {
 }
 
 void ptn_exit(ptn_ctx *c, int reason) {
-    c->slot->notes |= PTN__NOTE_EXITING;
-    c->slot->exit_reason = reason;
+    ptn__exit_note(c->slot, reason);
 }
 
 _Noreturn void ptn_fail(ptn_ctx *c, int reason, const char *fmt, ...) {

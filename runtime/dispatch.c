@@ -60,7 +60,7 @@ static ptn_time clock_read(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
     w->clock = w->env->ops->now(w->env);
     if (w->clock >= w->turn_until || c->n - w->sample_in >= TURN_MSGS)
-        c->turn_over = true;
+        c->turn_over = w->after_batch = true;
     return w->clock;
 }
 
@@ -89,9 +89,12 @@ static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, struct ptn__env 
     return rc;
 }
 
-/* Hands c->msg, which e carried, to the handler.  On a crash crashed() settles it. */
+/* Hands c->msg, which is more of what e carried, to the handler.  On a crash crashed() settles it.
+ */
 INLINE void call(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e,
                  bool counts) {
+    c->msg.from = e->from;
+    c->msg.type = e->type;
     bool sampled = counts && PTN_UNLIKELY(--w->sample_in == 0);
     c->cur = e;
     bool crash = e->type >= PTN_MSG_USER && PTN_BUGGIFY_CRASH("handler.crash");
@@ -113,8 +116,6 @@ static void msg_reset(ptn_ctx *c) {
 
 /* A message that is more than its sender and its type. */
 INLINE void handle(ptn_ctx *c, struct ptn__env *e, bool counts) {
-    c->msg.from = e->from;
-    c->msg.type = e->type;
     if (e->kind != PTN__ENV_CAST) {
         c->msg.corr = e->corr;
         c->msg.deadline = c->deadline = e->deadline;
@@ -236,6 +237,7 @@ static __attribute__((noinline)) void put_each(struct ptn__worker *w, struct ptn
 INLINE void batch_commit(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
                          struct ptn__env *e) {
     uint32_t n = c->mark - w->sample_in, handled = n;
+    c->mark = w->sample_in;
     uint64_t done = (uint64_t)n << 40;
     struct ptn__env *first = ptn__inbox_pop(s, e);
     if (PTN_UNLIKELY(s->notes & PTN__NOTE_ODD)) {
@@ -252,9 +254,23 @@ INLINE void batch_commit(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
     ptn__count(&s->handled, handled);
 }
 
+/* A batch of one cast of the own worker without payload. */
+INLINE void batch_commit_one(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
+                             struct ptn__env *e) {
+    c->mark--;
+    s->inbox = PTN_LIKELY(e == s->inbox_last) ? NULL : e->next;
+    ptn__env_put(w->rt, &w->mag, e);
+    ptn__near_load(s, -PTN__LOAD_ONE);
+    ptn__count(&s->handled, 1);
+}
+
+static __attribute__((noinline)) void batch_commit_noted(ptn_ctx *c, struct ptn__env *e) {
+    batch_commit(c, c->w, c->slot, e);
+}
+
 /* A cast with a payload or from another thread, or a request.  False: it is something else. */
 static __attribute__((noinline)) bool deliver(ptn_ctx *c, struct ptn__env *e) {
-    if (PTN_UNLIKELY(e->kind > PTN__ENV_REQUEST))
+    if (PTN_UNLIKELY(e->kind > PTN__ENV_REQUEST || e->to != c->slot->self))
         return false;
     size_t len = ptn__payload_len(e->buf);
     c->slot->notes |= PTN__NOTE_ODD;
@@ -280,25 +296,18 @@ static __attribute__((noinline)) bool deliver(ptn_ctx *c, struct ptn__env *e) {
 INLINE struct ptn__env *deliver_all(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
                                     struct ptn__env *e) {
     struct ptn__env *done = NULL;
-    s->in_call = true;
-    while (PTN_LIKELY(e->to == s->self)) {
-        if (PTN_LIKELY(e->how == PTN__ENV_CAST && e->buf == NULL)) {
-            c->msg.from = e->from;
-            c->msg.type = e->type;
+    do {
+        if (PTN_LIKELY(e->how == PTN__ENV_CAST)) {
+            /* Who sent it found the actor here, and a slot gets no other while this waits. */
+            PTN_DEBUG_ASSERT(e->to == s->self);
             call(c, w, s, e, /* counts= */ true);
         } else if (!deliver(c, e)) {
             break;
         }
         done = e;
-        if (e == c->last || PTN_UNLIKELY(s->notes & PTN__NOTE_EXITING) ||
-            PTN_BUGGIFY("batch.cut")) {
-            e = NULL;
-            break;
-        }
-        e = e->next;
-    }
+        e = e == c->last || PTN_BUGGIFY("batch.cut") ? NULL : e->next;
+    } while (e != NULL);
     c->cur = NULL;
-    s->in_call = false;
     if (PTN_LIKELY(done != NULL))
         batch_commit(c, w, s, done);
     return e;
@@ -337,7 +346,6 @@ static __attribute__((noinline)) bool deliver_other(ptn_ctx *c, struct ptn__env 
 INLINE void run_batch(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     struct ptn__env *e = s->inbox;
     c->last = s->inbox_last;
-    c->mark = w->sample_in;
     do {
         if (PTN_LIKELY(s->life == PTN__RUNNING)) {
             e = deliver_all(c, w, s, e);
@@ -353,10 +361,8 @@ INLINE void run_batch(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
 /* What most batches do not leave behind. */
 static __attribute__((noinline)) void batch_noted(ptn_ctx *c) {
     struct ptn__slot *s = c->slot;
-    if (s->notes & PTN__NOTE_EXITING) {
-        c->mark = c->w->sample_in;
+    if (s->notes & PTN__NOTE_EXITING)
         ptn__actor_exit(s);
-    }
     if (s->notes & PTN__NOTE_FAR) { /* relaxed, both: counters of the senders in send.c */
         if (c->far_done != 0)
             atomic_fetch_sub_explicit(&s->far_load, c->far_done, memory_order_relaxed);
@@ -367,31 +373,43 @@ static __attribute__((noinline)) void batch_noted(ptn_ctx *c) {
     }
     if (s->notes & PTN__NOTE_WATCHED)
         ptn__pressure_look(s);
+    if (s->notes & PTN__NOTE_GONE && s->inbox == NULL)
+        ptn__slot_release(s);
 }
 
-/* After a batch, whichever way it ended. */
-INLINE void batch_end(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
+/* After a batch, whichever way it ended.  Who is next in this turn? */
+INLINE struct ptn__slot *batch_end(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     if (PTN_UNLIKELY(s->notes != 0))
         batch_noted(c);
-    s->queued = false;
-    if (s->inbox != NULL)
-        ptn__runq_push(w, s);
-    else if (PTN_UNLIKELY(s->life == PTN__DEAD))
-        ptn__slot_release(s);
-    if (PTN_UNLIKELY(w->posts_waiting != 0))
+    struct ptn__slot *next = ptn__runq_turn(w, s);
+    if (PTN_UNLIKELY(w->after_batch)) {
+        w->after_batch = false;
         ptn__posts_flush(w);
+        if (c->turn_over)
+            return PTN__RUNQ_END;
+    }
+    return next;
 }
 
 /* Not part of the function that calls setjmp, where nothing may stay in a register. */
 static __attribute__((noinline)) void run_loop(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
-    while (w->runq != NULL && !c->turn_over) {
-        struct ptn__slot *s = w->runq;
-        w->runq = s->run_next;
-        c->slot = s; /* it stays queued, so that its own sends do not queue it again */
-        if (PTN_LIKELY(s->inbox != NULL))
+    struct ptn__slot *s = c->turn_over ? PTN__RUNQ_END : w->runq;
+    while (s != PTN__RUNQ_END) {
+        struct ptn__env *e = s->inbox;
+        c->slot = s;
+        if (PTN_LIKELY(s->life == PTN__RUNNING && e == s->inbox_last && e->how == PTN__ENV_CAST)) {
+            PTN_DEBUG_ASSERT(e->to == s->self);
+            call(c, w, s, e, /* counts= */ true);
+            c->cur = NULL;
+            if (PTN_LIKELY(s->notes == 0))
+                batch_commit_one(c, w, s, e);
+            else
+                batch_commit_noted(c, e);
+        } else if (PTN_LIKELY(e != NULL)) {
             run_batch(c, w, s);
-        batch_end(c, w, s);
+        }
+        s = batch_end(c, w, s);
     }
 }
 
@@ -410,11 +428,11 @@ static void crashed(ptn_ctx *c) {
         batch_commit(c, w, s, e);
     c->env = NULL;
     msg_reset(c);
-    batch_end(c, w, s);
+    (void)batch_end(c, w, s);
 }
 
 void ptn__actors_run(struct ptn__worker *w) {
-    if (w->runq == NULL)
+    if (ptn__runq_is_empty(w))
         return;
     ptn_ctx c;
     ptn__ctx_enter(&c, w, w->runq);

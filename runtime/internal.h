@@ -52,9 +52,10 @@ struct ptn__env {
     union {
         struct {
             uint16_t kind;
-            bool far; /* accounted in far_load: the sender was another thread */
+            bool far;     /* accounted in far_load: the sender was another thread */
+            bool payload; /* buf is there */
         };
-        uint32_t how; /* both at once; 0: a cast of the own worker */
+        uint32_t how; /* all at once; 0: a cast of the own worker, without payload */
     };
 };
 _Static_assert(sizeof(struct ptn__env) == PTN_CACHELINE, "an envelope is one cache line");
@@ -111,7 +112,8 @@ enum ptn__note {
     PTN__NOTE_FAR = 1,     /* another thread has sent to it */
     PTN__NOTE_WATCHED = 2, /* cold->n_pressure > 0 */
     PTN__NOTE_EXITING = 4, /* ptn_exit() was called */
-    PTN__NOTE_ODD = 8, /* the batch is more than casts without payload: ctx has more to account */
+    PTN__NOTE_ODD = 8,   /* the batch is more than casts without payload: ctx has more to account */
+    PTN__NOTE_GONE = 16, /* dead: to be released when its inbox is empty */
 };
 
 struct ptn__arena_chunk;
@@ -146,11 +148,10 @@ struct ptn__slot {
     uint64_t near_slack;                   /* the bounds once more, see PTN__LOAD_OVER */
     _Atomic(uint64_t) near_load;           /* sent by this worker, not handled yet; stats */
     struct ptn__env *inbox, *inbox_last;   /* oldest first; the newest, unless empty */
-    struct ptn__slot *run_next;
+    struct ptn__slot *run_next;            /* NULL: neither on the run queue nor running */
     const ptn_actor_ops *ops;
     uint8_t life;       /* enum ptn__life */
-    bool queued;        /* on the run queue, or running */
-    bool in_call;       /* the actor's code is on the stack, or was and comes next */
+    bool in_call;       /* its code is on the stack, but for casts and requests: ptn__in_call() */
     uint8_t notes;      /* PTN__NOTE_*: what has to be seen to after a message or a batch */
     bool end_final : 1; /* ends for good, whatever its supervisor would say */
     bool ending : 1;    /* inside the end sequence: no new asks, timers, resources */
@@ -239,6 +240,7 @@ struct ptn__wheel {
 
 /* ---- workers ------------------------------------------------------------------------------ */
 
+#define PTN__RUNQ_END ((struct ptn__slot *)1)
 #define PTN__PARKED ((struct ptn__env *)1)
 #define PTN__CLOSED ((struct ptn__env *)2)
 #define PTN__WORKER_MAGIC 0x50574b52u
@@ -319,10 +321,12 @@ struct ptn__worker {
     _Atomic(ptn_ctx *) ctx; /* the innermost; relaxed, for signal handlers on this thread */
     struct ptn__watch watch;
     struct ptn__spin spin;
-    struct ptn__slot *runq, *runq_last; /* next first; the last, unless empty */
-    uint64_t posts_waiting;             /* a bit for each worker with something in posts */
-    uint32_t sample_in;                 /* messages until one is measured, and the clock read */
-    struct ptn__mag mag;                /* for its own actors */
+    /* The actor that runs is the first; the last points to PTN__RUNQ_END.  Where that is. */
+    struct ptn__slot *runq, **runq_tail;
+    uint64_t posts_waiting; /* a bit for each worker with something in posts */
+    bool after_batch;       /* there may be posts, or the turn is over */
+    uint32_t sample_in;     /* messages until one is measured, and the clock read */
+    struct ptn__mag mag;    /* for its own actors */
     /* For messages that cross workers.  They move in the order they have in memory, so that the
      * prefetcher sees them coming, as long as nothing else takes and returns some in between. */
     struct ptn__mag far_mag;
@@ -367,16 +371,17 @@ static inline void ptn__count(_Atomic(uint64_t) *counter, uint64_t by) {
  * serves all actors of a turn, so all that must survive a jump is in here.
  *
  * w->sample_in is the one counter of a message; what else is counted by messages (those of the
- * batch, of the turn, of the actor) is told from how far it has come since a mark. */
+ * batch, of the turn, of the actor) is told from how far it has come since a mark.  cur is set
+ * while a handler is on the stack, and nowhere else. */
 struct ptn_ctx {
     struct ptn__worker *w;
     struct ptn__slot *slot;
     struct ptn__env *cur;  /* message being handled, NULL in callbacks */
-    struct ptn__env *last; /* the batch ends behind it */
+    struct ptn__env *last; /* the batch ends behind it, unless it is of one cast */
     ptn_msg msg;           /* cur, for its handler.  Between messages: a cast without payload */
     uint64_t near_done;    /* see ptn__batch_settle() */
     uint64_t far_done;     /* to subtract from far_load at the end of the batch */
-    uint32_t mark;         /* sample_in when the batch was accounted last */
+    uint32_t mark;         /* sample_in when messages were accounted last, so between batches */
     uint32_t unhandled;    /* taken since then, but not for the handler */
     unsigned n;            /* messages of the turn: n - sample_in */
     bool turn_over;
@@ -634,6 +639,10 @@ void ptn__actor_exit(struct ptn__slot *s);
 void ptn__actor_crash(ptn_ctx *c, int reason);
 /* Ends an actor for good, in order (fini runs).  Deferred while its own code is on the stack. */
 void ptn__actor_end(struct ptn__slot *s, int reason);
+/* Owner.  The actor's code is on the stack, or was and comes next. */
+bool ptn__in_call(const struct ptn__slot *s);
+/* Owner.  It ends behind what it does now. */
+void ptn__exit_note(struct ptn__slot *s, int reason);
 void ptn__ctx_enter(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s);
 static inline void ptn__ctx_leave(const ptn_ctx *c) {
     atomic_store_explicit(&c->w->ctx, c->outer, memory_order_relaxed);

@@ -68,26 +68,41 @@ static inline void ptn__env_put(ptn_runtime *rt, struct ptn__mag *m, struct ptn_
 
 /* ---- inbox and run queue; owner ----------------------------------------------------------- */
 
-/* s->queued is false. */
+static inline bool ptn__runq_is_empty(const struct ptn__worker *w) {
+    return w->runq == PTN__RUNQ_END;
+}
+
+/* s->run_next is NULL. */
 static inline void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s) {
-    s->queued = true;
-    s->run_next = NULL;
-    if (w->runq == NULL)
-        w->runq = s;
-    else
-        w->runq_last->run_next = s;
-    w->runq_last = s;
+    s->run_next = PTN__RUNQ_END;
+    *w->runq_tail = s;
+    w->runq_tail = &s->run_next;
+}
+
+/* The first one has run: it leaves, or goes to the end if it has more to do.  Who is next? */
+static inline struct ptn__slot *ptn__runq_turn(struct ptn__worker *w, struct ptn__slot *s) {
+    struct ptn__slot *next = s->run_next;
+    if (s->inbox == NULL) {
+        s->run_next = NULL;
+        if (PTN_UNLIKELY(next == PTN__RUNQ_END))
+            w->runq_tail = &w->runq;
+    } else if (next == PTN__RUNQ_END) {
+        next = s;
+    } else {
+        ptn__runq_push(w, s);
+    }
+    w->runq = next;
+    return next;
 }
 
 /* An actor with something in its inbox is on the run queue, or running.  In a batch the inbox still
- * begins with what the batch has taken. */
+ * begins with what the batch has taken.  The last one's next means nothing. */
 static inline void ptn__inbox_push(struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e) {
-    e->next = NULL;
     if (s->inbox != NULL) {
         s->inbox_last->next = e;
     } else {
         s->inbox = e;
-        if (!s->queued)
+        if (s->run_next == NULL)
             ptn__runq_push(w, s);
     }
     s->inbox_last = e;
@@ -96,7 +111,7 @@ static inline void ptn__inbox_push(struct ptn__worker *w, struct ptn__slot *s, s
 /* Takes the oldest ones up to e, which are the caller's now. */
 static inline struct ptn__env *ptn__inbox_pop(struct ptn__slot *s, const struct ptn__env *e) {
     struct ptn__env *first = s->inbox;
-    s->inbox = e->next;
+    s->inbox = e == s->inbox_last ? NULL : e->next;
     return first;
 }
 
@@ -141,6 +156,7 @@ static inline void ptn__post_add(struct ptn__worker *w, unsigned to, struct ptn_
     e->next = p->newest;
     p->newest = e;
     w->posts_waiting |= UINT64_C(1) << to;
+    w->after_batch = true;
     if (++p->n == PTN__POST_MAX || PTN_BUGGIFY("post.early"))
         ptn__post_flush(w, to);
 }

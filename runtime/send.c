@@ -72,8 +72,8 @@ INLINE struct ptn__env *env_fill(struct ptn__env *e, const struct ptn__env *prot
     e->type = proto->type;
     e->enq_us = proto->enq_us;
     e->how = proto->how;
-    if (far)
-        e->far = true;
+    e->far = far;
+    e->payload = buf != NULL;
     return e;
 }
 
@@ -222,14 +222,15 @@ static __attribute__((noinline)) int cast_slow(ptn_ctx *c, ptn_addr to, uint32_t
 /* ptn__send() written out for what is sent most, so that it calls nothing: the compiler keeps all
  * of it in registers, and fills in no more than a cast has.  Whatever is not as usual, a full
  * mailbox included, is done again there. */
-int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
+INLINE int cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, bool payload) {
     struct ptn__worker *w = c->w;
+    size_t len = payload ? take_payload->len : 0;
     struct ptn__slot *s = near_find(w, to);
     if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || !ptn__env_at_hand(&w->mag)))
         return cast_slow(c, to, type, take_payload);
     if (PTN_BUGGIFY("mailbox.full"))
-        return near_reserve_again(w, s, ptn__payload_len(take_payload), /* fault= */ true);
-    if (PTN_UNLIKELY(!near_reserve(s, ptn__payload_len(take_payload))))
+        return near_reserve_again(w, s, len, /* fault= */ true);
+    if (PTN_UNLIKELY(!near_reserve(s, len)))
         return cast_slow(c, to, type, take_payload);
     struct ptn__env *e = ptn__env_take(&w->mag);
     e->to = to;
@@ -238,8 +239,20 @@ int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
     e->type = type;
     e->enq_us = enq_us(w);
     e->how = PTN__ENV_CAST;
+    e->payload = payload;
     ptn__inbox_push(w, s, e);
     return 0;
+}
+
+static __attribute__((noinline)) int cast_payload(ptn_ctx *c, ptn_addr to, uint32_t type,
+                                                  ptn_buf *take_payload) {
+    return cast(c, to, type, take_payload, /* payload= */ true);
+}
+
+int ptn_cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload) {
+    if (take_payload != NULL)
+        return cast_payload(c, to, type, take_payload);
+    return cast(c, to, type, NULL, /* payload= */ false);
 }
 
 int ptn_publish(ptn_ctx *c, const ptn_addr *to, size_t n, uint32_t type, ptn_buf *take_payload,

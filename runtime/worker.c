@@ -139,7 +139,7 @@ bool ptn__worker_at_turn_end(struct ptn__worker *w) {
     if (w->turn_end_head != NULL)
         ptn__turn_ends_run(w);
     ptn__posts_flush(w); /* before a peer learns of what caused it */
-    bool more = ptn__streams_flush(w, /* busy= */ w->runq != NULL);
+    bool more = ptn__streams_flush(w, /* busy= */ !ptn__runq_is_empty(w));
     ptn__arena_reset(&w->scratch);
     return more || w->turn_end_head != NULL;
 }
@@ -299,7 +299,7 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     w->now_stale = true;
     if (atomic_load_explicit(&w->messages, memory_order_relaxed) != messages)
         ptn__spin_busy(&w->spin, end);
-    if (more || w->runq != NULL)
+    if (more || !ptn__runq_is_empty(w))
         return PTN_TURN_MORE;
     return worker_idle(w, end, ret_next_due);
 }
@@ -343,6 +343,8 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->index = index;
     w->high = index << 24;
     w->sample_in = 1;
+    w->runq = PTN__RUNQ_END;
+    w->runq_tail = &w->runq;
     w->now = w->clock = rt->env->ops->now(rt->env);
     ptn__wheel_init(&w->wheel, w->now);
     ptn__spin_init(&w->spin, rt->spin_ns);
