@@ -307,7 +307,14 @@ void ptn__actor_adopt(struct ptn__slot *s, ptn_addr self, const struct ptn__spaw
     /* relaxed: the reservation came before, on this thread or by the message that brought sp */
     uint64_t msgs_max = atomic_load_explicit(&s->msgs_max, memory_order_relaxed);
     uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
-    s->near_slack = PTN__LOAD_OVER - PTN__LOAD_ONE - 1 - (msgs_max << 40) - bytes_max;
+    uint64_t slack = PTN__LOAD_OVER - PTN__LOAD_ONE - 1 - (msgs_max << 40) - bytes_max;
+    uint64_t level = ptn__near_load(s) + slack;
+    /* release, both: partner are the acquire loads of a reader of statistics, which looks whether
+     * the generation is still the same */
+    atomic_store_explicit(&s->near_level, level, memory_order_release);
+    atomic_store_explicit(&s->near_slack, slack, memory_order_release);
+    if (s->index >= s->worker->slots.near_end)
+        s->worker->slots.near_end = s->index + 1;
     s->ops = sp->ops;
     if (sp->cold != NULL)
         s->cold = sp->cold;

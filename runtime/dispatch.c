@@ -89,8 +89,8 @@ static __attribute__((noinline)) int handle_sampled(ptn_ctx *c, struct ptn__env 
     return rc;
 }
 
-/* Hands c->msg, which is more of what e carried, to the handler.  On a crash crashed() settles it.
- */
+/* Hands e to the handler, by c->msg, whose other members the caller has set.  On a crash crashed()
+ * settles it. */
 INLINE void call(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e,
                  bool counts) {
     c->msg.from = e->from;
@@ -250,22 +250,8 @@ INLINE void batch_commit(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
     } else {
         ptn__env_put_list(w->rt, &w->mag, first, e, n);
     }
-    ptn__near_load(s, -done);
+    ptn__near_add(s, -done);
     ptn__count(&s->handled, handled);
-}
-
-/* A batch of one cast of the own worker without payload. */
-INLINE void batch_commit_one(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
-                             struct ptn__env *e) {
-    c->mark--;
-    s->inbox = PTN_LIKELY(e == s->inbox_last) ? NULL : e->next;
-    ptn__env_put(w->rt, &w->mag, e);
-    ptn__near_load(s, -PTN__LOAD_ONE);
-    ptn__count(&s->handled, 1);
-}
-
-static __attribute__((noinline)) void batch_commit_noted(ptn_ctx *c, struct ptn__env *e) {
-    batch_commit(c, c->w, c->slot, e);
 }
 
 /* A cast with a payload or from another thread, or a request.  False: it is something else. */
@@ -366,9 +352,7 @@ static __attribute__((noinline)) void batch_noted(ptn_ctx *c) {
     if (s->notes & PTN__NOTE_FAR) { /* relaxed, both: counters of the senders in send.c */
         if (c->far_done != 0)
             atomic_fetch_sub_explicit(&s->far_load, c->far_done, memory_order_relaxed);
-        atomic_store_explicit(&s->near_seen,
-                              atomic_load_explicit(&s->near_load, memory_order_relaxed),
-                              memory_order_relaxed);
+        atomic_store_explicit(&s->near_seen, ptn__near_load(s), memory_order_relaxed);
         c->far_done = 0;
     }
     if (s->notes & PTN__NOTE_WATCHED)
@@ -377,39 +361,59 @@ static __attribute__((noinline)) void batch_noted(ptn_ctx *c) {
         ptn__slot_release(s);
 }
 
-/* After a batch, whichever way it ended.  Who is next in this turn? */
+/* After a batch, whichever way it ended.  Who is next? */
 INLINE struct ptn__slot *batch_end(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s) {
     if (PTN_UNLIKELY(s->notes != 0))
         batch_noted(c);
-    struct ptn__slot *next = ptn__runq_turn(w, s);
-    if (PTN_UNLIKELY(w->after_batch)) {
-        w->after_batch = false;
-        ptn__posts_flush(w);
-        if (c->turn_over)
-            return PTN__RUNQ_END;
-    }
-    return next;
+    return ptn__runq_turn(w, s);
+}
+
+/* Any other batch.  On its own, so that the registers of run_loop() are for the usual one. */
+static __attribute__((noinline)) struct ptn__slot *run_other(ptn_ctx *c, struct ptn__worker *w,
+                                                             struct ptn__slot *s) {
+    if (PTN_LIKELY(s->inbox != NULL))
+        run_batch(c, w, s);
+    return batch_end(c, w, s);
+}
+
+static __attribute__((noinline)) struct ptn__slot *
+single_end_noted(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s, struct ptn__env *e) {
+    batch_commit(c, w, s, e);
+    return batch_end(c, w, s);
+}
+
+/* All of a batch of one cast without payload from its own worker: what chatty pairs have, with
+ * nothing looked at twice.  Who is next? */
+INLINE struct ptn__slot *run_single(ptn_ctx *c, struct ptn__worker *w, struct ptn__slot *s,
+                                    struct ptn__env *e) {
+    PTN_DEBUG_ASSERT(e->to == s->self);
+    call(c, w, s, e, /* counts= */ true);
+    c->cur = NULL;
+    if (PTN_UNLIKELY(s->notes != 0 || e != s->inbox_last))
+        return single_end_noted(c, w, s, e);
+    c->mark--;
+    s->inbox = NULL;
+    ptn__near_add(s, -PTN__LOAD_ONE);
+    ptn__count(&s->handled, 1);
+    ptn__env_put(w->rt, &w->mag, e);
+    return ptn__runq_leave(w, s);
 }
 
 /* Not part of the function that calls setjmp, where nothing may stay in a register. */
 static __attribute__((noinline)) void run_loop(ptn_ctx *c) {
     struct ptn__worker *w = c->w;
-    struct ptn__slot *s = c->turn_over ? PTN__RUNQ_END : w->runq;
-    while (s != PTN__RUNQ_END) {
-        struct ptn__env *e = s->inbox;
-        c->slot = s;
-        if (PTN_LIKELY(s->life == PTN__RUNNING && e == s->inbox_last && e->how == PTN__ENV_CAST)) {
-            PTN_DEBUG_ASSERT(e->to == s->self);
-            call(c, w, s, e, /* counts= */ true);
-            c->cur = NULL;
-            if (PTN_LIKELY(s->notes == 0))
-                batch_commit_one(c, w, s, e);
-            else
-                batch_commit_noted(c, e);
-        } else if (PTN_LIKELY(e != NULL)) {
-            run_batch(c, w, s);
-        }
-        s = batch_end(c, w, s);
+    struct ptn__slot *s = w->runq;
+    while (s != PTN__RUNQ_END && !c->turn_over) {
+        do {
+            struct ptn__env *e = s->inbox;
+            c->slot = s;
+            s = PTN_LIKELY(s->life == PTN__RUNNING && e == s->inbox_last && e->how == PTN__ENV_CAST)
+                    ? run_single(c, w, s, e)
+                    : run_other(c, w, s);
+        } while (PTN_LIKELY(s != PTN__RUNQ_END && !w->after_batch));
+        w->after_batch = false;
+        w->runq = s;
+        ptn__posts_flush(w);
     }
 }
 
@@ -428,7 +432,8 @@ static void crashed(ptn_ctx *c) {
         batch_commit(c, w, s, e);
     c->env = NULL;
     msg_reset(c);
-    (void)batch_end(c, w, s);
+    w->runq = batch_end(c, w, s);
+    ptn__posts_flush(w);
 }
 
 void ptn__actors_run(struct ptn__worker *w) {

@@ -146,18 +146,20 @@ static void depot_put(struct ptn__depot *d, struct ptn__env *e, uint32_t n) {
 
 /* ---- magazines ---------------------------------------------------------------------------- */
 
+void ptn__mag_init(struct ptn__mag *m) {
+    *m = (struct ptn__mag){.n_less = PTN__MAGAZINE - 1};
+}
+
 struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m) {
     struct ptn__depot *d = &rt->depot;
-    PTN_ASSERT(m->n[0] == 0);
-    if (m->n[1] > 0) {
-        m->list[0] = m->list[1];
-        m->n[0] = m->n[1];
-        m->list[1] = NULL;
-        m->n[1] = 0;
-    } else {
+    PTN_ASSERT(m->n_less == PTN__MAGAZINE - 1);
+    struct ptn__env *e = m->spare;
+    uint32_t n = m->n_spare;
+    m->spare = NULL;
+    if (e == NULL) {
         (void)pthread_mutex_lock(&d->lock);
-        struct ptn__env *e = d->full;
-        uint32_t n = PTN__MAGAZINE;
+        e = d->full;
+        n = PTN__MAGAZINE;
         if (e != NULL) {
             d->full = (struct ptn__env *)(uintptr_t)e->corr;
             n = e->type;
@@ -167,38 +169,36 @@ struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m) {
         (void)pthread_mutex_unlock(&d->lock);
         if (e == NULL)
             return NULL;
-        m->list[0] = e;
-        m->n[0] = n;
     }
-    struct ptn__env *e = m->list[0];
-    m->list[0] = e->next;
-    m->n[0]--;
-    return e;
+    m->n_less -= (int32_t)n;
+    return ptn__env_take(m, e);
 }
 
 /* The first magazine is full: it becomes the spare, and a full spare goes to the depot. */
 void ptn__env_spill(ptn_runtime *rt, struct ptn__mag *m) {
     struct ptn__depot *d = &rt->depot;
-    PTN_ASSERT(m->n[0] >= PTN__MAGAZINE);
-    if (m->n[1] >= PTN__MAGAZINE) {
+    PTN_ASSERT(m->n_less < 0);
+    if (m->spare != NULL) {
         (void)pthread_mutex_lock(&d->lock);
-        depot_put(d, m->list[1], m->n[1]);
+        depot_put(d, m->spare, m->n_spare);
         (void)pthread_mutex_unlock(&d->lock);
     }
-    m->list[1] = m->list[0];
-    m->n[1] = m->n[0];
-    m->list[0] = NULL;
-    m->n[0] = 0;
+    m->spare = m->list;
+    m->n_spare = (uint32_t)(PTN__MAGAZINE - 1 - m->n_less);
+    m->list = NULL;
+    m->n_less = PTN__MAGAZINE - 1;
 }
 
 /* A thread's end. */
 void ptn__mag_done(ptn_runtime *rt, struct ptn__mag *m) {
+    const uint32_t n = (uint32_t)(PTN__MAGAZINE - 1 - m->n_less);
     (void)pthread_mutex_lock(&rt->depot.lock);
-    for (unsigned i = 0; i < 2; i++)
-        if (m->n[i] > 0)
-            depot_put(&rt->depot, m->list[i], m->n[i]);
+    if (m->spare != NULL)
+        depot_put(&rt->depot, m->spare, m->n_spare);
+    if (n > 0)
+        depot_put(&rt->depot, m->list, n);
     (void)pthread_mutex_unlock(&rt->depot.lock);
-    *m = (struct ptn__mag){0};
+    ptn__mag_init(m);
 }
 
 void ptn__env_discard(ptn_runtime *rt, struct ptn__mag *m, struct ptn__env *e) {

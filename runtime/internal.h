@@ -62,8 +62,9 @@ _Static_assert(sizeof(struct ptn__env) == PTN_CACHELINE, "an envelope is one cac
 
 #define PTN__MAGAZINE 64 /* envelopes, at least, that move to the depot and back under one lock */
 struct ptn__mag {
-    struct ptn__env *list[2]; /* [0] in use, [1] spare: full or empty */
-    uint32_t n[2];
+    struct ptn__env *list, *spare; /* the one in use; a full one, or NULL */
+    int32_t n_less;                /* of list: how many fit; below 0: it is full */
+    uint32_t n_spare;
 };
 
 /* ---- resources: whatever must be released when an actor ends ------------------------------- */
@@ -104,9 +105,10 @@ enum ptn__life {
 
 #define PTN__LOAD_ONE ((uint64_t)1 << 40) /* a load is msgs:24 | bytes:40 */
 #define PTN__LOAD_BYTES (PTN__LOAD_ONE - 1)
-/* The top bits of both: set in load + slack, where slack is (half the range - 1 - bound) of each,
- * when one of them is over its bound. */
-#define PTN__LOAD_OVER ((uint64_t)1 << 63 | (uint64_t)1 << 39)
+/* The top bits of both: set in a level, which is load + slack, where slack is (half the range - 1 -
+ * bound) of each, when one of them is over its bound. */
+#define PTN__LOAD_OVER_MSGS ((uint64_t)1 << 63)
+#define PTN__LOAD_OVER (PTN__LOAD_OVER_MSGS | (uint64_t)1 << 39)
 
 enum ptn__note {
     PTN__NOTE_FAR = 1,     /* another thread has sent to it */
@@ -134,7 +136,7 @@ struct ptn__queue_delay {
 struct ptn__slot {
     /* line 0: what senders on other threads touch */
     _Alignas(PTN_CACHELINE) _Atomic(uint64_t) far_load; /* sent by other threads, not handled yet */
-    _Atomic(uint64_t) near_seen; /* near_load as of the last batch, once far is set */
+    _Atomic(uint64_t) near_seen; /* ptn__near_load() as of the last batch, with NOTE_FAR */
     _Atomic(uint64_t) refused;   /* stats */
     _Atomic(uint32_t) gen;       /* odd: live */
     _Atomic(uint32_t) msgs_max, bytes_max;
@@ -145,8 +147,8 @@ struct ptn__slot {
 
     /* line 1: owner, to send to it */
     _Alignas(PTN_CACHELINE) ptn_addr self; /* 0: dead */
-    uint64_t near_slack;                   /* the bounds once more, see PTN__LOAD_OVER */
-    _Atomic(uint64_t) near_load;           /* sent by this worker, not handled yet; stats */
+    _Atomic(uint64_t) near_slack;          /* the bounds once more, see PTN__LOAD_OVER */
+    _Atomic(uint64_t) near_level;          /* near_slack + what ptn__near_load() says; stats */
     struct ptn__env *inbox, *inbox_last;   /* oldest first; the newest, unless empty */
     struct ptn__slot *run_next;            /* NULL: neither on the run queue nor running */
     const ptn_actor_ops *ops;
@@ -178,10 +180,15 @@ _Static_assert(offsetof(struct ptn__slot, state) == 2 * (size_t)PTN_CACHELINE, "
 /* An idle actor is a slot and an arena chunk that fits its state. */
 _Static_assert(sizeof(struct ptn__slot) == 3 * (size_t)PTN_CACHELINE, "an idle actor stays small");
 
-/* Any thread.  What waits for it, from everybody.  relaxed: a hint */
+/* Owner.  Sent by this worker, not handled yet. */
+static inline uint64_t ptn__near_load(const struct ptn__slot *s) {
+    return atomic_load_explicit(&s->near_level, memory_order_relaxed) -
+           atomic_load_explicit(&s->near_slack, memory_order_relaxed);
+}
+
+/* Owner.  What waits for it, from everybody.  relaxed: a hint */
 static inline uint64_t ptn__load(const struct ptn__slot *s) {
-    return atomic_load_explicit(&s->near_load, memory_order_relaxed) +
-           atomic_load_explicit(&s->far_load, memory_order_relaxed);
+    return ptn__near_load(s) + atomic_load_explicit(&s->far_load, memory_order_relaxed);
 }
 
 /* What most actors do not have most of the time.  Allocated by ptn__cold_own() at the first use,
@@ -220,10 +227,11 @@ void ptn__cold_drop(struct ptn__slot *s);
 
 struct ptn__slot_table {
     _Atomic(struct ptn__slot *) *chunks; /* release store; acquire partner in ptn__slot_find() */
+    uint32_t near_end;                   /* owner: all slots from here on never had an actor */
+    _Atomic(uint32_t) n_chunks;
     void **chunk_blocks;
     pthread_mutex_t lock;   /* free list and growth: spawn and end, never a cast */
     struct ptn__slot *free; /* last in, first out: the warm one */
-    _Atomic(uint32_t) n_chunks;
     uint32_t n_slots;
 };
 
@@ -312,7 +320,6 @@ struct ptn__worker {
     void *streams; /* stream.c's */
     ptn_time now;  /* refreshed at the start of a turn, and by the first callback after one */
     unsigned index;
-    uint32_t high; /* index << 24: the upper half of its addresses, but for the slot */
     uint32_t magic;
     ptn_time clock; /* the latest reading; now <= clock */
     bool now_stale;
@@ -321,12 +328,16 @@ struct ptn__worker {
     _Atomic(ptn_ctx *) ctx; /* the innermost; relaxed, for signal handlers on this thread */
     struct ptn__watch watch;
     struct ptn__spin spin;
-    /* The actor that runs is the first; the last points to PTN__RUNQ_END.  Where that is. */
-    struct ptn__slot *runq, **runq_tail;
     uint64_t posts_waiting; /* a bit for each worker with something in posts */
     bool after_batch;       /* there may be posts, or the turn is over */
-    uint32_t sample_in;     /* messages until one is measured, and the clock read */
-    struct ptn__mag mag;    /* for its own actors */
+    /* One line: what a message to an actor of this worker takes.
+     * The actor that runs is the first; the last points to PTN__RUNQ_END.  Where that is. */
+    _Alignas(PTN_CACHELINE) struct ptn__slot *runq;
+    struct ptn__slot **runq_tail;
+    struct ptn__mag mag; /* for its own actors */
+    uint32_t sample_in;  /* messages until one is measured, and the clock read */
+    uint32_t high;       /* index << 24: the upper half of its addresses, but for the slot */
+    struct ptn__slot_table slots;
     /* For messages that cross workers.  They move in the order they have in memory, so that the
      * prefetcher sees them coming, as long as nothing else takes and returns some in between. */
     struct ptn__mag far_mag;
@@ -343,7 +354,6 @@ struct ptn__worker {
     struct ptn__token *token_free;
     uint32_t n_ask_free, n_token_free;
     uint32_t n_ask_made, n_token_made; /* allocated, free ones included */
-    struct ptn__slot_table slots;
     struct ptn__dead_letter dead_ring[PTN__DEAD_RING];
     uint32_t dead_traced;
     ptn_time dead_quiet_until;
@@ -357,6 +367,10 @@ struct ptn__worker {
     struct ptn__post posts[PTN_WORKERS_MAX];
     struct ptn__stream_counts stream_counts;
 };
+
+_Static_assert(offsetof(struct ptn__worker, slots.chunk_blocks) ==
+                   offsetof(struct ptn__worker, runq) + PTN_CACHELINE,
+               "one line");
 
 /* A counter of the owner that others read: relaxed, single writer, so no locked instruction. */
 static inline void ptn__count(_Atomic(uint64_t) *counter, uint64_t by) {
@@ -470,6 +484,7 @@ struct ptn_runtime {
 
 /* ---- envelope.c --------------------------------------------------------------------------- */
 
+void ptn__mag_init(struct ptn__mag *m);
 /* From the magazine, uninitialised.  NULL: no memory. */
 struct ptn__env *ptn__env_refill(ptn_runtime *rt, struct ptn__mag *m);
 /* When there is no other: for SYSTEM and CONTROL, and half of the reserve for REPLY.  NULL: that is
@@ -500,13 +515,15 @@ static inline struct ptn__slot *ptn__slot_of(const struct ptn__worker *w, ptn_ad
     return PTN_UNLIKELY(chunk == NULL) ? NULL : &chunk[si % PTN__CHUNK_SLOTS];
 }
 
-/* The same for an address of any worker; NULL: not of this one, or no such slot. */
+/* Owner.  The actor of any address; NULL: another worker's, or not here. */
 static inline struct ptn__slot *ptn__slot_here(const struct ptn__worker *w, ptn_addr a) {
-    /* Another worker's is past all chunks.  acquire: partner is the release store in slot.c */
-    uint32_t si = (uint32_t)(a >> 32) ^ w->high, k = si / PTN__CHUNK_SLOTS;
-    if (PTN_UNLIKELY(k >= atomic_load_explicit(&w->slots.n_chunks, memory_order_acquire)))
+    uint32_t si = (uint32_t)(a >> 32) ^ w->high; /* another worker's is past all slots */
+    if (PTN_UNLIKELY(si >= w->slots.near_end))
         return NULL;
-    return &atomic_load_explicit(&w->slots.chunks[k], memory_order_relaxed)[si % PTN__CHUNK_SLOTS];
+    /* relaxed: whoever adopted an actor there has seen the chunk */
+    struct ptn__slot *s = &atomic_load_explicit(&w->slots.chunks[si / PTN__CHUNK_SLOTS],
+                                                memory_order_relaxed)[si % PTN__CHUNK_SLOTS];
+    return PTN_LIKELY(s->self == a) ? s : NULL;
 }
 
 /* The same for any address; NULL: no such worker or slot. */

@@ -19,15 +19,15 @@
 
 /* ---- envelopes from a magazine ------------------------------------------------------------ */
 
-/* Is there one that needs no call? */
-static inline bool ptn__env_at_hand(const struct ptn__mag *m) {
-    return m->list[0] != NULL; /* never in sanitizer builds */
+/* One that needs no call; NULL: none, and never in sanitizer builds. */
+static inline struct ptn__env *ptn__env_at_hand(const struct ptn__mag *m) {
+    return m->list;
 }
 
-static inline struct ptn__env *ptn__env_take(struct ptn__mag *m) {
-    struct ptn__env *e = m->list[0];
-    m->list[0] = e->next;
-    m->n[0]--;
+/* e is at hand. */
+static inline struct ptn__env *ptn__env_take(struct ptn__mag *m, struct ptn__env *e) {
+    m->list = e->next;
+    m->n_less++;
     return e;
 }
 
@@ -38,7 +38,8 @@ static inline struct ptn__env *ptn__env_get(ptn_runtime *rt, struct ptn__mag *m)
     (void)m;
     return aligned_alloc(PTN_CACHELINE, sizeof(struct ptn__env));
 #else
-    return PTN_LIKELY(ptn__env_at_hand(m)) ? ptn__env_take(m) : ptn__env_refill(rt, m);
+    struct ptn__env *e = ptn__env_at_hand(m);
+    return PTN_LIKELY(e != NULL) ? ptn__env_take(m, e) : ptn__env_refill(rt, m);
 #endif
 }
 
@@ -54,10 +55,9 @@ static inline void ptn__env_put_list(ptn_runtime *rt, struct ptn__mag *m, struct
             free(e);
     }
 #else
-    last->next = m->list[0];
-    m->list[0] = first;
-    m->n[0] += n;
-    if (PTN_UNLIKELY(m->n[0] >= PTN__MAGAZINE))
+    last->next = m->list;
+    m->list = first;
+    if (PTN_UNLIKELY((m->n_less -= (int32_t)n) < 0))
         ptn__env_spill(rt, m);
 #endif
 }
@@ -79,19 +79,26 @@ static inline void ptn__runq_push(struct ptn__worker *w, struct ptn__slot *s) {
     w->runq_tail = &s->run_next;
 }
 
-/* The first one has run: it leaves, or goes to the end if it has more to do.  Who is next? */
+/* The first one has nothing left to do.  Who is next?  w->runq is the caller's, but not at the end.
+ */
+static inline struct ptn__slot *ptn__runq_leave(struct ptn__worker *w, struct ptn__slot *s) {
+    struct ptn__slot *next = s->run_next;
+    s->run_next = NULL;
+    if (PTN_UNLIKELY(next == PTN__RUNQ_END)) {
+        w->runq = PTN__RUNQ_END;
+        w->runq_tail = &w->runq;
+    }
+    return next;
+}
+
+/* The first one has had its turn: it leaves, or goes to the end.  As above. */
 static inline struct ptn__slot *ptn__runq_turn(struct ptn__worker *w, struct ptn__slot *s) {
     struct ptn__slot *next = s->run_next;
-    if (s->inbox == NULL) {
-        s->run_next = NULL;
-        if (PTN_UNLIKELY(next == PTN__RUNQ_END))
-            w->runq_tail = &w->runq;
-    } else if (next == PTN__RUNQ_END) {
-        next = s;
-    } else {
-        ptn__runq_push(w, s);
-    }
-    w->runq = next;
+    if (s->inbox == NULL)
+        return ptn__runq_leave(w, s);
+    if (next == PTN__RUNQ_END)
+        return s;
+    ptn__runq_push(w, s);
     return next;
 }
 
@@ -118,9 +125,9 @@ static inline struct ptn__env *ptn__inbox_pop(struct ptn__slot *s, const struct 
 /* ---- load --------------------------------------------------------------------------------- */
 
 /* Owner.  Changes what its own worker's messages weigh: a store, because only the owner writes. */
-static inline void ptn__near_load(struct ptn__slot *s, uint64_t add) {
-    atomic_store_explicit(&s->near_load,
-                          atomic_load_explicit(&s->near_load, memory_order_relaxed) + add,
+static inline void ptn__near_add(struct ptn__slot *s, uint64_t add) {
+    atomic_store_explicit(&s->near_level,
+                          atomic_load_explicit(&s->near_level, memory_order_relaxed) + add,
                           memory_order_relaxed);
 }
 
@@ -131,7 +138,7 @@ static inline void ptn__load_release(struct ptn__slot *s, const struct ptn__env 
     if (e->far) /* relaxed: partner is the senders' fetch_add in send.c */
         atomic_fetch_sub_explicit(&s->far_load, PTN__LOAD_ONE + len, memory_order_relaxed);
     else
-        ptn__near_load(s, -(PTN__LOAD_ONE + len));
+        ptn__near_add(s, -(PTN__LOAD_ONE + len));
 }
 
 /* Owner.  Gives back the room of what the batch has taken so far.  That is once at its end, but in
@@ -141,7 +148,7 @@ static inline void ptn__batch_settle(ptn_ctx *c) {
     uint64_t done = ((uint64_t)ptn__batch_taken(c) << 40) + c->near_done;
     if (done == 0)
         return;
-    ptn__near_load(c->slot, -done);
+    ptn__near_add(c->slot, -done);
     c->near_done -= done;
     c->slot->notes |= PTN__NOTE_ODD;
 }

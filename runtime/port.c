@@ -32,6 +32,7 @@ void ptn__gate_shut(_Atomic(uint32_t) *gate) {
 
 void ptn__foreign_open(ptn_runtime *rt, struct ptn__foreign *f) {
     f->rt = rt;
+    ptn__mag_init(&f->mag);
     (void)pthread_mutex_lock(&rt->foreign_lock);
     atomic_init(&f->gate, rt->foreign_shut ? PTN__GATE_CLOSED : 0);
     f->next = rt->foreign;

@@ -139,7 +139,10 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
     const char *name = atomic_load_explicit(&s->ops_name, memory_order_acquire);
     if ((gen & 1) == 0 || name == NULL)
         return false;
-    uint64_t load = ptn__load(s);
+    /* acquire, both: partner are the release stores in ptn__actor_adopt() */
+    uint64_t load = atomic_load_explicit(&s->near_level, memory_order_acquire) -
+                    atomic_load_explicit(&s->near_slack, memory_order_acquire) +
+                    relaxed(&s->far_load);
     uint32_t inits = atomic_load_explicit(&s->incarnation, memory_order_relaxed);
     *st = (ptn_actor_stats){
         .name = name,
@@ -152,7 +155,7 @@ static bool slot_stats(const struct ptn__slot *s, unsigned worker, ptn_actor_sta
         .restarts = inits > 0 ? inits - 1 : 0,
         .busy_ns_sum = relaxed(&s->busy_ns_sum),
     };
-    return true;
+    return atomic_load_explicit(&s->gen, memory_order_relaxed) == gen;
 }
 
 void ptn_waits_visit(ptn_runtime *rt,

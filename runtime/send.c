@@ -18,15 +18,17 @@ static __attribute__((noinline)) int refuse(struct ptn__slot *s, size_t len, uin
     return -PTN_EOVERLOAD;
 }
 
-/* Owner of s.  Reserves room for one message; what came from other threads counts, too. */
-static inline bool near_reserve(struct ptn__slot *s, size_t len) {
-    uint64_t near = atomic_load_explicit(&s->near_load, memory_order_relaxed) + PTN__LOAD_ONE + len;
-    uint64_t load = near;
-    if (PTN_UNLIKELY(s->notes & PTN__NOTE_FAR)) /* relaxed: a counter */
-        load += atomic_load_explicit(&s->far_load, memory_order_relaxed);
-    if (PTN_UNLIKELY(((load + s->near_slack) & PTN__LOAD_OVER) != 0))
+/* Owner of s.  Reserves room for one message; what came from other threads counts, too.  over: what
+ * is bounded, PTN__LOAD_OVER or, when len is 0, PTN__LOAD_OVER_MSGS. */
+static inline bool near_reserve(struct ptn__slot *s, size_t len, uint64_t over) {
+    uint64_t level =
+        atomic_load_explicit(&s->near_level, memory_order_relaxed) + PTN__LOAD_ONE + len;
+    if (PTN_UNLIKELY((level & over) != 0))
         return false;
-    atomic_store_explicit(&s->near_load, near, memory_order_relaxed);
+    if (PTN_UNLIKELY(s->notes & PTN__NOTE_FAR) && /* relaxed: a counter */
+        ((level + atomic_load_explicit(&s->far_load, memory_order_relaxed)) & over) != 0)
+        return false;
+    atomic_store_explicit(&s->near_level, level, memory_order_relaxed);
     return true;
 }
 
@@ -36,13 +38,13 @@ static __attribute__((noinline)) int near_reserve_again(struct ptn__worker *w, s
     for (ptn_ctx *c = atomic_load_explicit(&w->ctx, memory_order_relaxed); c != NULL; c = c->outer)
         if (c->slot == s)
             ptn__batch_settle(c);
-    return !fault && near_reserve(s, len)
+    return !fault && near_reserve(s, len, PTN__LOAD_OVER)
                ? 0
                : refuse(s, len, atomic_load_explicit(&s->bytes_max, memory_order_relaxed));
 }
 
 /* Another thread.  The same against far_load, exactly up to the number of concurrent senders, and
- * near_load as the owner last showed it. */
+ * what came from its own as that last showed it. */
 static inline int far_reserve(struct ptn__slot *s, size_t len) {
     uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
     uint64_t add = PTN__LOAD_ONE + len;
@@ -126,12 +128,6 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
     return 0;
 }
 
-/* Owner of w.  NULL: another worker's, or not here. */
-INLINE struct ptn__slot *near_find(const struct ptn__worker *w, ptn_addr to) {
-    struct ptn__slot *s = ptn__slot_here(w, to);
-    return PTN_LIKELY(s != NULL && s->self == to) ? s : NULL;
-}
-
 /* Of this worker, and not here.  Gone, or created by another worker a moment ago: then its ADOPT
  * waits on our ready stack, and the message goes there, behind it. */
 static __attribute__((noinline)) int
@@ -142,7 +138,7 @@ send_unborn(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_p
 }
 
 int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take_payload) {
-    struct ptn__slot *s = near_find(w, proto->to);
+    struct ptn__slot *s = ptn__slot_here(w, proto->to);
     if (s == NULL)
         return (unsigned)(proto->to >> 56) == w->index
                    ? send_unborn(w, proto, take_payload)
@@ -150,7 +146,7 @@ int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = bounded ? ptn__payload_len(take_payload) : 0;
     bool fault = bounded && PTN_BUGGIFY("mailbox.full");
-    if (bounded && (fault || !near_reserve(s, len))) {
+    if (bounded && (fault || !near_reserve(s, len, PTN__LOAD_OVER))) {
         int err = near_reserve_again(w, s, len, fault);
         if (err < 0)
             return err;
@@ -158,7 +154,7 @@ int ptn__send(struct ptn__worker *w, const struct ptn__env *proto, ptn_buf *take
     struct ptn__env *e = envelope_for(w->rt, &w->mag, proto->kind);
     if (PTN_UNLIKELY(e == NULL)) {
         if (bounded)
-            ptn__near_load(s, -(PTN__LOAD_ONE + len));
+            ptn__near_add(s, -(PTN__LOAD_ONE + len));
         return -PTN_ENOMEM;
     }
     ptn__inbox_push(w, s, env_fill(e, proto, take_payload, /* far= */ false));
@@ -225,14 +221,15 @@ static __attribute__((noinline)) int cast_slow(ptn_ctx *c, ptn_addr to, uint32_t
 INLINE int cast(ptn_ctx *c, ptn_addr to, uint32_t type, ptn_buf *take_payload, bool payload) {
     struct ptn__worker *w = c->w;
     size_t len = payload ? take_payload->len : 0;
-    struct ptn__slot *s = near_find(w, to);
-    if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || !ptn__env_at_hand(&w->mag)))
+    struct ptn__slot *s = ptn__slot_here(w, to);
+    struct ptn__env *e = ptn__env_at_hand(&w->mag);
+    if (PTN_UNLIKELY(s == NULL || type < PTN_MSG_USER || e == NULL))
         return cast_slow(c, to, type, take_payload);
     if (PTN_BUGGIFY("mailbox.full"))
         return near_reserve_again(w, s, len, /* fault= */ true);
-    if (PTN_UNLIKELY(!near_reserve(s, len)))
+    if (PTN_UNLIKELY(!near_reserve(s, len, payload ? PTN__LOAD_OVER : PTN__LOAD_OVER_MSGS)))
         return cast_slow(c, to, type, take_payload);
-    struct ptn__env *e = ptn__env_take(&w->mag);
+    (void)ptn__env_take(&w->mag, e);
     e->to = to;
     e->from = c->slot->self;
     e->buf = take_payload;

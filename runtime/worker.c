@@ -343,6 +343,8 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->index = index;
     w->high = index << 24;
     w->sample_in = 1;
+    ptn__mag_init(&w->mag);
+    ptn__mag_init(&w->far_mag);
     w->runq = PTN__RUNQ_END;
     w->runq_tail = &w->runq;
     w->now = w->clock = rt->env->ops->now(rt->env);
