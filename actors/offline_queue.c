@@ -94,10 +94,10 @@ static void exit_when_done(ptn_ctx *c, struct queue *q) {
 static void flushed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct queue *q = state;
     uint32_t n, fields;
-    (void)arg;
     q->flushing--;
     exit_when_done(c, q);
     if (err != 0 || reply->type != PTN_MSG_STORE_FEED_ACKED) {
+        ptn_count(PTN_C_ACKS_LOST, (uint64_t)(uintptr_t)arg);
         PTN_LOG(PTN_LOG_WARN, "queue.acks_lost", PTN_F_Z("error", ptn_err_name(err)),
                 PTN_F_Z("effect", "messages will be delivered again"));
         return;
@@ -126,7 +126,7 @@ static bool flush_batch(ptn_ctx *c, struct queue *q) {
     ptn_pack_int(&w, ptn_wall_ms(c));
     ptn_buf *b = ptn_pack_finish(&w);
     if (b == NULL || ptn_ask_lasting(c, q->config->directory->store, PTN_MSG_STORE_FEED_ACK, b,
-                                     PTN_NEVER, flushed, NULL, NULL) < 0) {
+                                     PTN_NEVER, flushed, (void *)(uintptr_t)n, NULL) < 0) {
         ptn_buf_unref(b);
         return false;
     }
@@ -191,8 +191,10 @@ static void collect(ptn_ctx *c, struct queue *q, const struct report *r) {
     if (q->n_acks == q->acks_max)
         flush_due(c, q, &q->flush_timer, NULL);
     struct ack *a = ack_of(q, r->user, r->device, r->conversation);
-    if (a == NULL)
-        return; /* the store is behind: these are delivered again */
+    if (a == NULL) { /* the store is behind: these are delivered again */
+        ptn_count(PTN_C_ACKS_LOST, 1);
+        return;
+    }
     if (r->value[0] >= a->seq) {
         a->seq = r->value[0];
         a->deliveries = r->value[1];

@@ -36,6 +36,7 @@
     XX(CONFLATED, "postern_messages_conflated_total", "", "Events that a newer one of their topic has replaced, for subscribers that asked for the latest") \
     XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
     XX(DEAD_LETTERS, "postern_offline_queue_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
+    XX(ACKS_LOST, "postern_offline_queue_acks_lost_total", "", "Acknowledgements of devices that were not stored; what they were for comes again") \
     XX(FEED_RETRIES, "postern_offline_queue_feed_retries_total", "", "Feeds of devices that could not be opened, or continued, and were to be tried again") \
     XX(DEVICES_FORGOTTEN, "postern_offline_queue_devices_forgotten_total", "", "Devices forgotten because their user had too many") \
     XX(DEAD_LETTERS_PURGED, "postern_offline_queue_dead_letters_purged_total", "", "Dead letters forgotten because there were too many") \
