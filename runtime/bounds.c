@@ -9,7 +9,9 @@
 static void slot_bounds(const struct ptn__slot *s, ptn__bound_fn visit) {
     uint32_t max = s->msgs_max;
     const char *who = s->ops->name;
-    visit(&(ptn__bound){who, "messages", ptn__load(s) >> 40, max});
+    /* Not the sum: whoever sends from elsewhere knows near messages as of the last batch. */
+    visit(&(ptn__bound){who, "near messages", ptn__near_load(s) >> 40, max});
+    visit(&(ptn__bound){who, "far messages", s->far_load >> 40, max});
     visit(&(ptn__bound){who, "asks", s->cold->asks.n, max});
     for (const struct ptn__resource *r = s->cold->resources; r != NULL; r = r->next)
         ptn__stream_bounds(r, who, visit);

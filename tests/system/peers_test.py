@@ -7,6 +7,7 @@ Whether a target is met says nothing here; that each is read, divided and printe
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import unittest
@@ -46,7 +47,13 @@ class Peers(unittest.TestCase):
         last = [v for v in told["targets"] if "time to the last" in v["what"]]
         self.assertEqual(len(last), 1)
         self.assertAlmostEqual(last[0]["value"], ours["last_p50_us"] / bare["last_p50_us"])
+        unread = [v for v in told["targets"] if v["value"] is None]
+        for v in unread:
+            self.assertRegex(r.stdout, re.escape(v["what"]) + " +not read", "its server was left out")
+            self.assertRegex(v["what"], "best peer|/health|ZeroMQ")
         for v in told["targets"]:
+            if v in unread:
+                continue
             self.assertGreater(v["value"], 0, v["what"])
             self.assertEqual(v["met"], v["value"] >= v["bound"] if v["least"] else v["value"] <= v["bound"])
             line, = [line for line in r.stdout.splitlines() if line.startswith(v["what"] + " ")
