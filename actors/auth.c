@@ -281,6 +281,10 @@ static void waiting_verify(ptn_ctx *c, struct auth *s) {
     s->n_waiting = 0;
 }
 
+static ptn_time longer(ptn_time retry_ns) {
+    return retry_ns * 2 < LOAD_RETRY_MAX_NS ? retry_ns * 2 : LOAD_RETRY_MAX_NS;
+}
+
 static void load_failed(ptn_ctx *c, struct auth *s, int err) {
     s->loading = false;
     s->troubled = true;
@@ -289,8 +293,7 @@ static void load_failed(ptn_ctx *c, struct auth *s, int err) {
     PTN_LOG(PTN_LOG_WARN, "auth.revocations_not_loaded", PTN_F_Z("error", ptn_err_name(err)),
             PTN_F_INT("retry_ms", s->load_retry_ns / PTN_MS));
     ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
-    s->load_retry_ns =
-        s->load_retry_ns * 2 < LOAD_RETRY_MAX_NS ? s->load_retry_ns * 2 : LOAD_RETRY_MAX_NS;
+    s->load_retry_ns = longer(s->load_retry_ns);
     if (s->loaded)
         waiting_verify(c, s); /* by what is known: a store in trouble stops nobody */
 }
@@ -389,10 +392,10 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     s->changes = s->told_badly || s->stale ? -1 : changes;
     s->loaded = true;
     s->loading = s->troubled = false;
-    s->load_retry_ns = LOAD_RETRY_MIN_NS;
     s->looked_at = ptn_now(c);
-    if (s->stale)
+    if (s->stale || s->told_badly) /* whoever did not hear may never ask */
         ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
+    s->load_retry_ns = s->told_badly ? longer(s->load_retry_ns) : LOAD_RETRY_MIN_NS;
     waiting_verify(c, s);
 }
 

@@ -536,6 +536,12 @@ static int fill(struct work *w, int64_t now_s, const char **reterr_why, const ch
     return rc == SQLITE_OK ? 0 : fail(store_err_of(rc), reterr_why, part, sqlite3_errmsg(w->to));
 }
 
+/* -PTN_EFULL promises that nothing has changed.  Of an exchange that was begun it would not be
+ * true: the next start goes on with it, so nobody may write to what is there meanwhile. */
+static int swapped(int err) {
+    return err == 0 ? 1 : err == -PTN_EFULL ? -PTN_EIO : err;
+}
+
 static int salvage(const char *path, int64_t now_s, store_salvage *s, const char **reterr_why) {
     char part[PATH_BYTES], fresh[PATH_BYTES], copy[PATH_BYTES];
     store_db *db = NULL;
@@ -548,8 +554,10 @@ static int salvage(const char *path, int64_t now_s, store_salvage *s, const char
     int err =
         store_db_open(part, NULL, &db, reterr_why); /* the schema; and a page to repair with */
     store_db_close(db);
-    if (err != 0)
+    if (err != 0) {
+        files_remove(part);
         return err;
+    }
     w.from = open_damaged(path, NULL);
     int e = 0;
     if (w.from == NULL)
@@ -573,8 +581,7 @@ static int salvage(const char *path, int64_t now_s, store_salvage *s, const char
         files_remove(part);
         return err;
     }
-    err = store_swap(path, "bad", now_s, reterr_why);
-    return err == 0 ? 1 : err;
+    return swapped(store_swap(path, "bad", now_s, reterr_why));
 }
 
 /* ---- is it damaged? -------------------------------------------------------------------------- */
@@ -690,7 +697,7 @@ int store_salvage_if_damaged(const char *path, int64_t now_s, uint64_t check_byt
     *ret_s = (store_salvage){.rows = 0};
     int err = store_swap_finish(path, "bad", now_s, reterr_why);
     if (err < 0)
-        return err;
+        return swapped(err);
     if (access(path, F_OK) < 0)
         return 0;
     bool asked = requested(path, ret_s->found);

@@ -252,7 +252,7 @@ bool ptn_publish_unpack(ptn_bytes b, ptn_publish_call *ret_p) {
     uint64_t durability;
     if (!take_array(&u, 5) || !take_str(&u, &p.topic) || !take_str(&u, &p.user) ||
         !take_uint(&u, &durability) || durability > PTN_DURABILITY_DEFAULT ||
-        !take_str(&u, &p.key) || !ptn_unpack_any(&u, &p.data))
+        !take_str(&u, &p.key) || !take_optional(&u, &p.data)) /* as a request's body */
         return false;
     p.durability = (enum ptn_durability)durability;
     *ret_p = p;

@@ -176,11 +176,11 @@ Test(values, requests_survive_packing) {
 
 Test(values, publications_survive_packing) {
     static const uint8_t data[] = {0x81, 0xa1, 'a', 0x01};
-    const ptn_publish_call in = {.topic = PTN_STR("a.b"),
-                                 .user = PTN_STR("u1"),
-                                 .durability = PTN_DURABILITY_SYNCED,
-                                 .key = PTN_STR("k"),
-                                 .data = {data, sizeof data}};
+    ptn_publish_call in = {.topic = PTN_STR("a.b"),
+                           .user = PTN_STR("u1"),
+                           .durability = PTN_DURABILITY_SYNCED,
+                           .key = PTN_STR("k"),
+                           .data = {data, sizeof data}};
     ptn_pack w;
     ptn_pack_init(&w, 64);
     ptn_publish_pack(&w, &in);
@@ -194,6 +194,13 @@ Test(values, publications_survive_packing) {
     ptn_bytes cut = ptn_buf_bytes(b);
     for (cut.n--; cut.n > 0; cut.n--)
         cr_assert_not(ptn_publish_unpack(cut, &out));
+    ptn_buf_unref(b);
+    in.data =
+        (ptn_bytes){(const uint8_t *)"\xc0", 1}; /* null is what a request without a body has */
+    ptn_pack_init(&w, 64);
+    ptn_publish_pack(&w, &in);
+    b = ptn_pack_finish(&w);
+    cr_assert(ptn_publish_unpack(ptn_buf_bytes(b), &out) && out.data.n == 0);
     ptn_buf_unref(b);
     for (unsigned i = 0; i < PTN_DURABILITY_DEFAULT; i++) {
         enum ptn_durability d;
