@@ -40,7 +40,7 @@ class SlowTest(SystemTest):
             else:
                 frames.append({"type": "publish", "id": self.sent, "topic": topic,
                                "data": {"n": self.sent, "pad": PAD}, **members})
-        self.writer.pipeline(frames, kind="ack")
+        self.writer.pipeline(frames, window=8, kind="ack")  # a message's ack has all of it: 128 KiB
 
     def behind(self):
         return self.broker.metric("postern_slow_subscriptions")
@@ -82,6 +82,9 @@ class SlowTest(SystemTest):
         self.at = at
         return frames
 
+    def health_asked(self):
+        return self.broker.metric("postern_actor_messages_total", "health")
+
     def lose(self, topic, policy):
         """The gap and the events after it, of a subscriber that falls behind and then reads."""
         ws = self.slow(topic, policy=policy)
@@ -90,8 +93,10 @@ class SlowTest(SystemTest):
         fast.subscribe(topic)
         dropped = self.broker.metric("postern_messages_dropped_total", "slow_consumer")
         self.until_behind(topic)
+        asked = self.health_asked()
         ws.send_json(type="ping", timestamp=1)
         ws.send_json(type="request", id="r", method="GET", path="/health")
+        wait_until(lambda: self.health_asked() > asked, "the request's answer")
         self.publish(topic, 60)
         frames = self.read(ws, topic, lambda f: f["type"] == "gap")
         gap = frames[-1]
