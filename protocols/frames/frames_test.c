@@ -456,7 +456,7 @@ Test(frames, publish) {
         "{\"type\":\"ack\",\"id\":3,\"epoch\":\"a.b/c%\xc3\xa9\",\"offset\":4,"
         "\"durability\":\"memory\"}");
     HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":null,\"durability\":\"written\"}"),
-        "{\"type\":\"ack\",\"epoch\":\"a\",\"offset\":1,\"durability\":\"written\"}");
+        "{\"type\":\"ack\",\"epoch\":\"a\",\"offset\":0,\"durability\":\"written\"}");
     HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":null,\"durability\":null}"),
         "\"type\":\"ack\"");
     HAS(ask(&a, "{\"type\":\"publish\",\"topic\":\"a\",\"data\":1,"
