@@ -126,6 +126,11 @@ static int cursor_set(store_db *db, ptn_str user, ptn_str conversation, ptn_str 
     return store_run(db, s) ? sqlite3_changes(db->sql) > 0 : -1;
 }
 
+/* Own messages may stand between those that wait without end, as far as they have not been passed:
+ * after so many of them nobody looks further back, and all that is there waits.  What is passed is
+ * told apart by its senders while there are no more than so many rows. */
+#define VISIT_ROWS_MAX 65536
+
 struct visit { /* to one device */
     store_db *db;
     ptn_str user, device;
@@ -133,6 +138,7 @@ struct visit { /* to one device */
     int64_t now_ms;
     uint64_t messages, bytes; /* what is left of the limits */
     int64_t waiting, rows;    /* found, looked at */
+    int64_t own, missed;      /* rows that may still be looked at; see VISIT_ROWS_MAX */
     bool passed;              /* the cursor that was looked at last went over something */
 };
 
@@ -141,6 +147,8 @@ static struct visit visit_of(store_db *db, ptn_str user, ptn_str device, int64_t
                           .user = user,
                           .device = device,
                           .now_ms = now_ms,
+                          .own = VISIT_ROWS_MAX,
+                          .missed = VISIT_ROWS_MAX,
                           .messages = db->queue.limits.messages,
                           .bytes = db->queue.limits.bytes};
 }
@@ -176,10 +184,6 @@ struct tail {
     bool overflow;
 };
 
-/* Own messages may stand between those that wait without end, as far as they have not been passed:
- * after so many nobody looks further back, and all that is there waits. */
-#define OWN_ROWS_MAX 65536
-
 /* The next older row of MSG_SIZES.  False: it waits, and there is no room for it. */
 static bool tail_take(struct visit *v, int64_t seq, sqlite3_stmt *row, struct tail *t) {
     const store_queue *limits = &v->db->queue.limits;
@@ -202,7 +206,7 @@ static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last,
                       struct tail *ret_t) {
     const store_queue *limits = &v->db->queue.limits;
     struct tail t = {.from = first, .next = last + 1};
-    int64_t own = 0, seq = last + 1;
+    int64_t seq = last + 1;
     int rc = SQLITE_ROW;
     if (limits->messages == 0 && limits->bytes == 0) { /* nobody counts */
         v->waiting += last + 1 - first;
@@ -215,18 +219,18 @@ static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last,
     (void)sqlite3_bind_int64(s, 1, key);
     (void)sqlite3_bind_int64(s, 2, first - 1);
     store_bind_str(s, 3, v->user);
-    while (own < OWN_ROWS_MAX && !t.overflow && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+    while (v->own > 0 && !t.overflow && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         seq = sqlite3_column_int64(s, 0);
         v->rows++;
         if (sqlite3_column_type(s, 1) == SQLITE_NULL)
-            own++;
+            v->own--;
         else
             t.overflow = !tail_take(v, seq, s, &t);
     }
     (void)sqlite3_reset(s);
     if (t.overflow) {
         t.from = seq + 1;
-    } else if (own == OWN_ROWS_MAX) {
+    } else if (v->own == 0) {
         v->waiting += seq - first;
         t.next = first;
     }
@@ -259,10 +263,19 @@ static bool cursor_pass(store_db *db, const struct dead *d, int64_t key, struct 
     return store_run(db, s);
 }
 
-/* Of those between k and `to`, what the device has missed.  base: retention has removed everything
- * up to it, of which nobody knows whose it was. */
+/* Of those between k and `to`, what the device has missed: from the first to the last message of
+ * somebody else, or all where it would take too long to tell.  base: retention has removed
+ * everything up to it, of which nobody knows whose it was, so all of it counts. */
 static bool find_missed(struct visit *v, int64_t key, int64_t base, int64_t to,
                         const struct cursor *k, struct dead *d) {
+    int64_t removed = base > k->seq ? base - k->seq : 0, rows = to - k->seq - removed;
+    d->n = to - k->seq;
+    d->from = k->seq + 1;
+    d->to = to;
+    if (rows > v->missed)
+        return true;
+    v->missed -= rows;
+    v->rows += rows;
     sqlite3_stmt *s = store_sql(v->db, STORE_SQL_MSGS_OF_OTHERS);
     if (s == NULL)
         return false;
@@ -272,14 +285,11 @@ static bool find_missed(struct visit *v, int64_t key, int64_t base, int64_t to,
     store_bind_str(s, 4, v->user);
     if (sqlite3_step(s) != SQLITE_ROW)
         return false;
-    d->n = sqlite3_column_int64(s, 0);
-    d->from = sqlite3_column_int64(s, 1);
-    d->to = sqlite3_column_int64(s, 2);
+    int64_t n = sqlite3_column_int64(s, 0);
+    d->n = removed + n;
+    d->from = removed > 0 ? k->seq + 1 : sqlite3_column_int64(s, 1);
+    d->to = n > 0 ? sqlite3_column_int64(s, 2) : base;
     (void)sqlite3_reset(s);
-    if (d->n > 0 && base > k->seq) {
-        d->n += base - k->seq;
-        d->from = k->seq + 1;
-    }
     return true;
 }
 

@@ -349,6 +349,81 @@ Test(store_db_queue, cursors_go_over_own_messages_in_silence) {
     cr_expect_eq(int_of(element(feed("alice", "b", 5, 0, 0), 1)), 12);
 }
 
+/* ---- what a visit may cost ------------------------------------------------------------------ */
+
+/* Seqs from..to of a conversation, as if its sender had said them one by one. */
+static void fill(const char *conversation, int64_t from, int64_t to, const char *sender,
+                 int64_t at_ms) {
+    char *sql = sqlite3_mprintf(
+        "WITH RECURSIVE n(i) AS (SELECT %lld UNION ALL SELECT i + 1 FROM n WHERE i < %lld)"
+        " INSERT INTO messages(conversation, seq, id, sender, type, content, timestamp_ms)"
+        " SELECT c.key, i, c.id || '-' || i, %Q, 'text', 'x', %lld FROM n, conversations c"
+        " WHERE c.id = %Q",
+        (long long)from, (long long)to, sender, (long long)at_ms, conversation);
+    cr_assert_eq(sqlite3_exec(db->sql, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_free(sql);
+}
+
+static int steps_of(enum store_statement which) {
+    return sqlite3_stmt_status(db->statement[which], SQLITE_STMTSTATUS_VM_STEP, 1);
+}
+
+Test(store_db_queue, a_first_device_long_after_its_member_costs_no_more_than_its_limits) {
+    fill("c1", 1, 1, "alice", NOW_MS);
+    fill("c1", 2, 65541, "bob", NOW_MS);
+    expect_gap(feed("alice", "exact", 5, 0, 0), 2, 65536, "overflow");
+    cr_expect_gt(steps_of(STORE_SQL_MSGS_OF_OTHERS), 65536);
+    fill("c1", 65542, 65542, "bob", NOW_MS);
+    (void)run(STORE_MEMBERS_ADD, "s[s]i", "c1", "carol", NOW_MS);
+    cr_assert_eq(sqlite3_exec(db->sql, "UPDATE members SET joined_seq = 0", NULL, NULL, NULL), 0);
+    expect_gap(feed("carol", "first", 5, 0, 0), 1, 65537, "overflow");
+    cr_expect_eq(steps_of(STORE_SQL_MSGS_OF_OTHERS), 0, "nobody looks whose they are");
+    cr_expect_eq(acked("carol", "first"), 65537);
+}
+
+static int64_t rows_of_a_round(void) {
+    int64_t rows = 0;
+    bool more = true;
+    while (more) {
+        ptn_bytes b = run(STORE_FEED_TEND, "i", NOW_MS);
+        cr_assert_eq(last_type, PTN_MSG_STORE_FEED_TENDED);
+        more = bool_of(element(b, 0));
+        rows += int_of(element(b, 1));
+    }
+    return rows;
+}
+
+Test(store_db_queue, one_visit_has_one_allowance) {
+    (void)run(STORE_CONV_ADD, "sssis[ss]", "c2", "Second", "alice", (int64_t)5, "epoch2", "alice",
+              "bob");
+    (void)acked("alice", "a");
+    static const char *const conversations[] = {"c1", "c2"};
+    for (int i = 0; i < 2; i++) {
+        fill(conversations[i], 1, 1, "bob", NOW_MS);
+        fill(conversations[i], 2, 50001, "alice", NOW_MS);
+    }
+    db->queue.limits.messages = 5;
+    cr_expect_leq(rows_of_a_round(), 65536 + 10);
+    db->queue.limits.ttl_ms = 1000;
+    (void)sqlite3_exec(db->sql, "UPDATE messages SET timestamp_ms = 1", NULL, NULL, NULL);
+    cr_expect_leq(rows_of_a_round(), 65536 + 10, "of what is passed, too");
+    cr_expect_leq(rows_of_a_round(), 65536 + 10);
+    cr_expect_leq(rows_of_a_round(), 10, "and none is looked at for ever");
+}
+
+Test(store_db_queue, own_messages_behind_removed_ones_are_passed) {
+    (void)acked("alice", "a");
+    fill("c1", 11, 2010, "alice", 1000);
+    db->queue.limits.messages = 5;
+    db->queue.limits.ttl_ms = 3600000;
+    cr_expect_gt(rows_of_a_round(), 2000);
+    expect_gap(feed("alice", "a", 5, 0, 0), 1, 2010, "expired");
+    cr_expect_leq(rows_of_a_round(), 10);
+    ptn_bytes letter = only_letter();
+    cr_expect_eq(int_of(element(letter, 4)), 1);
+    cr_expect_eq(int_of(element(letter, 5)), 10, "nobody knows whose these were");
+}
+
 Test(store_db_queue, a_replayed_letter_is_free_of_limits) {
     (void)acked("bob", "a");
     for (int i = 0; i < 10; i++)
