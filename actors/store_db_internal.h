@@ -157,7 +157,10 @@
     XX(CONV_NEXT, "SELECT key, id FROM conversations WHERE key > ?1 ORDER BY key LIMIT 1")                 \
     XX(MSGS_OLDEST, "SELECT seq, timestamp_ms FROM messages WHERE conversation = ?1 ORDER BY seq LIMIT ?2") \
     XX(MSGS_REMOVE, "DELETE FROM messages WHERE conversation = ?1 AND seq <= ?2")                          \
-    XX(EVENT_IDS, "SELECT place, data, n, id FROM topic_log WHERE place > ?1 AND place <= ?2"              \
+    XX(EVENT_BYTES, "SELECT place, iif(n > 1, length(data), min(length(data), ?3)) FROM topic_log"         \
+                    " WHERE place > ?1 AND place <= ?2 ORDER BY place DESC")                               \
+    XX(EVENT_IDS, "SELECT place, iif(n > 1, data, NULL), n, id FROM topic_log"                             \
+                  " WHERE place > ?1 AND place <= ?2"                                                      \
                   " AND (created_ms >= ?3 OR place > ?4) AND id IS NOT NULL ORDER BY place")               \
     XX(EVENTS, "SELECT place, data, n FROM topic_log WHERE place > ?1 AND place <= ?2"                     \
                " ORDER BY place LIMIT ?3")                                                                 \

@@ -19,6 +19,7 @@
 
 #define TOPICS_MAX (INT64_C(1) << 23)
 #define IDS_MAX 65536u
+#define IDS_BYTES_MAX (INT64_C(16) << 20)
 #define IDS_OLD_MAX 1000 /* of the newest events, however old: a clock may have been set */
 
 /* ---- the cache ---------------------------------------------------------------------------- */
@@ -183,6 +184,25 @@ static bool topic_add(store_db *db, ptn_str name, ptn_str epoch) {
     return store_run(db, s);
 }
 
+/* Moves *first on to where IDS_BYTES_MAX of the newest rows begin.  Of one that holds a single
+ * event nothing but the page is read where its id is: its data can have any size. */
+static bool bound_ids(store_db *db, const struct store_topic *t, int64_t *first) {
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_EVENT_BYTES);
+    if (s == NULL)
+        return false;
+    (void)sqlite3_bind_int64(s, 1, store_place(t, *first));
+    (void)sqlite3_bind_int64(s, 2, store_place(t, STORE_OFFSET_MAX));
+    (void)sqlite3_bind_int64(s, 3, STORE_PAGE);
+    int64_t bytes = 0;
+    int rc;
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW && bytes < IDS_BYTES_MAX)
+        bytes += sqlite3_column_int64(s, 1);
+    if (rc == SQLITE_ROW)
+        *first = sqlite3_column_int64(s, 0) & STORE_OFFSET_MAX;
+    (void)sqlite3_reset(s);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE;
+}
+
 /* [id, offset] of each of them behind `first`, unless it is too old. */
 static int read_ids(store_db *db, const struct store_topic *t, int64_t first, int64_t since_ms,
                     ptn_pack *rows, uint32_t *n) {
@@ -217,7 +237,7 @@ static ptn_buf *reply_opened(store_db *db, const struct store_topic *t, uint64_t
     ptn_pack_init(&rows, 64);
     uint32_t n = 0;
     int64_t first = t->last > (int64_t)ids ? t->last - (int64_t)ids : 0;
-    int rc = read_ids(db, t, first, since_ms, &rows, &n);
+    int rc = bound_ids(db, t, &first) ? read_ids(db, t, first, since_ms, &rows, &n) : SQLITE_ERROR;
     ptn_buf *encoded = ptn_pack_finish(&rows);
     if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
         ptn_buf_unref(encoded);

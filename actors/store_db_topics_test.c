@@ -2,9 +2,8 @@
  *
  * store_db_topics_test.c - the log of durable topics: places, epochs, levels, retention.
  */
+#include "actors/store_db_internal.h"
 #include "actors/store_db_testing.h"
-
-#include <sqlite3.h>
 
 static struct topic_rule rules[2];
 static store_db_opts opts;
@@ -187,6 +186,51 @@ Test(store_db_topics, ids_come_back_by_their_age) {
     cr_expect_eq(count_of(ids), 1000, "the newest, whatever the clock says");
     ids = element(run(STORE_TOPIC_OPEN, "ssii", "a.x", E1, INT64_C(1050), INT64_C(0)), 3);
     cr_expect_eq(count_of(ids), 1050);
+}
+
+/* n events of 1 MiB in one message, each with an id. */
+static void append_large(const char *topic, int64_t from, int64_t n) {
+    static uint8_t data[1 << 20];
+    ptn_pack w;
+    ptn_pack_init(&w, 64);
+    ptn_pack_array(&w, 5);
+    ptn_pack_cstr(&w, topic);
+    ptn_pack_cstr(&w, E1);
+    ptn_pack_int(&w, from);
+    ptn_pack_int(&w, 5);
+    ptn_pack_array(&w, (uint32_t)(2 * n));
+    for (int64_t i = from; i < from + n; i++) {
+        ptn_pack_bin(&w, (ptn_bytes){data, sizeof data});
+        ptn_pack_bin(&w, (ptn_bytes){(const uint8_t *)&i, sizeof i});
+    }
+    (void)run_buf(PTN_MSG_STORE_EVENTS_APPEND, ptn_pack_finish(&w));
+    cr_assert_eq(last_type, PTN_MSG_OK);
+}
+
+static int pages_read(void) {
+    int n = 0, high;
+    (void)sqlite3_db_status(db->sql, SQLITE_DBSTATUS_CACHE_MISS, &n, &high, /* reset= */ 1);
+    return n;
+}
+
+Test(store_db_topics, large_events_do_not_make_an_open_long) {
+    (void)open_topic("a.single", E1);
+    (void)open_topic("a.many", E1);
+    for (int64_t offset = 1; offset <= 20; offset++)
+        append_large("a.single", offset, 1);
+    for (int64_t offset = 1; offset <= 24; offset += 2)
+        append_large("a.many", offset, 2);
+    close_db();
+    open_db();
+    (void)pages_read();
+    cr_expect_eq(open_topic("a.single", E1).ids, 20);
+    int read = pages_read();
+    cr_expect_leq(read, 400, "%d: what events say is not read, but for the newest", read);
+    ptn_bytes ids =
+        element(run(STORE_TOPIC_OPEN, "ssii", "a.many", E1, INT64_C(1000), INT64_C(0)), 3);
+    cr_assert_eq(count_of(ids), 16, "of the newest 16 MiB");
+    for (uint32_t i = 0; i < 16; i++)
+        cr_expect_eq(int_of(element(element(ids, i), 1)), 9 + i);
 }
 
 Test(store_db_topics, topics_lie_side_by_side) {
