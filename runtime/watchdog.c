@@ -45,7 +45,8 @@ static void say(void *arg, struct ptn__text *t) {
 }
 
 /* Worker thread, in a signal handler.  c: what it is in; NULL: no actor. */
-static void report(struct ptn__worker *w, const ptn_ctx *c, int kind, ptn_time took_ns) {
+static void report(struct ptn__worker *w, const ptn_ctx *c, enum ptn_trace_kind kind,
+                   ptn_time took_ns) {
     char stack[STACK_TEXT_BYTES];
     struct ptn__text t = {.p = stack, .max = sizeof stack - 1};
     ptn__text_stack(&t, " ");

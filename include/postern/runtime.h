@@ -347,7 +347,7 @@ ptn_time ptn_worker_stuck(ptn_runtime *rt, unsigned worker);
  * still running, and PTN_TRACE_BLOCKED may: only async-signal-safe functions may be called for
  * them. */
 typedef struct ptn_trace_event {
-    enum {
+    enum ptn_trace_kind {
         PTN_TRACE_CRASH,
         PTN_TRACE_RESTART,
         PTN_TRACE_DEAD_LETTER,
