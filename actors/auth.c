@@ -299,8 +299,7 @@ static void load_failed(ptn_ctx *c, struct auth *s, int err) {
 }
 
 /* An edge that is already loaded has no connection of what was over before.  0; -PTN_ENOMEM: load
- * again; -PTN_ETOOBIG: not all are in the table.  *news: something was not known before.
- */
+ * again; -PTN_ETOOBIG: not all are in the table.  *news: something was new. */
 static int load_sessions(ptn_ctx *c, struct auth *s, ptn_unpack *u, bool again, bool *news) {
     int64_t now_ms = ptn_wall_ms(c);
     uint32_t n;
@@ -393,9 +392,12 @@ static void load_done(ptn_ctx *c, void *state, int err, const ptn_msg *reply, vo
     s->loaded = true;
     s->loading = s->troubled = false;
     s->looked_at = ptn_now(c);
+    if (!s->told_badly)
+        s->load_retry_ns = LOAD_RETRY_MIN_NS;
     if (s->stale || s->told_badly) /* whoever did not hear may never ask */
         ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
-    s->load_retry_ns = s->told_badly ? longer(s->load_retry_ns) : LOAD_RETRY_MIN_NS;
+    if (s->told_badly)
+        s->load_retry_ns = longer(s->load_retry_ns);
     waiting_verify(c, s);
 }
 

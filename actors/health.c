@@ -47,9 +47,7 @@ static void probe_reply(ptn_ctx *c, const ptn_msg *m, unsigned status, const cha
         ptn_buf_unref(b);
 }
 
-/* A worker that does not come back answers nobody: neither what it owns, nor the connections it
- * has.
- */
+/* A worker that does not come back answers nobody, for what it owns and on its connections. */
 static bool is_stuck(ptn_ctx *c) {
     ptn_runtime *rt = ptn_ctx_runtime(c);
     bool stuck = false;

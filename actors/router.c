@@ -210,6 +210,7 @@ static void answer_method(ptn_ctx *c, ptn_reply_to to, const ptn_request *r) {
                            "allow", allow);
 }
 
+/* False: the problem has been sent. */
 static bool is_user(ptn_ctx *c, const ptn_msg *m, ptn_str user) {
     if (user.n == 0)
         ptn_problem_send(c, ptn_reply_token(c, m), PTN_CODE_UNAUTHENTICATED,
@@ -218,7 +219,7 @@ static bool is_user(ptn_ctx *c, const ptn_msg *m, ptn_str user) {
     return user.n > 0;
 }
 
-/* False: the problem has been sent.  So above. */
+/* The same. */
 static bool permitted(ptn_ctx *c, const ptn_msg *m, const struct route *route,
                       const ptn_request *r) {
     if (route->permission == NEEDS_NONE || route->permission == NEEDS_PROBE)

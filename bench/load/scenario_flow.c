@@ -243,12 +243,12 @@ static void hear_subscriber(struct flow *f, unsigned i) {
     ptn_bytes m;
     if (s->link.driver == NULL) /* cut off, and an event was still there */
         return;
-    if (s->discards)
+    if (s->discards) {
         discard(f, s);
-    if (s->link.closed)
-        cut_off(f, i);
-    if (s->discards)
+        if (s->link.closed)
+            cut_off(f, i);
         return;
+    }
     (void)bench_link_read(&s->link);
     uint64_t now = bench_now_ns();
     for (enum bench_got got; (got = s->link.driver->next(&s->link, &m)) != BENCH_NOTHING;) {
@@ -377,7 +377,7 @@ static void closed(struct flow *f, double seconds) {
 /* ---- a run --------------------------------------------------------------------------------- */
 
 /* It is woken about once in a burst: wake-ups would be most of what it costs. */
-static void discards(struct flow *f, struct subscriber *s) {
+static void only_count(struct flow *f, struct subscriber *s) {
     const int mark = (int)(f->run.o->window * f->run.o->bytes);
     if (s->link.zmq != NULL)
         bench_die("--discard wants a wire over TCP; %s is none", s->link.driver->name);
@@ -421,7 +421,7 @@ static void open_all(struct flow *f) {
             s->next[p] = (s->topic + o->topics - p % o->topics) % o->topics;
         s->before = l->received;
         if (o->discard && i % LOOKS_EVERY != 0)
-            discards(f, s);
+            only_count(f, s);
         f->alive[s->topic] += !s->discards;
         run_watch(&f->run, bench_link_fd(l), i);
     }
