@@ -1,42 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * store.c - the store actor and its lanes: group commit, and reading beside it.
+ * store.c - the store actor: it hands messages to the lanes (store_lanes.c), and keeps house.
  *
- * The actor only hands messages to a lane, a thread that owns a handle of the database.  The
- * writer takes everything that waits: all writes run in one transaction in the order of their
- * arrival, one COMMIT (one fsync) makes them durable, then their answers go out in order, and then
- * the reads of the batch run and answer in order.  So the more requests are in flight, the more
- * share an fsync, and:
- *
- *   - no write is acknowledged before it is on disk; when the COMMIT fails, every write of the
- * batch hears it;
- *   - the answer of such a read comes after the answers of all writes that it can see.
- * conversation.c builds on that.
- *
- * Pages for clients and subscribers (store_db_is_read_aside()) go to the reader, a second handle
- * that cannot write: somebody's long backlog delays no commit.  A page sees every write that was
- * answered before it was asked for, and perhaps some whose answers are still on their way.
- *
- * A request whose deadline has passed is not started: a lane answers those before a batch, and
- * reads are looked at again, because what came before may take its time.  While memory is short,
- * pages are refused as well: they are what fills it, and the adapters need time to send them.
- *
- * After an end that was not clean, the whole database is searched for damage (store_scrub.h), on
- * the reader's lane and a slice at a time: when nobody waits there or for a commit, and no faster
- * than the configured rate.  While somebody always waits there is a slice every ten seconds.
+ * Once a second at the latest it has synced what was committed without waiting, lets go what is
+ * older than retention allows, and looks at what waits for devices; and it has the database
+ * searched for damage after an end that was not clean.
  */
-#include "actors/store.h"
+#include "actors/store_internal.h"
 
 #include <postern/hub.h>
 #include <postern/log.h>
 #include <postern/memory.h>
 #include <postern/metrics.h>
 
-#include <stdlib.h>
-
-#define BATCH_MAX_DEFAULT 512u
-#define READ_BATCH_MAX 16u /* pages: how long one state of the database is held */
-#define JOBS_MAX_DEFAULT 16384u
 #define FLUSH_NS (1 * PTN_SEC)
 #define RETAIN_NS (1 * PTN_SEC)
 #define RETAIN_PAUSE_NS (5 * PTN_MS)
@@ -46,309 +22,11 @@
 #define TEND_IDLE_NS (60 * PTN_SEC)
 #define TEND_ROW_NS (PTN_MS / 20) /* of pause: a small share of the lane, whatever waits */
 #define STOP_POLL_NS (20 * PTN_MS)
-#define SCRUB_PAGES 64u /* in a slice */
 #define SCRUB_PAGE_BYTES 4096u
 #define SCRUB_LATER_NS (50 * PTN_MS)
 #define SCRUB_HELD_NS (10 * PTN_SEC)
 #define SCRUB_NOTE_NS (60 * PTN_SEC)
 #define SCRUB_RETRY_NS (60 * PTN_SEC)
-
-struct outcome {
-    ptn_buf *payload; /* NULL: no memory */
-    uint32_t type;    /* 0: not a write */
-};
-
-struct store {
-    const ptn_directory *directory;
-    bool retains;    /* there are rules that let something go */
-    ptn_time ttl_ns; /* of what waits for devices; 0: none */
-    store_db *db;
-    ptn_lane *lane;
-    struct outcome *outcomes; /* of one batch; lane thread */
-    int64_t log_bytes;        /* as the gauge has it */
-    store_db *reader_db;
-    ptn_lane *reader;
-    _Atomic(bool) full; /* the lane says so to the actor */
-
-    char *path;
-    const char *vfs;
-    uint64_t scrub_rate;
-    store_scrub_plan plan;   /* as it was at the start */
-    store_scrub *scrub;      /* reader's lane; NULL: not open */
-    store_scrub_place place; /* reader's lane: where the next one that is opened begins */
-    store_scrub_view view;
-};
-
-/* ---- the lane ----------------------------------------------------------------------------- */
-
-static void answer(ptn_lane *l, ptn_reply_to to, struct outcome o) {
-    if (to.corr == 0) {
-        ptn_buf_unref(o.payload);
-        return;
-    }
-    if (o.payload == NULL) {
-        (void)ptn_lane_reply_err(l, to, -PTN_ENOMEM);
-        return;
-    }
-    if (ptn_lane_reply(l, to, o.type, o.payload) < 0)
-        ptn_buf_unref(o.payload);
-}
-
-static struct outcome run_job(store_db *db, const ptn_lane_job *job) {
-    struct outcome o;
-    o.payload = store_db_execute(db, job->type, ptn_buf_bytes(job->buf), &o.type);
-    if (o.type == PTN_MSG_PROBLEM && o.payload != NULL) {
-        ptn_problem p;
-        if (ptn_problem_unpack(ptn_buf_bytes(o.payload), &p) &&
-            (p.code == PTN_CODE_INTERNAL || p.code == PTN_CODE_STORAGE_FULL))
-            ptn_count(PTN_C_STORE_ERRORS, 1);
-    }
-    return o;
-}
-
-/* Nothing of the batch was stored: whatever its writes would have been told, they are told why. */
-static void batch_failed(struct store *s, size_t n, int err) {
-    ptn_count(PTN_C_STORE_ERRORS, 1);
-    PTN_LOG(PTN_LOG_ERROR, "store.commit_failed", PTN_F_Z("error", ptn_err_name(err)),
-            PTN_F_INT("writes", n));
-    for (size_t i = 0; i < n; i++) {
-        if (s->outcomes[i].type == 0)
-            continue;
-        ptn_buf_unref(s->outcomes[i].payload);
-        s->outcomes[i] =
-            (struct outcome){.payload = store_db_problem_of(err), .type = PTN_MSG_PROBLEM};
-    }
-}
-
-/* One write that must be on disk before its answer makes all of them wait: it costs them nothing.
- */
-static bool is_relaxed(ptn_lane_job **jobs, size_t n) {
-    bool relaxed = false;
-    for (size_t i = 0; i < n; i++) {
-        if (!store_db_is_write(jobs[i]->type))
-            continue;
-        if (!store_db_is_relaxed(jobs[i]->type))
-            return false;
-        relaxed = true;
-    }
-    return relaxed;
-}
-
-/* All writes of the batch: executed, committed, answered. */
-static void run_writes(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t n) {
-    size_t started = 0;
-    int err = store_db_relax(s->db, is_relaxed(jobs, n));
-    for (size_t i = 0; i < n; i++) {
-        s->outcomes[i] = (struct outcome){0};
-        if (!store_db_is_write(jobs[i]->type))
-            continue;
-        if (started++ == 0 && err == 0)
-            err = store_db_begin(s->db);
-        if (err == 0)
-            s->outcomes[i] = run_job(s->db, jobs[i]);
-        else
-            s->outcomes[i].type = PTN_MSG_PROBLEM; /* filled in by batch_failed() */
-    }
-    if (started > 0 && err == 0) {
-        ptn_time begin = ptn_lane_now(l);
-        err = store_db_commit(s->db);
-        ptn_observe_ns(PTN_H_FSYNC, ptn_lane_now(l) - begin);
-        if (err == 0) {
-            ptn_count(PTN_C_STORE_COMMITS, 1);
-            ptn_count(PTN_C_STORE_ROWS, store_db_rows_committed(s->db));
-        }
-    }
-    if (started > 0 && err != 0)
-        batch_failed(s, n, err);
-    /* relaxed: a hint, and the next look sees it */
-    atomic_store_explicit(&s->full, store_db_is_full(s->db), memory_order_relaxed);
-    for (size_t i = 0; i < n; i++)
-        if (store_db_is_write(jobs[i]->type))
-            answer(l, jobs[i]->reply, s->outcomes[i]);
-}
-
-/* After the answers: nobody waits for it but who comes next. */
-static void tend_log(struct store *s, ptn_lane *l) {
-    if (store_db_checkpoint_is_due(s->db)) {
-        ptn_time begin = ptn_lane_now(l);
-        int err = store_db_checkpoint(s->db);
-        ptn_observe_ns(PTN_H_CHECKPOINT, ptn_lane_now(l) - begin);
-        if (err != 0) {
-            ptn_count(PTN_C_STORE_ERRORS, 1);
-            PTN_LOG(PTN_LOG_WARN, "store.checkpoint_failed", PTN_F_Z("error", ptn_err_name(err)));
-        }
-    } else {
-        store_db_make_room(s->db);
-    }
-    int64_t bytes = (int64_t)store_db_log_bytes(s->db);
-    ptn_gauge_add(PTN_G_STORE_LOG, bytes - s->log_bytes);
-    s->log_bytes = bytes;
-}
-
-static void run_read(ptn_lane *l, store_db *db, const ptn_lane_job *job) {
-    if (ptn_lane_expired(l, job))
-        return;
-    if (ptn_memory_pressure() && store_db_is_page(job->type)) {
-        ptn_count(PTN_C_SHED_MEMORY, 1);
-        (void)ptn_lane_reply_err(l, job->reply, -PTN_EOVERLOAD);
-        return;
-    }
-    answer(l, job->reply, run_job(db, job));
-}
-
-static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
-    struct store *s = arg;
-    run_writes(s, l, jobs, n);
-    for (size_t i = 0; i < n; i++)
-        if (!store_db_is_write(jobs[i]->type))
-            run_read(l, s->db, jobs[i]);
-    tend_log(s, l);
-}
-
-static void scrub_end(struct store *s, store_scrub_place place) {
-    store_scrub_close(s->scrub);
-    s->scrub = NULL;
-    s->place = place;
-}
-
-/* A slice of the search for damage. */
-static void run_scrub(struct store *s, ptn_lane *l, const ptn_lane_job *job) {
-    char found[160] = "";
-    uint32_t pages = 0;
-    int more = s->scrub == NULL ? store_scrub_open(s->path, s->vfs, &s->place, &s->scrub) : 0;
-    if (more == 0)
-        more = store_scrub_slice(s->scrub, SCRUB_PAGES, &pages, found);
-    ptn_count(PTN_C_STORE_SCRUB_PAGES, pages);
-    if (more == -PTN_EPROTO)
-        store_db_note_damage(s->reader_db, found);
-    else if (more < 0)
-        ptn_count(PTN_C_STORE_ERRORS, 1);
-    store_scrub_place at =
-        s->scrub != NULL && more != 0 ? store_scrub_at(s->scrub) : (store_scrub_place){.tree = 0};
-    if (more <= 0)
-        scrub_end(s, s->scrub == NULL ? s->place : at);
-    if (more < 0) {
-        (void)ptn_lane_reply_err(l, job->reply, more);
-        return;
-    }
-    ptn_pack w;
-    ptn_pack_init(&w, 64);
-    ptn_pack_array(&w, 5);
-    ptn_pack_bool(&w, more == 1);
-    ptn_pack_uint(&w, pages);
-    ptn_pack_int(&w, at.tree);
-    ptn_pack_int(&w, at.key[0]);
-    ptn_pack_int(&w, at.key[1]);
-    answer(l, job->reply, (struct outcome){ptn_pack_finish(&w), PTN_MSG_STORE_SCRUBBED});
-}
-
-static void store_read_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
-    struct store *s = arg;
-    if (n == 1 && jobs[0]->type == PTN_MSG_STORE_SCRUB) { /* needs no state of the database */
-        run_scrub(s, l, jobs[0]);
-        return;
-    }
-    int err = store_db_read_begin(s->reader_db);
-    if (err != 0)
-        ptn_count(PTN_C_STORE_ERRORS, 1);
-    for (size_t i = 0; i < n; i++) {
-        if (jobs[i]->type == PTN_MSG_STORE_SCRUB)
-            (void)ptn_lane_reply_err(l, jobs[i]->reply, -PTN_EOVERLOAD); /* others came first */
-        else if (err == 0)
-            run_read(l, s->reader_db, jobs[i]);
-        else
-            answer(l, jobs[i]->reply, (struct outcome){store_db_problem_of(err), PTN_MSG_PROBLEM});
-    }
-    if (err == 0)
-        store_db_read_end(s->reader_db);
-}
-
-/* ---- open and close ----------------------------------------------------------------------- */
-
-static int open_databases(const store_config *config, struct store *s, const char **reterr_why) {
-    store_db_opts writes = config->db;
-    writes.scrub = &s->view;
-    int err = store_db_open(config->path, &writes, &s->db, reterr_why);
-    if (err == 0 && (err = store_db_settle(s->db)) != 0)
-        *reterr_why = "what the last crash left in the database's log cannot be made durable";
-    if (err == 0 && (err = store_db_claim(s->db)) != 0)
-        *reterr_why = "the database cannot be written";
-    if (err == 0 && (err = store_db_scrub_plan(s->db, &s->plan)) != 0)
-        *reterr_why = "the database cannot be read";
-    store_db_opts reads = config->db;
-    reads.read_only = true;
-    return err == 0 ? store_db_open(config->path, &reads, &s->reader_db, reterr_why) : err;
-}
-
-static int open_lanes(const store_config *config, struct store *s, const char **reterr_why) {
-    ptn_lane_opts o = {.name = "store",
-                       .run = store_run_batch,
-                       .arg = s,
-                       .batch_max = config->batch_max != 0 ? config->batch_max : BATCH_MAX_DEFAULT,
-                       .queue_delay_ns = config->queue_delay_ns,
-                       .bytes_max = config->bytes_max,
-                       .jobs_max = config->jobs_max != 0 ? config->jobs_max : JOBS_MAX_DEFAULT};
-    s->outcomes = calloc(o.batch_max, sizeof *s->outcomes);
-    if (s->outcomes == NULL)
-        return -PTN_ENOMEM;
-    int err = ptn_lane_open(config->rt, &o, &s->lane);
-    o.name = "store.read";
-    o.run = store_read_batch;
-    o.batch_max = READ_BATCH_MAX;
-    if (err == 0)
-        err = ptn_lane_open(config->rt, &o, &s->reader);
-    if (err != 0)
-        *reterr_why = "the store's threads cannot be started";
-    return err;
-}
-
-static bool retains(const store_retention *r) {
-    bool any = r->messages_age_ms > 0 || r->messages > 0;
-    for (size_t i = 0; i < r->n_topics; i++)
-        any = any || r->topics[i].age_ms > 0 || r->topics[i].bytes > 0 || r->topics[i].events > 0;
-    return any;
-}
-
-int store_open(const store_config *config, store **ret_store, const char **reterr_why) {
-    const char *ignored;
-    const char **why = reterr_why != NULL ? reterr_why : &ignored;
-    struct store *s = calloc(1, sizeof *s);
-    *why = ptn_err_text(-PTN_ENOMEM);
-    if (s == NULL)
-        return -PTN_ENOMEM;
-    s->directory = config->directory;
-    s->retains = retains(&config->db.retention);
-    s->ttl_ns = (ptn_time)config->db.queue.ttl_ms * PTN_MS;
-    s->vfs = config->db.vfs;
-    s->scrub_rate = config->scrub_rate;
-    s->path = strdup(config->path);
-    int err = s->path != NULL ? open_databases(config, s, why) : -PTN_ENOMEM;
-    if (err == 0) {
-        s->place = s->plan.at;
-        err = open_lanes(config, s, why);
-    }
-    if (err != 0) {
-        store_close(s);
-        return err;
-    }
-    *ret_store = s;
-    return 0;
-}
-
-void store_close(store *s) {
-    if (s == NULL)
-        return;
-    if (s->reader != NULL)
-        ptn_lane_close(s->reader);
-    if (s->lane != NULL)
-        ptn_lane_close(s->lane);
-    store_scrub_close(s->scrub);
-    store_db_close(s->reader_db);
-    store_db_close(s->db); /* the last one: it moves the log to the database */
-    free(s->outcomes);
-    free(s->path);
-    free(s);
-}
 
 /* ---- the actor ---------------------------------------------------------------------------- */
 
@@ -389,6 +67,7 @@ static void store_release(void *arg) {
     scrub_gauge_set(st, 0);
 }
 
+static void probe_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 static void retain_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 static void tend_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 static void scrub_begin(ptn_ctx *c, struct store_state *st);
@@ -408,8 +87,7 @@ static int store_init(ptn_ctx *c, void *state, void *arg) {
 static void stop_when_idle(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     struct store_state *st = state;
     (void)arg;
-    if (!st->busy && ptn_lane_depth(st->store->lane) == 0 &&
-        ptn_lane_depth(st->store->reader) == 0) {
+    if (!st->busy && store_lanes_are_idle(st->store)) {
         ptn_exit(c, 0);
         return;
     }
@@ -422,8 +100,10 @@ static void flush_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     struct store_state *st = state;
     const ptn_msg flush = {.from = ptn_self(c), .type = PTN_MSG_STORE_FLUSH, .deadline = PTN_NEVER};
     (void)arg;
-    if (ptn_lane_send(c, st->store->lane, &flush) < 0)
+    if (ptn_lane_send(c, st->store->writer, &flush) < 0)
         ptn_timer_start(c, t, FLUSH_NS, flush_due, NULL);
+    else if (!ptn_timer_is_armed(&st->probe_timer))
+        ptn_timer_start(c, &st->probe_timer, PROBE_NS, probe_due, NULL); /* should it fail */
 }
 
 /* ---- retention ---------------------------------------------------------------------------- */
@@ -696,8 +376,7 @@ static void scrubbed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, voi
 static void scrub_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     struct store_state *st = state;
     (void)arg;
-    bool held = ptn_lane_depth(st->store->lane) > 0 || ptn_lane_depth(st->store->reader) > 0 ||
-                ptn_memory_pressure();
+    bool held = !store_lanes_are_idle(st->store) || ptn_memory_pressure();
     if (!held)
         st->scrub_held_at = 0;
     else if (st->scrub_held_at == 0)
@@ -711,16 +390,18 @@ static void scrub_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_timer_start(c, t, SCRUB_LATER_NS, scrub_due, NULL);
 }
 
-/* ---- a full disk -------------------------------------------------------------------------- */
+/* ---- a full disk, a failed sync ----------------------------------------------------------- */
 
-/* Nobody has to write for the state to be true again when there is room. */
+/* relaxed, full: a hint.  Nobody has to write for it to be over when there is room, or for the log
+ * to be put right. */
 static void probe_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     struct store_state *st = state;
     const ptn_msg probe = {.from = ptn_self(c), .type = PTN_MSG_STORE_PROBE, .deadline = PTN_NEVER};
     (void)arg;
-    if (st->stopping || !atomic_load_explicit(&st->store->full, memory_order_relaxed))
+    if (st->stopping || !(atomic_load_explicit(&st->store->full, memory_order_relaxed) ||
+                          atomic_load(&st->store->lost)))
         return;
-    (void)ptn_lane_send(c, st->store->lane, &probe); /* refused: who waits there writes as well */
+    (void)ptn_lane_send(c, st->store->writer, &probe); /* refused: who waits there writes as well */
     ptn_timer_start(c, t, PROBE_NS, probe_due, NULL);
 }
 
@@ -743,7 +424,7 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     st->busy = true;
     note_change(c, st, m->type);
     bool aside = store_db_is_read_aside(m->type) || m->type == PTN_MSG_STORE_SCRUB;
-    ptn_lane *lane = aside ? st->store->reader : st->store->lane;
+    ptn_lane *lane = aside ? st->store->reader : st->store->writer;
     int err = ptn_lane_send(c, lane, m);
     if (err < 0 && m->corr != 0)
         ptn_problem_pass(c, ptn_reply_token(c, m), err, NULL);

@@ -15,6 +15,7 @@ typedef struct store_config {
     store_db_opts db;
     const ptn_directory *directory; /* whom to tell what retention removed; NULL: nobody */
     uint32_t batch_max;             /* messages in one transaction; 0: 512 */
+    uint32_t syncer_rows;           /* of a batch that is left to the syncer; 0: 16 */
     uint32_t jobs_max;              /* waiting, past it requests are refused; 0: 16,384 */
     size_t bytes_max;               /* of them; 0: runtime.h's default */
     ptn_time queue_delay_ns;        /* of the lane: runtime.h; 0: never */

@@ -383,10 +383,23 @@ void store_db_note_damage(store_db *db, const char *found) {
         store_salvage_request(sqlite3_db_filename(db->sql, "main"), found);
 }
 
+/* Of commits that nobody has synced the disk may have kept anything (store_db_log.c): wait and see.
+ */
 static void note_damage(store_db *db) {
     int rc = sqlite3_errcode(db->sql);
-    if (rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB)
+    if (rc != SQLITE_CORRUPT && rc != SQLITE_NOTADB)
+        return;
+    if (db->afloat)
+        (void)sqlite3_snprintf(sizeof db->doubt, db->doubt, "%s", sqlite3_errmsg(db->sql));
+    else
         store_db_note_damage(db, sqlite3_errmsg(db->sql));
+}
+
+void store_db_synced(store_db *db) {
+    db->afloat = false;
+    if (db->doubt[0] != '\0')
+        store_db_note_damage(db, db->doubt);
+    db->doubt[0] = '\0';
 }
 
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
@@ -508,12 +521,21 @@ int store_db_flush(store_db *db) {
     sqlite3_file *log = store_log_of(db);
     int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
     if (rc == SQLITE_OK) {
-        db->afloat = false;
+        store_db_synced(db);
         return 0;
     }
-    db->unsettled = true;
-    caches_drop(db);
+    store_db_unsettle(db);
     return store_err_of(rc);
+}
+
+void store_db_unsettle(store_db *db) {
+    db->unsettled = true;
+    db->doubt[0] = '\0';
+    caches_drop(db);
+}
+
+bool store_db_is_unsettled(const store_db *db) {
+    return db->unsettled;
 }
 
 /* ---- clean ends --------------------------------------------------------------------------- */
@@ -568,19 +590,25 @@ int store_db_commit(store_db *db) {
                add_total(db, "change", db->changes));
     }
     sqlite3_stmt *s = db->doomed == 0 ? store_sql(db, STORE_SQL_COMMIT) : NULL;
-    if (s != NULL && (db->relaxed ? store_run(db, s) : store_gather_commit(db, s))) {
+    if (s != NULL && (db->relaxed ? store_run(db, s) : store_gather_commit(db, s, db->floats))) {
         db->in_transaction = false;
         db->change += db->changes;
         db->renew_topics = false;
         db->rows_committed = (uint32_t)(db->messages_added + db->events_added);
         if (sqlite3_total_changes(db->sql) != db->changes_before) {
-            db->afloat = db->relaxed; /* else the sync was of the whole log */
             db->full = false;
+            if (db->relaxed || db->floats)
+                db->afloat = true;
+            else
+                store_db_synced(db); /* the whole log was */
         }
         return db->relaxed && db->must_sync ? store_db_flush(db) : 0;
     }
-    /* A sync that failed has made the kernel forget the commits before it, too. */
-    db->unsettled = db->unsettled || (db->afloat && s != NULL);
+    /* A sync that failed has made the kernel forget the commits before it, too; a write for which
+     * there was no room has not. */
+    int rc = sqlite3_extended_errcode(db->sql);
+    if (s != NULL && db->afloat && (db->doomed != -PTN_EFULL || rc == SQLITE_IOERR_FSYNC))
+        db->unsettled = true;
     int err = db->doomed != 0 ? db->doomed : -PTN_EIO;
     db->full = err == -PTN_EFULL;
     store_db_rollback(db);
@@ -622,6 +650,10 @@ void store_db_read_end(store_db *db) {
         (void)store_run(db, s);
 }
 
+uint32_t store_db_log_pages(const store_db *db) {
+    return db->log_pages;
+}
+
 uint64_t store_db_log_bytes(const store_db *db) {
     return (uint64_t)db->log_pages * STORE_PAGE;
 }
@@ -645,6 +677,10 @@ int store_db_checkpoint(store_db *db) {
 
 uint32_t store_db_rows_committed(const store_db *db) {
     return db->rows_committed;
+}
+
+uint32_t store_db_rows_waiting(const store_db *db) {
+    return (uint32_t)(db->messages_added + db->events_added);
 }
 
 /* ---- dispatch ----------------------------------------------------------------------------- */
@@ -715,6 +751,12 @@ static const struct operation *find_operation(uint32_t type) {
 bool store_db_is_write(uint32_t type) {
     const struct operation *o = find_operation(type);
     return o != NULL && o->kind == WRITE;
+}
+
+bool store_db_is_append(uint32_t type) {
+    return type == PTN_MSG_STORE_MSG_APPEND || type == PTN_MSG_STORE_EVENTS_APPEND ||
+           type == PTN_MSG_STORE_EVENTS_APPEND_WRITTEN || type == PTN_MSG_STORE_MSG_READ ||
+           type == PTN_MSG_STORE_FEED_ACK;
 }
 
 bool store_db_is_page(uint32_t type) {

@@ -95,6 +95,8 @@ void store_db_note_damage(store_db *db, const char *found);
 bool store_db_is_write(uint32_t type);
 /* True for writes that need not wait for the disk. */
 bool store_db_is_relaxed(uint32_t type);
+/* True for writes whose answers are small, and that clients send one after the other. */
+bool store_db_is_append(uint32_t type);
 /* True for reads whose answers may be large: pages of messages, conversations, users. */
 bool store_db_is_page(uint32_t type);
 /* True for those of them that a handle of its own may answer at any time: whoever asks builds
@@ -111,6 +113,22 @@ int store_db_relax(store_db *db, bool on);
 int store_db_flush(store_db *db);
 int store_db_commit(store_db *db);
 void store_db_rollback(store_db *db);
+
+/* Commits that leave their sync to another thread, so that the next transactions can be filled
+ * meanwhile.  Until that thread's store_db_sync() has succeeded they are not to be acknowledged,
+ * and whoever else reads them may see them go; there is one sync at a time, and no other commit
+ * before store_db_afloat_ended().  may_float: between begin and commit, whether one can.
+ * commit_afloat: as commit. */
+bool store_db_may_float(const store_db *db);
+int store_db_commit_afloat(store_db *db);
+int store_db_sync(store_db *db); /* any thread */
+/* err: of a sync; then the next begin takes the log back to so many pages: what it had before the
+ * first commit that was not synced. */
+void store_db_afloat_ended(store_db *db, int err, uint32_t pages);
+uint32_t store_db_log_pages(const store_db *db);
+/* A sync has failed, and no transaction since has put the log right: what is read may be anything.
+ */
+bool store_db_is_unsettled(const store_db *db);
 
 /* The last transaction that wanted to change something found no room, and none has since. */
 bool store_db_is_full(const store_db *db);
@@ -144,5 +162,6 @@ void store_db_make_room(store_db *db);
 
 /* Messages and events stored by the transaction that committed last: for metrics. */
 uint32_t store_db_rows_committed(const store_db *db);
+uint32_t store_db_rows_waiting(const store_db *db); /* ...by the open one so far */
 
 #endif

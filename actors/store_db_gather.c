@@ -21,9 +21,11 @@ enum { GATHER_BYTES = 128 << 10 }; /* 31 pages; more go in several pieces */
 struct store_gather {
     sqlite3_vfs vfs; /* first: SQLite hands it back */
     sqlite3_vfs *base;
+    sqlite3_file *log; /* behind the log's file; NULL: not open */
     char name[40];
     bool on;
-    int n; /* bytes kept, for this place in the log */
+    bool defers; /* somebody else syncs what is written */
+    int n;       /* bytes kept, for this place in the log */
     sqlite3_int64 at;
     char bytes[GATHER_BYTES];
 };
@@ -44,6 +46,7 @@ static int hand_on(struct log_file *l) {
 static int log_close(sqlite3_file *f) {
     struct log_file *l = (struct log_file *)f;
     l->g->n = 0; /* of a commit that failed */
+    l->g->log = NULL;
     return l->base->pMethods->xClose(l->base);
 }
 
@@ -77,10 +80,16 @@ static int log_truncate(sqlite3_file *f, sqlite3_int64 size) {
     return rc == SQLITE_OK ? l->base->pMethods->xTruncate(l->base, size) : rc;
 }
 
+/* The head of a log that begins anew has to be on disk before its pages, and two syncs at a time
+ * cannot both hear of an error: then nothing is deferred, and the commit fails. */
 static int log_sync(sqlite3_file *f, int flags) {
     struct log_file *l = (struct log_file *)f;
+    if (l->g->defers && l->g->n > 0 && l->g->at == 0) {
+        l->g->n = 0;
+        return SQLITE_IOERR_FSYNC;
+    }
     int rc = hand_on(l);
-    return rc == SQLITE_OK ? l->base->pMethods->xSync(l->base, flags) : rc;
+    return rc != SQLITE_OK || l->g->defers ? rc : l->base->pMethods->xSync(l->base, flags);
 }
 
 static int log_file_size(sqlite3_file *f, sqlite3_int64 *ret_size) {
@@ -128,6 +137,8 @@ static int gather_open(sqlite3_vfs *vfs, sqlite3_filename name, sqlite3_file *f,
     int rc = g->base->xOpen(g->base, name, l->base, flags, ret_flags);
     if (l->base->pMethods != NULL) /* also after a failure: then SQLite closes it */
         l->file.pMethods = &log_methods;
+    if (rc == SQLITE_OK)
+        g->log = l->base;
     return rc;
 }
 
@@ -158,12 +169,18 @@ void store_gather_close(store_db *db) {
     free(db->gather);
 }
 
-bool store_gather_commit(store_db *db, sqlite3_stmt *s) {
+int store_db_sync(store_db *db) {
+    sqlite3_file *log = db->gather->log;
+    return log != NULL ? store_err_of(log->pMethods->xSync(log, SQLITE_SYNC_NORMAL)) : -PTN_EIO;
+}
+
+bool store_gather_commit(store_db *db, sqlite3_stmt *s, bool defers) {
     struct store_gather *g = db->gather;
     g->on = true;
+    g->defers = defers;
     bool ok = store_run(db, s);
-    g->on = false;
-    PTN_ASSERT(!ok || g->n == 0); /* the sync was the last thing that happened to the log */
+    g->on = g->defers = false;
+    PTN_ASSERT(!ok || g->n == 0); /* a sync was the last thing that happened to the log */
     g->n = 0;
     return ok;
 }

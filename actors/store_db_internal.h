@@ -280,12 +280,14 @@ struct store_db {
     int64_t auth_version, auth_changes; /* the same for store_sessions_revoked() */
     bool in_transaction;
     bool relaxed;   /* commits do not wait for the disk */
+    bool floats;    /* this one is synced by another thread */
     bool must_sync; /* this one does */
     bool claimed;   /* store_db_claim() */
     bool foreign;   /* on a VFS that is not the system's */
     bool damage_noted;
     bool full;            /* there was no room for what was to be committed last */
     bool afloat;          /* the log holds commits that nobody has synced yet */
+    char doubt[160];      /* what looked like damage meanwhile */
     bool unsettled;       /* the log may hold what the disk does not */
     bool renew_topics;    /* unsynced commits may be gone: positions of loose topics are not true */
     bool version_changed; /* another process has written since the last transaction */
@@ -303,6 +305,11 @@ struct store_db {
 };
 
 /* ---- store_db.c --------------------------------------------------------------------------- */
+
+/* All of the log is on disk. */
+void store_db_synced(store_db *db);
+/* A sync of the log has failed: the next transaction puts it right before anything else. */
+void store_db_unsettle(store_db *db);
 
 /* The statement, reset; bind every parameter, they keep what they had.  NULL: it cannot be
  * prepared, and store_db_fail() was called. */
@@ -414,8 +421,8 @@ int store_log_forget_index(store_db *db, uint32_t frames);
 const char *store_gather_open(store_db *db, const char *base);
 /* After sqlite3_close(). */
 void store_gather_close(store_db *db);
-/* Runs COMMIT, which has to sync the log; as store_run(). */
-bool store_gather_commit(store_db *db, sqlite3_stmt *s);
+/* Runs COMMIT, which has to sync the log; as store_run().  defers: store_db_sync() does that. */
+bool store_gather_commit(store_db *db, sqlite3_stmt *s, bool defers);
 
 /* store_db_topics.c */
 ptn_buf *store_topic_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);

@@ -112,11 +112,42 @@ int store_log_forget_index(store_db *db, uint32_t frames) {
     return 0;
 }
 
-/* ---- room ahead --------------------------------------------------------------------------- */
-
 static sqlite3_int64 end_of(uint32_t frames) {
     return LOG_HEADER_BYTES + (sqlite3_int64)frames * (FRAME_HEADER_BYTES + STORE_PAGE);
 }
+
+static bool wants_room(const store_db *db) {
+    return end_of(db->log_pages) + ROOM_BYTES / 2 >= db->log_room &&
+           db->log_room < end_of(db->checkpoint_pages) && db->log_pages > 0;
+}
+
+/* ---- commits that another thread syncs ---------------------------------------------------- */
+
+/* A log that is about to begin anew has nothing to go back to; and these other commits sync more
+ * than their own, or nothing. */
+bool store_db_may_float(const store_db *db) {
+    return db->log_pages > 0 && !db->relaxed && !db->renew_topics && !db->unsettled &&
+           !store_db_checkpoint_is_due(db) && !wants_room(db);
+}
+
+int store_db_commit_afloat(store_db *db) {
+    PTN_ASSERT(store_db_may_float(db));
+    db->floats = true;
+    int err = store_db_commit(db);
+    db->floats = false;
+    return err;
+}
+
+void store_db_afloat_ended(store_db *db, int err, uint32_t pages) {
+    if (err == 0) {
+        store_db_synced(db);
+        return;
+    }
+    db->log_pages = pages; /* the writers of the rest have heard that it failed */
+    store_db_unsettle(db);
+}
+
+/* ---- room ahead --------------------------------------------------------------------------- */
 
 static int zeros_write(sqlite3_file *log, sqlite3_int64 from, sqlite3_int64 to) {
     static const char zeros[64 << 10];
@@ -144,11 +175,10 @@ static int room_make(store_db *db, sqlite3_int64 end) {
 }
 
 void store_db_make_room(store_db *db) {
-    sqlite3_int64 end = end_of(db->log_pages);
-    if (end + ROOM_BYTES / 2 < db->log_room || db->log_room >= end_of(db->checkpoint_pages) ||
-        db->log_pages == 0 || db->in_transaction || db->unsettled || db->afloat)
+    if (!wants_room(db) || db->in_transaction || db->unsettled || db->afloat)
         return;
-    db->log_room = end + ROOM_BYTES; /* a failure is not looked at again before that */
+    db->log_room =
+        end_of(db->log_pages) + ROOM_BYTES; /* a failure is not looked at again before that */
     if (store_db_begin(db) != 0)
         return;
     (void)room_make(db, end_of(store_log_frames(db)));

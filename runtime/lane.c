@@ -6,7 +6,8 @@
  * one actor keep their order, and since one thread sends all replies, so do the replies to one
  * actor. The pusher that found the stack empty wakes the lane; the environment remembers a wake
  * that comes while the lane is running.  A job lives in the memory of an envelope: the worker's
- * magazine gives it, the lane's magazine takes it back and sends replies from it.
+ * magazine gives it, the lane's magazine takes it back and sends replies from it; of a job that is
+ * passed on, the last lane's.
  */
 #include "runtime/bounds.h"
 #include "runtime/mbox.h"
@@ -76,12 +77,40 @@ static bool job_shed(ptn_lane *l, const ptn_lane_job *job, ptn_time now, uint32_
     return true;
 }
 
+static void jobs_free(ptn_lane *l, ptn_lane_job *jobs) {
+    uint32_t n = 0;
+    size_t bytes = 0;
+    while (jobs != NULL) {
+        ptn_lane_job *job = jobs;
+        jobs = job->next;
+        n++;
+        bytes += ptn_buf_bytes(job->buf).n;
+        ptn_buf_unref(job->buf);
+        ptn__env_put(l->f.rt, &l->f.mag, (struct ptn__env *)(void *)job);
+    }
+    /* relaxed, bytes: a counter; partner is the fetch_add in ptn_lane_send().  release, depth:
+     * whoever finds it 0 sees what the batch did. */
+    atomic_fetch_sub_explicit(&l->bytes, bytes, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&l->depth, n, memory_order_release);
+}
+
+/* True: it had been empty, and its thread must be woken. */
+static bool job_push(ptn_lane *l, ptn_lane_job *j) {
+    ptn_lane_job *top = atomic_load_explicit(&l->stack, memory_order_relaxed); /* a first guess */
+    do {
+        j->next = top;
+        /* release: partner is the exchange in lane_take() */
+    } while (!atomic_compare_exchange_weak_explicit(&l->stack, &top, j, memory_order_release,
+                                                    memory_order_relaxed));
+    return top == NULL;
+}
+
 /* Lane thread.  One batch; false: nothing was waiting. */
 static bool lane_step(void *arg) {
     ptn_lane *l = arg;
     if (l->pending == NULL)
         lane_take(l);
-    ptn_lane_job *done = NULL; /* all of the batch, also those that are not run */
+    ptn_lane_job *refused = NULL;
     size_t n = 0;
     uint32_t n_done = 0;
     size_t batch_max = PTN_BUGGIFY("lane.batch") ? 1 : l->opts.batch_max;
@@ -89,11 +118,13 @@ static bool lane_step(void *arg) {
     while (l->pending != NULL && n < batch_max) {
         ptn_lane_job *job = l->pending;
         l->pending = job->next;
-        job->next = done;
-        done = job;
         n_done++;
-        if (!job_expired(l, job, now) && !job_shed(l, job, now, n_done))
+        if (!job_expired(l, job, now) && !job_shed(l, job, now, n_done)) {
             l->batch[n++] = job;
+        } else {
+            job->next = refused;
+            refused = job;
+        }
     }
     if (n_done == 0)
         return false;
@@ -101,18 +132,38 @@ static bool lane_step(void *arg) {
         l->opts.run(l, l->opts.arg, l->batch, n);
         l->batch_ns = ptn_lane_now(l) - now;
     }
-    size_t bytes = 0;
-    while (done != NULL) {
-        ptn_lane_job *job = done;
-        done = job->next;
-        bytes += ptn_buf_bytes(job->buf).n;
-        ptn_buf_unref(job->buf);
-        ptn__env_put(l->f.rt, &l->f.mag, (struct ptn__env *)(void *)job);
+    for (size_t i = 0; i < n; i++) {
+        if (l->batch[i] == NULL) /* passed on */
+            continue;
+        l->batch[i]->next = refused;
+        refused = l->batch[i];
     }
-    /* relaxed, both: counters; partner is the fetch_add in ptn_lane_send() */
-    atomic_fetch_sub_explicit(&l->bytes, bytes, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&l->depth, n_done, memory_order_relaxed);
+    jobs_free(l, refused);
     return true;
+}
+
+/* The thread of lane `to` takes it from here, and gives its envelope back. */
+void ptn_lane_pass(ptn_lane *l, ptn_lane_job **take_job, ptn_lane *to, uint32_t type,
+                   ptn_buf *take_payload) {
+    ptn_lane_job *j = *take_job;
+    *take_job = NULL;
+    size_t old = ptn_buf_bytes(j->buf).n;
+    ptn_buf_unref(j->buf);
+    j->buf = take_payload;
+    j->type = type;
+    j->reply.deadline = PTN_NEVER;
+    /* relaxed, all: see jobs_free() */
+    atomic_fetch_add_explicit(&to->depth, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&to->bytes, ptn_buf_bytes(take_payload).n, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&l->bytes, old, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&l->depth, 1, memory_order_relaxed);
+    if (job_push(to, j))
+        l->f.rt->env->ops->lane_wake(to->env_lane);
+}
+
+void ptn_lane_wait(ptn_lane *of, bool (*done)(void *arg), void *arg) {
+    if (!done(arg))
+        of->f.rt->env->ops->lane_wait(of->env_lane, done, arg);
 }
 
 int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) {
@@ -151,7 +202,7 @@ int ptn_lane_open(ptn_runtime *rt, const ptn_lane_opts *o, ptn_lane **ret_lane) 
 
 int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
     struct ptn__worker *w = c->w;
-    /* relaxed, both: see lane_step.  A single job fits whatever its size. */
+    /* relaxed, both: see jobs_free().  A single job fits whatever its size. */
     uint32_t old = atomic_fetch_add_explicit(&l->depth, 1, memory_order_relaxed);
     size_t old_bytes = atomic_fetch_add_explicit(&l->bytes, m->len, memory_order_relaxed);
     bool room = old < l->opts.jobs_max && (old == 0 || old_bytes + m->len <= l->opts.bytes_max) &&
@@ -171,13 +222,7 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m) {
     };
     if (w->posts_waiting != 0)
         ptn__posts_flush(w); /* the lane's answer must not get there first */
-    ptn_lane_job *top = atomic_load_explicit(&l->stack, memory_order_relaxed); /* a first guess */
-    do {
-        j->next = top;
-        /* release: partner is the exchange in lane_take() */
-    } while (!atomic_compare_exchange_weak_explicit(&l->stack, &top, j, memory_order_release,
-                                                    memory_order_relaxed));
-    if (top == NULL)
+    if (job_push(l, j))
         w->env->ops->lane_wake(l->env_lane);
     ptn__mark_answered(c, m->corr);
     ptn__token_remove(c->slot, m->corr);
@@ -201,7 +246,7 @@ int ptn_lane_reply_err(ptn_lane *l, ptn_reply_to r, int err) {
 }
 
 size_t ptn_lane_depth(const ptn_lane *l) {
-    return atomic_load_explicit(&l->depth, memory_order_relaxed);
+    return atomic_load_explicit(&l->depth, memory_order_acquire); /* see jobs_free() */
 }
 
 void ptn__lane_bounds(const ptn_lane *l, ptn__bound_fn visit) {

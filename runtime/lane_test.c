@@ -22,9 +22,11 @@ static int exit_on_stopping(ptn_ctx *c, void *state, const ptn_msg *m) {
 
 struct lane_play {
     ptn_lane *lane;
+    ptn_lane *next_lane; /* answers what the first one passes on; NULL: there is none */
     ptn_addr store;
     unsigned n, asked, answered, errors, wrong_order;
     uint64_t next;
+    unsigned passed;
     size_t batch_seen;
     int full;
 };
@@ -43,6 +45,24 @@ static void lane_run(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
         ptn_buf *out = ptn_buf_copy(b.p, b.n);
         if (ptn_lane_reply(l, jobs[i]->reply, MSG_DONE, out) < 0)
             ptn_buf_unref(out);
+    }
+}
+
+static bool lane_is_idle(void *arg) {
+    return ptn_lane_depth(arg) == 0;
+}
+
+/* Every other batch waits for the other lane, and leaves it nothing but the next batch. */
+static void lane_pass(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
+    struct lane_play *p = arg;
+    for (size_t i = 0; i < n; i++) {
+        ptn_bytes b = ptn_buf_bytes(jobs[i]->buf);
+        ptn_lane_pass(l, &jobs[i], p->next_lane, jobs[i]->type, ptn_buf_copy(b.p, b.n));
+        cr_expect_null(jobs[i]);
+    }
+    if (p->passed++ % 2 == 0) {
+        ptn_lane_wait(p->next_lane, lane_is_idle, p->next_lane);
+        cr_expect_eq(ptn_lane_depth(p->next_lane), 0);
     }
 }
 
@@ -97,9 +117,13 @@ static int store_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
 static const ptn_actor_ops store_ops = {
     .name = "store", .state_size = sizeof(void *), .init = store_init, .handle = store_handle};
 
-static void check_lane(ptn_runtime *rt, unsigned n, int far) {
+static void check_lane(ptn_runtime *rt, unsigned n, int far, bool passes) {
     struct lane_play p = {.n = n};
-    const ptn_lane_opts o = {.name = "test", .run = lane_run, .arg = &p, .batch_max = 16};
+    ptn_lane_opts o = {.name = "test", .run = lane_run, .arg = &p, .batch_max = 16};
+    if (passes) {
+        cr_assert_eq(ptn_lane_open(rt, &o, &p.next_lane), 0);
+        o.run = lane_pass;
+    }
     cr_assert_eq(ptn_lane_open(rt, &o, &p.lane), 0);
     ptn_actor_opts at = {.worker = far};
     cr_assert_eq(ptn_runtime_spawn(rt, &store_ops, &at, &p, PTN_PERMANENT, &p.store), 0);
@@ -111,13 +135,15 @@ static void check_lane(ptn_runtime *rt, unsigned n, int far) {
     cr_expect_eq(p.wrong_order, 0, "answers come in the order of the questions");
     cr_expect_leq(p.batch_seen, 16);
     cr_expect_eq(ptn_lane_depth(p.lane), 0);
+    cr_expect_eq(p.passed > 0, passes);
     ptn_lane_close(p.lane);
+    ptn_lane_close(p.next_lane);
 }
 
 Test(lane, answers_in_order_on_the_test_environment) {
     struct rig r;
     rig_open(&r, 2);
-    check_lane(r.rt, 1000, 1);
+    check_lane(r.rt, 1000, 1, false);
     rig_close(&r);
     cr_expect_eq(buf_live(), 0);
 }
@@ -126,7 +152,24 @@ Test(lane, answers_in_order_with_threads, .timeout = 60) {
     ptn_runtime *rt;
     ptn_runtime_opts o = {.workers = 2};
     cr_assert_eq(ptn_runtime_new(&o, &rt), 0);
-    check_lane(rt, 20000, 1);
+    check_lane(rt, 20000, 1, false);
+    ptn_runtime_free(rt);
+    cr_expect_eq(buf_live(), 0);
+}
+
+Test(lane, what_it_passes_on_is_answered_by_another) {
+    struct rig r;
+    rig_open(&r, 2);
+    check_lane(r.rt, 1000, 1, true);
+    rig_close(&r);
+    cr_expect_eq(buf_live(), 0);
+}
+
+Test(lane, what_it_passes_on_is_answered_by_another_thread, .timeout = 60) {
+    ptn_runtime *rt;
+    ptn_runtime_opts o = {.workers = 2};
+    cr_assert_eq(ptn_runtime_new(&o, &rt), 0);
+    check_lane(rt, 20000, 1, true);
     ptn_runtime_free(rt);
     cr_expect_eq(buf_live(), 0);
 }

@@ -261,6 +261,15 @@ int ptn_lane_send(ptn_ctx *c, ptn_lane *l, const ptn_msg *m);
 /* Lane thread, inside run(). */
 int ptn_lane_reply(ptn_lane *l, ptn_reply_to r, uint32_t type, ptn_buf *take_payload);
 int ptn_lane_reply_err(ptn_lane *l, ptn_reply_to r, int err);
+/* Lane thread, inside run(), instead of an answer: the job, with another type and payload and
+ * without a deadline, goes on to lane `to`, whose run() answers it.  No bound of that lane refuses
+ * it: pass no more than it may have.  *take_job, in the array that run() was given, is NULL then.
+ */
+void ptn_lane_pass(ptn_lane *l, ptn_lane_job **take_job, ptn_lane *to, uint32_t type,
+                   ptn_buf *take_payload);
+/* Another lane's thread, inside run(): until done(arg), which is asked after each batch of `of`, on
+ * the caller's thread; a batch that has been passed or sent must make it true. */
+void ptn_lane_wait(ptn_lane *of, bool (*done)(void *arg), void *arg);
 /* Has the job's deadline passed meanwhile?  Then it has been answered, and must not be run. */
 bool ptn_lane_expired(ptn_lane *l, const ptn_lane_job *job);
 size_t ptn_lane_depth(const ptn_lane *l);

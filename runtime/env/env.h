@@ -124,7 +124,10 @@ typedef struct ptn_env_ops {
     /* A serial executor.  step() runs on its own thread after lane_wake(); true: call again. */
     int (*lane_open)(ptn_env *e, const char *name, bool (*step)(void *arg), void *arg,
                      ptn_env_lane **ret_l);
-    void (*lane_wake)(ptn_env_lane *l);  /* any thread */
+    void (*lane_wake)(ptn_env_lane *l); /* any thread */
+    /* Another lane's thread: until done(arg), which is looked at after each step that found work.
+     */
+    void (*lane_wait)(ptn_env_lane *l, bool (*done)(void *arg), void *arg);
     void (*lane_close)(ptn_env_lane *l); /* steps until false, then joins; main thread */
 } ptn_env_ops;
 

@@ -398,6 +398,12 @@ static void sim_lane_wake(ptn_env_lane *l) {
     ptn__sim_at(s, after, PTN__SIM_LANE, l, l->id);
 }
 
+/* Its work is done here and now, by the one thread there is. */
+static void sim_lane_wait(ptn_env_lane *l, bool (*done)(void *arg), void *arg) {
+    while (!done(arg))
+        PTN_ASSERT(l->step(l->arg));
+}
+
 static void sim_lane_close(ptn_env_lane *l) {
     while (l->step(l->arg))
         continue;
@@ -627,6 +633,7 @@ static const ptn_env_ops sim_ops = {
     .work = sim_work,
     .lane_open = sim_lane_open,
     .lane_wake = sim_lane_wake,
+    .lane_wait = sim_lane_wait,
     .lane_close = sim_lane_close,
 };
 

@@ -208,6 +208,11 @@ static void env_test_lane_wake(ptn_env_lane *l) {
     l->awake = true;
 }
 
+static void env_test_lane_wait(ptn_env_lane *l, bool (*done)(void *arg), void *arg) {
+    while (!done(arg))
+        PTN_ASSERT(l->step(l->arg));
+}
+
 static void env_test_lane_close(ptn_env_lane *l) {
     while (l->step(l->arg)) {
     }
@@ -230,6 +235,7 @@ static const ptn_env_ops env_test_ops = {
     .work = env_test_work,
     .lane_open = env_test_lane_open,
     .lane_wake = env_test_lane_wake,
+    .lane_wait = env_test_lane_wait,
     .lane_close = env_test_lane_close,
 };
 

@@ -336,6 +336,7 @@ static const ptn_env_ops uv_ops = {
     .work = ptn__uv_work,
     .lane_open = ptn__uv_lane_open,
     .lane_wake = ptn__uv_lane_wake,
+    .lane_wait = ptn__uv_lane_wait,
     .lane_close = ptn__uv_lane_close,
 };
 

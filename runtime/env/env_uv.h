@@ -105,6 +105,7 @@ int ptn__uv_work(ptn_env *e, unsigned worker, void (*work)(void *arg), void (*do
 int ptn__uv_lane_open(ptn_env *e, const char *name, bool (*step)(void *arg), void *arg,
                       ptn_env_lane **ret_l);
 void ptn__uv_lane_wake(ptn_env_lane *l);
+void ptn__uv_lane_wait(ptn_env_lane *l, bool (*done)(void *arg), void *arg);
 void ptn__uv_lane_close(ptn_env_lane *l);
 
 #endif

@@ -150,9 +150,19 @@ struct ptn_env_lane {
     bool closing;       /* under the lock */
     pthread_mutex_t lock;
     pthread_cond_t cond;
+    pthread_cond_t stepped; /* for the waiters */
+    unsigned waiters;       /* under the lock */
     pthread_t thread;
     char name[16];
 };
+
+/* Whoever looked before this step waits by now, or sees what it did. */
+static void lane_tell_waiters(ptn_env_lane *l) {
+    pthread_mutex_lock(&l->lock);
+    if (l->waiters > 0)
+        pthread_cond_broadcast(&l->stepped);
+    pthread_mutex_unlock(&l->lock);
+}
 
 static void *lane_thread(void *arg) {
     ptn_env_lane *l = arg;
@@ -169,7 +179,7 @@ static void *lane_thread(void *arg) {
          * that this step, still to come, sees its work. */
         atomic_exchange_explicit(&l->wanted, false, memory_order_acq_rel);
         while (l->step(l->arg))
-            continue;
+            lane_tell_waiters(l);
     }
     ptn__guard_leave();
     return NULL;
@@ -187,7 +197,9 @@ int ptn__uv_lane_open(ptn_env *e, const char *name, bool (*step)(void *arg), voi
         l->name[i] = name[i];
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->cond, NULL);
+    pthread_cond_init(&l->stepped, NULL);
     if (pthread_create(&l->thread, NULL, lane_thread, l) != 0) {
+        pthread_cond_destroy(&l->stepped);
         pthread_cond_destroy(&l->cond);
         pthread_mutex_destroy(&l->lock);
         free(l);
@@ -206,6 +218,15 @@ void ptn__uv_lane_wake(ptn_env_lane *l) {
     pthread_mutex_unlock(&l->lock);
 }
 
+void ptn__uv_lane_wait(ptn_env_lane *l, bool (*done)(void *arg), void *arg) {
+    pthread_mutex_lock(&l->lock);
+    l->waiters++;
+    while (!done(arg))
+        pthread_cond_wait(&l->stepped, &l->lock);
+    l->waiters--;
+    pthread_mutex_unlock(&l->lock);
+}
+
 void ptn__uv_lane_close(ptn_env_lane *l) {
     if (l == NULL)
         return;
@@ -214,6 +235,7 @@ void ptn__uv_lane_close(ptn_env_lane *l) {
     pthread_cond_signal(&l->cond);
     pthread_mutex_unlock(&l->lock);
     pthread_join(l->thread, NULL);
+    pthread_cond_destroy(&l->stepped);
     pthread_cond_destroy(&l->cond);
     pthread_mutex_destroy(&l->lock);
     free(l);

@@ -386,6 +386,7 @@ static void open_store(void) {
         .scrub_rate = 1 << 20,
         .queue_delay_ns = world->plan.queue_delay_ns,
         .batch_max = world->plan.batch_max,
+        .syncer_rows = world->seed % 2, /* 1: as good as all of them */
         .jobs_max = world->plan.jobs_max,
         .bytes_max = world->plan.job_bytes_max,
         .db = {.vfs = DISK_VFS,
