@@ -82,14 +82,15 @@
                   " WHERE m.user = ?1 ORDER BY m.conversation DESC LIMIT ?2")                              \
     XX(CURSORS, "SELECT device, seq, deliveries, replay_to, gap_from, gap_reason, gap_letter FROM cursors" \
                 " WHERE user = ?1 AND conversation = ?2")                                                  \
-    XX(CURSOR_SET, "INSERT INTO cursors(user, conversation, device, seq, deliveries, seen_ms)"             \
-                   " SELECT ?1, c.key, ?3, ?4, ?5, ?6 FROM conversations c JOIN members m"                 \
+    XX(CURSOR_SET, "INSERT INTO cursors(user, conversation, device, seq, deliveries, seen_ms, acked)"      \
+                   " SELECT ?1, c.key, ?3, ?4, ?5, ?6, ?4 FROM conversations c JOIN members m"             \
                    " ON m.conversation = c.id AND m.user = ?1 WHERE c.id = ?2"                             \
-                   " ON CONFLICT DO UPDATE SET gap_from = iif(excluded.seq > seq, 0, gap_from),"            \
-                  " seq = excluded.seq, deliveries = excluded.deliveries,"                                 \
-                   " seen_ms = excluded.seen_ms WHERE excluded.seq >= seq")                                \
-    XX(CURSOR_PASS, "UPDATE cursors SET seq = ?4, deliveries = 0, gap_from = ?5, gap_reason = ?6,"         \
-                    " gap_letter = ?7 WHERE user = ?1 AND conversation = ?2 AND device = ?3")              \
+                   " ON CONFLICT DO UPDATE SET gap_from = iif(excluded.acked > acked, 0, gap_from),"       \
+                   " seq = max(seq, excluded.seq), acked = excluded.acked,"                                \
+                   " deliveries = excluded.deliveries, seen_ms = excluded.seen_ms"                         \
+                   " WHERE excluded.acked >= acked")                                                       \
+    XX(CURSOR_PASS, "UPDATE cursors SET seq = ?4, acked = ?4, deliveries = 0, gap_from = ?5,"             \
+                    " gap_reason = ?6, gap_letter = ?7 WHERE user = ?1 AND conversation = ?2 AND device = ?3")              \
     XX(CURSOR_SEEN, "UPDATE cursors SET seen_ms = ?4 WHERE user = ?1 AND conversation = ?2"                \
                     " AND device = ?3 AND seen_ms < ?4 - 60000")                                           \
     XX(USER_NEXT, "SELECT min(user) FROM cursors WHERE user > ?1")                                         \
@@ -112,7 +113,8 @@
     XX(MSGS_OF_OTHERS, "SELECT count(*), min(seq), max(seq) FROM messages"                                 \
                        " WHERE conversation = ?1 AND seq > ?2 AND seq <= ?3 AND sender <> ?4")             \
     XX(CURSOR_SKIP, "UPDATE cursors SET seq = ?4 WHERE user = ?1 AND conversation = ?2 AND device = ?3")   \
-    XX(CURSOR_REWIND, "UPDATE cursors SET seq = min(seq, ?4), deliveries = 0, replay_to = ?5, gap_from = 0" \
+    XX(CURSOR_REWIND, "UPDATE cursors SET seq = min(seq, ?4), acked = min(acked, ?4), deliveries = 0,"       \
+                      " replay_to = ?5, gap_from = 0"                                                      \
                       " WHERE user = ?1 AND device = ?3 AND conversation ="                                \
                       " (SELECT key FROM conversations WHERE id = ?2)")                                    \
     XX(DEAD_LIST, "SELECT " STORE_DEAD_COLUMNS " FROM dead_letters WHERE id > ?1 ORDER BY id LIMIT ?2")    \

@@ -110,8 +110,9 @@ static bool cursor_load(store_db *db, ptn_str user, ptn_str device, bool is_new,
     return ok;
 }
 
-/* 1: the cursor has moved or is new, 0: it stands at seq or further, or there is no such member,
- * <0: failed. */
+/* 1: the cursor is new, or has heard something new; 0: the device has acknowledged more, or there
+ * is no such member; <0: failed.  Who has not noticed that the cursor went over own messages means
+ * the same message by "the next one". */
 static int cursor_set(store_db *db, ptn_str user, ptn_str conversation, ptn_str device,
                       const struct cursor *k, int64_t now_ms) {
     sqlite3_stmt *s = store_sql(db, STORE_SQL_CURSOR_SET);

@@ -349,6 +349,24 @@ Test(store_db_queue, cursors_go_over_own_messages_in_silence) {
     cr_expect_eq(int_of(element(feed("alice", "b", 5, 0, 0), 1)), 12);
 }
 
+Test(store_db_queue, deliveries_count_behind_own_messages_that_were_passed) {
+    (void)acked("alice", "a");
+    say("alice", NOW_MS);
+    say("alice", NOW_MS);
+    say("bob", NOW_MS);
+    (void)feed("alice", "a", 5, 0, 0); /* the cursor goes over the two */
+    (void)ack("alice", "a", 0, 2, 0);  /* a session that had not heard of it has sent the third */
+    ptn_bytes row = feed("alice", "a", 5, 0, 0);
+    cr_expect_eq(int_of(element(row, 1)), 2);
+    cr_expect_eq(int_of(element(row, 2)), 2);
+    (void)ack("alice", "a", 3, 0, 3);
+    (void)ack("alice", "a", 2, 7, 0); /* too late */
+    say("bob", NOW_MS);
+    row = feed("alice", "a", 5, 0, 0);
+    cr_expect_eq(int_of(element(row, 1)), 3);
+    cr_expect_eq(int_of(element(row, 2)), 0);
+}
+
 /* ---- what a visit may cost ------------------------------------------------------------------ */
 
 /* Seqs from..to of a conversation, as if its sender had said them one by one. */

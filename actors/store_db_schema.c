@@ -185,7 +185,11 @@ static const char schema_3[] =
  * behind the other, and id is empty, or NULL when none has one. */
 static const char schema_4[] = "ALTER TABLE topic_log ADD COLUMN n INTEGER NOT NULL DEFAULT 1;";
 
-static const char *const migrations[] = {schema_1, schema_2, schema_3, schema_4};
+/* seq may be further than what was acknowledged: behind acked, up to it, are own messages only. */
+static const char schema_5[] = "ALTER TABLE cursors ADD COLUMN acked INTEGER NOT NULL DEFAULT 0;"
+                               "UPDATE cursors SET acked = seq;";
+
+static const char *const migrations[] = {schema_1, schema_2, schema_3, schema_4, schema_5};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))
 
 static int read_version(sqlite3 *sql, int *ret_version) {
