@@ -32,7 +32,9 @@ typedef struct store_retention { /* 0: kept for ever */
 } store_retention;
 
 /* What may wait for one device, in all its conversations; past it the oldest are passed, as dead
- * letters.  0: no limit. */
+ * letters.  0: no limit; but a limit of bytes is one of STORE_QUEUE_MESSAGES_MAX messages too,
+ * which are all that anybody looks at. */
+#define STORE_QUEUE_MESSAGES_MAX 65536u
 typedef struct store_queue {
     uint64_t messages, bytes, ttl_ms;
     uint32_t conversations; /* of one feed, the newest; 0: 1,000 */

@@ -143,6 +143,12 @@ struct visit { /* to one device */
     bool passed;              /* the cursor that was looked at last went over something */
 };
 
+/* A walk over what waits is bounded by it. */
+static uint64_t messages_max(const store_queue *limits) {
+    bool none = limits->messages == 0 || limits->messages > STORE_QUEUE_MESSAGES_MAX;
+    return none ? STORE_QUEUE_MESSAGES_MAX : limits->messages;
+}
+
 static struct visit visit_of(store_db *db, ptn_str user, ptn_str device, int64_t now_ms) {
     return (struct visit){.db = db,
                           .user = user,
@@ -150,7 +156,7 @@ static struct visit visit_of(store_db *db, ptn_str user, ptn_str device, int64_t
                           .now_ms = now_ms,
                           .own = VISIT_ROWS_MAX,
                           .missed = VISIT_ROWS_MAX,
-                          .messages = db->queue.limits.messages,
+                          .messages = messages_max(&db->queue.limits),
                           .bytes = db->queue.limits.bytes};
 }
 
@@ -189,13 +195,13 @@ struct tail {
 static bool tail_take(struct visit *v, int64_t seq, sqlite3_stmt *row, struct tail *t) {
     const store_queue *limits = &v->db->queue.limits;
     uint64_t size = (uint64_t)sqlite3_column_int64(row, 1);
-    if (limits->messages > 0 && v->messages == 0)
+    if (v->messages == 0)
         return false;
     if (limits->bytes > 0 && size > v->bytes) {
         v->bytes = 0;
         return false;
     }
-    v->messages -= limits->messages > 0;
+    v->messages--;
     v->bytes -= limits->bytes > 0 ? size : 0;
     v->waiting++;
     t->next = seq;

@@ -429,6 +429,19 @@ Test(store_db_queue, one_visit_has_one_allowance) {
     cr_expect_leq(rows_of_a_round(), 10, "and none is looked at for ever");
 }
 
+Test(store_db_queue, a_limit_of_bytes_bounds_the_walk_too) {
+    (void)acked("bob", "a");
+    fill("c1", 1, 65540, "alice", NOW_MS);
+    cr_expect_leq(rows_of_a_round(), 10, "without limits nobody counts");
+    db->queue.limits.bytes = UINT64_C(1) << 40;
+    cr_expect_leq(rows_of_a_round(), 65536 + 10);
+    ptn_bytes letter = only_letter();
+    cr_expect_eq(int_of(element(letter, 5)), 4);
+    cr_expect(str_is(element(letter, 6), "overflow"));
+    cr_expect_leq(rows_of_a_round(), 65536 + 10);
+    (void)only_letter();
+}
+
 Test(store_db_queue, own_messages_behind_removed_ones_are_passed) {
     (void)acked("alice", "a");
     fill("c1", 11, 2010, "alice", 1000);
