@@ -31,14 +31,19 @@ typedef struct store_retention { /* 0: kept for ever */
     uint64_t messages_age_ms, messages; /* of a conversation; its newest always stays */
 } store_retention;
 
-/* What may wait for one device, in all its conversations; past it the oldest are passed, as dead
- * letters.  0: no limit; but a limit of bytes is one of STORE_QUEUE_MESSAGES_MAX messages too,
- * which are all that anybody looks at. */
+/* What may wait for one user, in all conversations: a message that any of the devices has not
+ * acknowledged counts once.  What is over the limits is passed, as a dead letter of each device
+ * that it waited for: of the device that was here last the newest stay, in the newest conversations
+ * first, and of the others what there is still room for.  0: no limit; but a limit of bytes is one
+ * of STORE_QUEUE_MESSAGES_MAX messages too, which are all that anybody looks at. */
 #define STORE_QUEUE_MESSAGES_MAX 65536u
+#define STORE_QUEUE_CONVERSATIONS_MAX 1000u
+#define STORE_QUEUE_DEVICES_MAX 1000u
 typedef struct store_queue {
     uint64_t messages, bytes, ttl_ms;
-    uint32_t conversations; /* of one feed, the newest; 0: 1,000 */
-    uint32_t devices;       /* of one user; past it the one away longest is forgotten; 0: 32 */
+    uint32_t conversations; /* of one feed, the newest; 0: 1,000, the most */
+    uint32_t
+        devices; /* of one user; past it the one away longest is forgotten; 0: 32; at most 1,000 */
 } store_queue;
 
 /* How the search for damage stands, for STORE_STATS; whoever searches writes it. */

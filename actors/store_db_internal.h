@@ -94,7 +94,8 @@
     XX(CURSOR_SEEN, "UPDATE cursors SET seen_ms = ?4 WHERE user = ?1 AND conversation = ?2"                \
                     " AND device = ?3 AND seen_ms < ?4 - 60000")                                           \
     XX(USER_NEXT, "SELECT min(user) FROM cursors WHERE user > ?1")                                         \
-    XX(DEVICE_NEXT, "SELECT min(device) FROM cursors WHERE user = ?1 AND (device > ?2 OR ?3)")             \
+    XX(DEVICES, "SELECT device FROM cursors WHERE user = ?1 GROUP BY device"                               \
+                " ORDER BY max(seen_ms) DESC, device LIMIT ?2")                                            \
     XX(DEVICE_OVER, "SELECT device FROM cursors WHERE user = ?1 AND device IS NOT ?2 GROUP BY device"      \
                     " ORDER BY max(seen_ms) DESC, device LIMIT 1 OFFSET ?3")                               \
     XX(DEVICE_KNOWN, "SELECT 1 FROM cursors WHERE user = ?1 AND device = ?2 LIMIT 1")                      \
@@ -109,7 +110,7 @@
                  " ORDER BY seq LIMIT 1")                                                                  \
     XX(MSG_SIZES, "SELECT seq, iif(sender = ?3, NULL, length(CAST(content AS BLOB))"                       \
                   " + coalesce(length(metadata), 0)) FROM messages"                                        \
-                  " WHERE conversation = ?1 AND seq > ?2 ORDER BY seq DESC")                               \
+                  " WHERE conversation = ?1 AND seq > ?2 AND seq < ?4 ORDER BY seq DESC")                  \
     XX(MSGS_OF_OTHERS, "SELECT count(*), min(seq), max(seq) FROM messages"                                 \
                        " WHERE conversation = ?1 AND seq > ?2 AND seq <= ?3 AND sender <> ?4")             \
     XX(CURSOR_SKIP, "UPDATE cursors SET seq = ?4 WHERE user = ?1 AND conversation = ?2 AND device = ?3")   \
@@ -261,11 +262,20 @@ struct retention { /* and how far its round has come */
     bool topics_done;
 };
 
-struct queue { /* and the device that its round has come to */
+struct queue { /* and the user that its round has come to */
     store_queue limits;
-    bool in_user; /* that user has devices which it has not come to */
-    uint32_t user_bytes, device_bytes;
-    char user[STORE_ID_BYTES_MAX], device[STORE_ID_BYTES_MAX];
+    uint32_t user_bytes;
+    char user[STORE_ID_BYTES_MAX];
+    uint32_t n_devices, n_visited; /* of the user; the one that was here last comes first */
+    struct {
+        uint8_t bytes;
+        char name[STORE_ID_BYTES_MAX];
+    } device[STORE_QUEUE_DEVICES_MAX];
+    uint64_t messages, bytes; /* what these have left of the user's limits */
+    uint32_t n_counted;
+    struct { /* the messages of a conversation that wait for one of them */
+        int64_t key, from;
+    } counted[STORE_QUEUE_CONVERSATIONS_MAX];
     int64_t waiting, devices; /* counted so far */
 };
 
@@ -459,6 +469,8 @@ ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_feed_tend(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_feed_ack(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type);
+
+/* store_db_letters.c */
 ptn_buf *store_dead_list(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_dead_replay(store_db *db, ptn_unpack *u, uint32_t *ret_type);
 ptn_buf *store_dead_purge(store_db *db, ptn_unpack *u, uint32_t *ret_type);

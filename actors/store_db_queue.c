@@ -3,8 +3,9 @@
  * store_db_queue.c - how far each device has acknowledged.
  *
  * A cursor is one row per user, conversation and device; a message waiting for a device is a row
- * between its cursor and the end of the conversation, never a copy.  Cursors are written without
- * waiting for the disk: losing one only means that messages are delivered again.
+ * between its cursor and the end of the conversation, never a copy.  So what waits for a user is,
+ * in each conversation, what waits for the device that is furthest behind.  Cursors are written
+ * without waiting for the disk: losing one only means that messages are delivered again.
  *
  * A message is delivered when a device of a member other than its sender has acknowledged it.  As
  * for read marks, one row per member and conversation says so.
@@ -20,6 +21,13 @@ struct dead {
     ptn_str user, device, conversation, reason;
     int64_t from, to, n, now_ms; /* n of those between the two */
 };
+
+static void dead_count(const struct dead *d) {
+    ptn_count(ptn_str_eqz(d->reason, "overflow")  ? PTN_C_DEAD_LETTERS_OVERFLOW
+              : ptn_str_eqz(d->reason, "expired") ? PTN_C_DEAD_LETTERS_EXPIRED
+                                                  : PTN_C_DEAD_LETTERS_DELIVERIES,
+              (uint64_t)d->n);
+}
 
 /* *ret_id (may be NULL): the letter's. */
 static bool dead_add(store_db *db, const struct dead *d, int64_t *ret_id) {
@@ -38,7 +46,7 @@ static bool dead_add(store_db *db, const struct dead *d, int64_t *ret_id) {
     int64_t id = sqlite3_last_insert_rowid(db->sql);
     if (ret_id != NULL)
         *ret_id = id;
-    ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)d->n);
+    dead_count(d);
     s = store_sql(db, STORE_SQL_DEAD_TRIM);
     if (s == NULL)
         return false;
@@ -63,7 +71,7 @@ static bool dead_extend(store_db *db, const struct dead *d, int64_t *id) {
         if (!store_run(db, s))
             return false;
         if (sqlite3_changes(db->sql) > 0) {
-            ptn_count(PTN_C_DEAD_LETTERS, (uint64_t)d->n);
+            dead_count(d);
             return true;
         }
     }
@@ -135,9 +143,12 @@ static int cursor_set(store_db *db, ptn_str user, ptn_str conversation, ptn_str 
 struct visit { /* to one device */
     store_db *db;
     ptn_str user, device;
-    bool is_new; /* the device has no cursor at all */
+    bool is_new;   /* the device has no cursor at all */
+    bool in_round; /* after the user's other devices, which share the limits with it */
     int64_t now_ms;
     uint64_t messages, bytes; /* what is left of the limits */
+    uint32_t place;           /* in what the round has counted */
+    int64_t alone;            /* counted, of one conversation outside of a round */
     int64_t waiting, rows;    /* found, looked at */
     int64_t own, missed;      /* rows that may still be looked at; see VISIT_ROWS_MAX */
     bool passed;              /* the cursor that was looked at last went over something */
@@ -208,15 +219,46 @@ static bool tail_take(struct visit *v, int64_t seq, sqlite3_stmt *row, struct ta
     return true;
 }
 
-/* Walks from the newest back to first while there is room. */
-static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last,
+/* From which message on a conversation has been counted, for the devices before this one. */
+static int64_t *counted_of(struct visit *v, int64_t key) {
+    struct queue *q = &v->db->queue;
+    v->alone = INT64_MAX;
+    if (!v->in_round)
+        return &v->alone;
+    uint32_t i = v->place; /* nearly always the one: lists of conversations have one order */
+    if (i >= q->n_counted || q->counted[i].key != key)
+        for (i = q->n_visited > 1 ? 0 : q->n_counted; i < q->n_counted; i++)
+            if (q->counted[i].key == key)
+                break;
+    if (i == STORE_QUEUE_CONVERSATIONS_MAX)
+        return &v->alone; /* joined since the first device was looked at */
+    if (i == q->n_counted) {
+        q->counted[i].key = key;
+        q->counted[i].from = INT64_MAX;
+        q->n_counted++;
+    }
+    v->place = i + 1;
+    return &q->counted[i].from;
+}
+
+/* What waits from first on does so whatever the limits say. */
+static void count_all(struct visit *v, int64_t first, int64_t last, int64_t *counted) {
+    int64_t end = *counted <= last ? *counted : last + 1;
+    if (end <= first)
+        return;
+    v->waiting += end - first;
+    *counted = first;
+}
+
+/* Walks from the newest that has not been counted back to first, while there is room. */
+static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last, int64_t *counted,
                       struct tail *ret_t) {
     const store_queue *limits = &v->db->queue.limits;
-    struct tail t = {.from = first, .next = last + 1};
-    int64_t seq = last + 1;
+    int64_t seq = *counted <= last ? *counted : last + 1;
+    struct tail t = {.from = first, .next = seq};
     int rc = SQLITE_ROW;
-    if (limits->messages == 0 && limits->bytes == 0) { /* nobody counts */
-        v->waiting += last + 1 - first;
+    if (seq <= first || (limits->messages == 0 && limits->bytes == 0)) { /* no walk */
+        count_all(v, first, last, counted);
         *ret_t = (struct tail){.from = first, .next = first};
         return true;
     }
@@ -226,6 +268,7 @@ static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last,
     (void)sqlite3_bind_int64(s, 1, key);
     (void)sqlite3_bind_int64(s, 2, first - 1);
     store_bind_str(s, 3, v->user);
+    (void)sqlite3_bind_int64(s, 4, seq);
     while (v->own > 0 && !t.overflow && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         seq = sqlite3_column_int64(s, 0);
         v->rows++;
@@ -241,6 +284,7 @@ static bool tail_find(struct visit *v, int64_t key, int64_t first, int64_t last,
         v->waiting += seq - first;
         t.next = first;
     }
+    *counted = t.next;
     *ret_t = t;
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
@@ -333,14 +377,15 @@ static bool cursor_limit(struct visit *v, ptn_str conversation, int64_t key, int
                      .conversation = conversation,
                      .reason = PTN_STR("expired"),
                      .now_ms = v->now_ms};
+    int64_t *counted = counted_of(v, key);
     if (k->seq >= last)
         return true;
     if (k->seq < k->replay_to) {
-        v->waiting += last + 1 - first;
+        count_all(v, first, last, counted);
         return true;
     }
     if ((ttl_ms > 0 && !find_young(db, key, first - 1, last, v->now_ms - ttl_ms, &young)) ||
-        !tail_find(v, key, young, last, &t))
+        !tail_find(v, key, young, last, counted, &t))
         return false;
     if (t.from > first && !find_missed(v, key, base, t.from - 1, k, &d))
         return false;
@@ -486,49 +531,67 @@ ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
 
 #define TEND_ROWS 500 /* looked at in one step, and then the device is finished */
 
-/* The next user or device behind a text.  1 found, 0 none, <0 failed. */
-static int next_text(sqlite3_stmt *s, char *buf, uint32_t *ret_bytes) {
-    int rc = sqlite3_step(s), found = rc != SQLITE_ROW ? -1 : 0;
-    if (rc == SQLITE_ROW && sqlite3_column_type(s, 0) == SQLITE_TEXT) {
-        ptn_str name = store_column_str(s, 0);
-        *ret_bytes = (uint32_t)(name.n < STORE_ID_BYTES_MAX ? name.n : STORE_ID_BYTES_MAX);
-        memcpy(buf, name.p, *ret_bytes);
-        found = 1;
-    }
+/* Reads the row that s stands at, whose text is cut to STORE_ID_BYTES_MAX. */
+static uint32_t read_name(sqlite3_stmt *s, char *buf) {
+    ptn_str name = store_column_str(s, 0);
+    uint32_t n = (uint32_t)(name.n < STORE_ID_BYTES_MAX ? name.n : STORE_ID_BYTES_MAX);
+    memcpy(buf, name.p, n);
+    return n;
+}
+
+/* 1: q->user is the next one with devices, 0: there is none, <0 failed. */
+static int next_user(store_db *db) {
+    struct queue *q = &db->queue;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_USER_NEXT);
+    if (s == NULL)
+        return -1;
+    store_bind_str(s, 1, (ptn_str){q->user, q->user_bytes});
+    int rc = sqlite3_step(s);
+    bool found = rc == SQLITE_ROW && sqlite3_column_type(s, 0) == SQLITE_TEXT;
+    if (found)
+        q->user_bytes = read_name(s, q->user);
     (void)sqlite3_reset(s);
+    if (rc != SQLITE_ROW)
+        return -1;
     return found;
 }
 
-/* 1: q->user and q->device name the next one, 0: the round is over, <0 failed. */
-static int next_device(store_db *db) {
+/* Its devices, and all of its limits. */
+static bool user_begin(store_db *db) {
     struct queue *q = &db->queue;
-    for (;;) {
-        bool first = !q->in_user;
-        if (first) {
-            sqlite3_stmt *s = store_sql(db, STORE_SQL_USER_NEXT);
-            if (s == NULL)
-                return -1;
-            store_bind_str(s, 1, (ptn_str){q->user, q->user_bytes});
-            int found = next_text(s, q->user, &q->user_bytes);
-            if (found <= 0)
-                return found;
-            if (!devices_limit(db, (ptn_str){q->user, q->user_bytes}, (ptn_str){NULL, 0},
-                               q->limits.devices))
-                return -1;
-            q->in_user = true;
-            q->device_bytes = 0;
-        }
-        sqlite3_stmt *s = store_sql(db, STORE_SQL_DEVICE_NEXT);
-        if (s == NULL)
-            return -1;
-        store_bind_str(s, 1, (ptn_str){q->user, q->user_bytes});
-        store_bind_str(s, 2, (ptn_str){q->device, q->device_bytes});
-        (void)sqlite3_bind_int(s, 3, first);
-        int found = next_text(s, q->device, &q->device_bytes);
-        if (found != 0)
-            return found;
-        q->in_user = false;
+    ptn_str user = {q->user, q->user_bytes};
+    int rc;
+    q->n_devices = q->n_visited = q->n_counted = 0;
+    q->messages = messages_max(&q->limits);
+    q->bytes = q->limits.bytes;
+    if (!devices_limit(db, user, (ptn_str){NULL, 0}, q->limits.devices))
+        return false;
+    sqlite3_stmt *s = store_sql(db, STORE_SQL_DEVICES);
+    if (s == NULL)
+        return false;
+    store_bind_str(s, 1, user);
+    (void)sqlite3_bind_int64(s, 2, STORE_QUEUE_DEVICES_MAX);
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
+        q->device[q->n_devices].bytes = (uint8_t)read_name(s, q->device[q->n_devices].name);
+        q->n_devices++;
     }
+    (void)sqlite3_reset(s);
+    return rc == SQLITE_DONE;
+}
+
+/* 1: *ret_device is the next one, of q->user; 0: the round is over, <0 failed. */
+static int next_device(store_db *db, ptn_str *ret_device) {
+    struct queue *q = &db->queue;
+    while (q->n_visited == q->n_devices) {
+        int found = next_user(db);
+        if (found <= 0)
+            return found;
+        if (!user_begin(db))
+            return -1;
+    }
+    *ret_device = (ptn_str){q->device[q->n_visited].name, q->device[q->n_visited].bytes};
+    q->n_visited++;
+    return 1;
 }
 
 static bool tend_device(struct visit *v, ptn_pack *moved, uint32_t *n_moved) {
@@ -556,6 +619,7 @@ static bool tend_device(struct visit *v, ptn_pack *moved, uint32_t *n_moved) {
 /* A step of a round over all devices, and in it at least one. */
 ptn_buf *store_feed_tend(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     struct queue *q = &db->queue;
+    ptn_str device;
     int64_t now_ms, rows = 0;
     if (!ptn_unpack_int(u, &now_ms))
         return store_malformed(ret_type);
@@ -563,12 +627,16 @@ ptn_buf *store_feed_tend(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     uint32_t n_moved = 0;
     int more = 1;
     ptn_pack_init(&moved, 256);
-    while (more > 0 && rows < TEND_ROWS && (more = next_device(db)) > 0) {
-        struct visit v = visit_of(db, (ptn_str){q->user, q->user_bytes},
-                                  (ptn_str){q->device, q->device_bytes}, now_ms);
+    while (more > 0 && rows < TEND_ROWS && (more = next_device(db, &device)) > 0) {
+        struct visit v = visit_of(db, (ptn_str){q->user, q->user_bytes}, device, now_ms);
+        v.in_round = true;
+        v.messages = q->messages;
+        v.bytes = q->bytes;
         if (!tend_device(&v, &moved, &n_moved))
             more = -1;
         rows += 1 + v.rows;
+        q->messages = v.messages;
+        q->bytes = v.bytes;
         q->waiting += v.waiting;
         q->devices++;
     }
@@ -588,8 +656,10 @@ ptn_buf *store_feed_tend(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (n_moved > 0)
         ptn_pack_raw(&w, ptn_buf_bytes(list));
     ptn_buf_unref(list);
-    if (more == 0)
-        *q = (struct queue){.limits = q->limits};
+    if (more == 0) {
+        q->user_bytes = q->n_devices = q->n_visited = 0;
+        q->waiting = q->devices = 0;
+    }
     return store_reply(db, &w, PTN_MSG_STORE_FEED_TENDED, ret_type);
 }
 
@@ -703,96 +773,4 @@ ptn_buf *store_dead_add(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (ok)
         ok = k.known && k.seq < d.to ? cursor_pass(db, &d, c->key, &k) : dead_add(db, &d, NULL);
     return ok ? store_ok(ret_type) : store_db_fail(db, ret_type);
-}
-
-static void pack_dead(ptn_pack *w, sqlite3_stmt *row) {
-    ptn_pack_array(w, 8);
-    ptn_pack_int(w, sqlite3_column_int64(row, 0));
-    for (int i = 1; i <= 3; i++)
-        ptn_pack_str(w, store_column_str(row, i));
-    ptn_pack_int(w, sqlite3_column_int64(row, 4));
-    ptn_pack_int(w, sqlite3_column_int64(row, 5));
-    ptn_pack_str(w, store_column_str(row, 6));
-    ptn_pack_int(w, sqlite3_column_int64(row, 7));
-}
-
-ptn_buf *store_dead_list(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    int64_t after;
-    uint64_t limit;
-    if (!ptn_unpack_int(u, &after) || !ptn_unpack_uint(u, &limit))
-        return store_malformed(ret_type);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_DEAD_LIST);
-    if (s == NULL)
-        return store_db_fail(db, ret_type);
-    (void)sqlite3_bind_int64(s, 1, after);
-    (void)sqlite3_bind_int64(s, 2, (int64_t)(limit < STORE_ROWS_MAX ? limit : STORE_ROWS_MAX));
-    ptn_pack rows;
-    uint32_t n = 0;
-    int rc;
-    ptn_pack_init(&rows, 4096);
-    for (; (rc = sqlite3_step(s)) == SQLITE_ROW; n++)
-        pack_dead(&rows, s);
-    if (rc != SQLITE_DONE) {
-        ptn_pack_abort(&rows);
-        return store_db_fail(db, ret_type);
-    }
-    (void)sqlite3_reset(s);
-    return store_reply_rows(db, &rows, n, PTN_MSG_STORE_DEADS, ret_type);
-}
-
-static ptn_buf *no_such_letter(uint32_t *ret_type) {
-    return store_problem(PTN_CODE_NOT_FOUND, "no such dead letter", ret_type);
-}
-
-/* Its cursor goes back before it, and what it holds is free of limits until it is acknowledged. */
-ptn_buf *store_dead_replay(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    int64_t id, now_ms;
-    if (!ptn_unpack_int(u, &id) || !ptn_unpack_int(u, &now_ms))
-        return store_malformed(ret_type);
-    sqlite3_stmt *s = store_sql(db, STORE_SQL_DEAD_GET);
-    sqlite3_stmt *back = s != NULL ? store_sql(db, STORE_SQL_CURSOR_REWIND) : NULL;
-    sqlite3_stmt *gone = back != NULL ? store_sql(db, STORE_SQL_DEAD_REMOVE) : NULL;
-    if (gone == NULL)
-        return store_db_fail(db, ret_type);
-    (void)sqlite3_bind_int64(s, 1, id);
-    int rc = sqlite3_step(s);
-    if (rc == SQLITE_DONE)
-        return no_such_letter(ret_type);
-    if (rc != SQLITE_ROW)
-        return store_db_fail(db, ret_type);
-    ptn_pack rows;
-    ptn_pack_init(&rows, 256);
-    pack_dead(&rows, s);
-    store_bind_str(back, 1, store_column_str(s, 1));
-    store_bind_str(back, 2, store_column_str(s, 3));
-    store_bind_str(back, 3, store_column_str(s, 2));
-    (void)sqlite3_bind_int64(back, 4, sqlite3_column_int64(s, 4) - 1);
-    (void)sqlite3_bind_int64(back, 5, sqlite3_column_int64(s, 5));
-    (void)sqlite3_bind_int64(gone, 1, id);
-    if (!store_run(db, back) || !store_run(db, gone)) {
-        ptn_pack_abort(&rows);
-        return store_db_fail(db, ret_type);
-    }
-    (void)sqlite3_reset(s);
-    return store_reply_rows(db, &rows, 1, PTN_MSG_STORE_DEADS, ret_type);
-}
-
-ptn_buf *store_dead_purge(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
-    int64_t id = 0;
-    bool all;
-    if (!ptn_unpack_bool(u, &all) || !ptn_unpack_int(u, &id))
-        return store_malformed(ret_type);
-    sqlite3_stmt *s = store_sql(db, all ? STORE_SQL_DEAD_CLEAR : STORE_SQL_DEAD_REMOVE);
-    if (s == NULL)
-        return store_db_fail(db, ret_type);
-    if (!all)
-        (void)sqlite3_bind_int64(s, 1, id);
-    if (!store_run(db, s))
-        return store_db_fail(db, ret_type);
-    if (!all && sqlite3_changes(db->sql) == 0)
-        return no_such_letter(ret_type);
-    ptn_pack w;
-    ptn_pack_init(&w, 8);
-    ptn_pack_array(&w, 0);
-    return store_reply(db, &w, PTN_MSG_STORE_DEADS, ret_type);
 }

@@ -281,19 +281,98 @@ Test(store_db_queue, limits_hold_while_a_device_is_away) {
     expect_gap(feed("bob", "a", 0, 0, 0), 1, 20, "expired");
 }
 
-Test(store_db_queue, each_device_has_the_limits_for_itself) {
+Test(store_db_queue, what_waits_for_two_devices_counts_once) {
     (void)acked("bob", "a");
     (void)acked("bob", "b");
     (void)acked("alice", "");
     for (int i = 0; i < 10; i++)
         say("alice", NOW_MS);
-    (void)ack("bob", "b", 9, 0, 9);
+    (void)ack("bob", "b", 7, 0, 7);
     db->queue.limits.messages = 4;
     (void)tend();
     cr_expect_eq(devices, 3);
-    cr_expect_eq(waiting, 4 + 1, "what alice has said waits for nobody of hers");
+    cr_expect_eq(waiting, 4, "what alice has said waits for nobody of hers");
     cr_expect_eq(passed, 1);
-    cr_expect_eq(acked("bob", "b"), 9);
+    expect_gap(feed("bob", "a", 0, 0, 0), 1, 6, "overflow");
+    cr_expect_eq(acked("bob", "b"), 7);
+    (void)ack("bob", "a", 9, 0, 9);
+    (void)tend();
+    cr_expect_eq(waiting, 3, "b has not acknowledged these");
+}
+
+static void seen(const char *device, int64_t at_ms) {
+    char sql[128];
+    (void)snprintf(sql, sizeof sql, "UPDATE cursors SET seen_ms = %lld WHERE device = '%s'",
+                   (long long)at_ms, device);
+    cr_assert_eq(sqlite3_exec(db->sql, sql, NULL, NULL, NULL), SQLITE_OK);
+}
+
+/* Bob's devices a and b: three messages of c2 wait for a, three of c1 for b. */
+static void two_devices_behind(void) {
+    (void)run(STORE_CONV_ADD, "sssis[ss]", "c2", "Second", "alice", (int64_t)5, "epoch2", "alice",
+              "bob");
+    (void)run(STORE_FEED_OPEN, "ssi", "bob", "a", NOW_MS);
+    (void)run(STORE_FEED_OPEN, "ssi", "bob", "b", NOW_MS);
+    for (int i = 0; i < 3; i++) {
+        say("alice", NOW_MS);
+        char id[16];
+        (void)snprintf(id, sizeof id, "c2-%d", i);
+        (void)run(STORE_MSG_APPEND, "sssssni", "c2", id, "alice", "text", "0123456789", NOW_MS);
+    }
+    cr_assert_eq(sqlite3_exec(db->sql,
+                              "UPDATE cursors SET seq = 3, acked = 3 WHERE (device = 'a') ="
+                              " (conversation = (SELECT key FROM conversations WHERE id = 'c1'))",
+                              NULL, NULL, NULL),
+                 SQLITE_OK);
+    (void)tend();
+    cr_assert_eq(waiting, 6);
+}
+
+static int64_t cursor_of(const char *device, const char *conversation) {
+    char *sql = sqlite3_mprintf("SELECT seq FROM cursors WHERE device = %Q AND conversation ="
+                                " (SELECT key FROM conversations WHERE id = %Q)",
+                                device, conversation);
+    sqlite3_stmt *s = NULL;
+    (void)sqlite3_prepare_v2(db->sql, sql, -1, &s, NULL);
+    cr_assert_eq(sqlite3_step(s), SQLITE_ROW);
+    int64_t seq = sqlite3_column_int64(s, 0);
+    (void)sqlite3_finalize(s);
+    sqlite3_free(sql);
+    return seq;
+}
+
+Test(store_db_queue, the_devices_of_a_user_share_the_limits) {
+    two_devices_behind();
+    db->queue.limits.messages = 4;
+    seen("b", NOW_MS + 1);
+    (void)tend();
+    cr_expect_eq(waiting, 4);
+    cr_expect_eq(passed, 1);
+    cr_expect_eq(cursor_of("b", "c1"), 0, "the last one here keeps all of its own");
+    cr_expect_eq(cursor_of("a", "c2"), 2);
+    db->queue.limits.messages = 0;
+    db->queue.limits.bytes = 25;
+    seen("a", NOW_MS + 2);
+    (void)tend();
+    cr_expect_eq(waiting, 2);
+    cr_expect_eq(cursor_of("a", "c2"), 2);
+    cr_expect_eq(cursor_of("b", "c1"), 2);
+    (void)tend();
+    cr_expect_eq(passed, 0);
+}
+
+Test(store_db_queue, a_message_is_looked_at_once_for_all_devices) {
+    (void)acked("bob", "a");
+    (void)acked("bob", "b");
+    (void)acked("bob", "c");
+    for (int i = 0; i < 200; i++)
+        say("alice", NOW_MS);
+    (void)ack("bob", "b", 100, 0, 100);
+    db->queue.limits.messages = 200;
+    (void)tend();
+    cr_expect_eq(waiting, 200);
+    ptn_bytes b = run(STORE_FEED_TEND, "i", NOW_MS);
+    cr_expect_eq(int_of(element(b, 1)), 200 + 2 * 3);
 }
 
 Test(store_db_queue, own_messages_push_nothing_out) {
@@ -345,7 +424,7 @@ Test(store_db_queue, cursors_go_over_own_messages_in_silence) {
     cr_expect_eq(count_of(run(STORE_DEAD_LIST, "ii", (int64_t)0, (int64_t)10)), 0);
     say("bob", NOW_MS);
     (void)tend();
-    cr_expect_eq(waiting, 2, "for two devices");
+    cr_expect_eq(waiting, 1);
     cr_expect_eq(int_of(element(feed("alice", "b", 5, 0, 0), 1)), 12);
 }
 
@@ -476,6 +555,12 @@ Test(store_db_queue, a_step_is_bounded) {
         (void)acked("bob", name);
     }
     cr_expect_eq(tend(), 3, "500 rows are two for each of 250 devices");
+    cr_expect_eq(devices, 700);
+    say("alice", NOW_MS);
+    say("alice", NOW_MS);
+    db->queue.limits.messages = 1;
+    cr_expect_gt(tend(), 3);
+    cr_expect_eq(waiting, 1);
     cr_expect_eq(devices, 700);
 }
 

@@ -99,7 +99,7 @@ struct config_list {
     XX(S, redeliver, redeliver_ns, DURATION, "30s", PTN_SEC, 86400 * PTN_SEC, "Time for an acknowledgement before messages are sent again; doubles each time.") \
     XX(S, deliveries, deliveries, COUNT, "10", 1, 1000, "Times that a message is sent before it becomes a dead letter.") \
     XX(S, ttl, ttl_ns, DURATION, "7d", 0, 3650 * 86400 * PTN_SEC, "Age at which a message that a device has not got becomes a dead letter.  0s: none.") \
-    XX(S, messages, messages, COUNT, "10000", 0, 65536, "Messages that wait for one device; past it the oldest become dead letters.  0: no limit but 65,536 when there is one of bytes.") \
+    XX(S, messages, messages, COUNT, "10000", 0, 65536, "Messages that wait for one user: those that any device has not acknowledged, each once.  Past it the oldest become dead letters.  0: no limit but 65,536 when there is one of bytes.") \
     XX(S, bytes, bytes, SIZE, "16MiB", 0, UINT64_C(1) << 40, "The same in bytes of content and metadata.") \
     XX(S, conversations, conversations, COUNT, "1000", 1, 1000, "Conversations whose messages come to a connection by themselves, the newest.") \
     XX(S, devices, devices, COUNT, "32", 1, 1000, "Devices of one user whose place is kept; past it the one that was away longest is forgotten.") \

@@ -35,7 +35,9 @@
     XX(INFLATE_FAILED, "postern_ws_inflate_failures_total", "", "Compressed messages that were damaged or too large") \
     XX(CONFLATED, "postern_messages_conflated_total", "", "Events that a newer one of their topic has replaced, for subscribers that asked for the latest") \
     XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
-    XX(DEAD_LETTERS, "postern_offline_queue_dead_letters_total", "", "Messages that a device's cursor has passed without an acknowledgement") \
+    XX(DEAD_LETTERS_DELIVERIES, "postern_offline_queue_dead_letters_total", "reason=\"max_deliveries\"", "Messages that a device's cursor has passed without an acknowledgement, by reason") \
+    XX(DEAD_LETTERS_EXPIRED, "postern_offline_queue_dead_letters_total", "reason=\"expired\"", "")          \
+    XX(DEAD_LETTERS_OVERFLOW, "postern_offline_queue_dead_letters_total", "reason=\"overflow\"", "")        \
     XX(ACKS_LOST, "postern_offline_queue_acks_lost_total", "", "Acknowledgements of devices that were not stored; what they were for comes again") \
     XX(FEED_RETRIES, "postern_offline_queue_feed_retries_total", "", "Feeds of devices that could not be opened, or continued, and were to be tried again") \
     XX(DEVICES_FORGOTTEN, "postern_offline_queue_devices_forgotten_total", "", "Devices forgotten because their user had too many") \
@@ -78,7 +80,7 @@
     XX(CONNECTIONS_SSE, "postern_connections", "protocol=\"sse\"", "")                                      \
     XX(SUBSCRIPTIONS, "postern_subscriptions", "", "Active subscriptions")                                  \
     XX(SLOW_SUBSCRIPTIONS, "postern_slow_subscriptions", "", "Subscriptions behind the live events")        \
-    XX(OFFLINE_QUEUE, "postern_offline_queue_messages", "", "Messages that devices, connected or away, have not acknowledged") \
+    XX(OFFLINE_QUEUE, "postern_offline_queue_messages", "", "Messages that a device of their user, connected or away, has not acknowledged") \
     XX(OFFLINE_DEVICES, "postern_offline_queue_devices", "", "Devices that messages wait for")              \
     XX(TOPICS, "postern_topics", "", "Topics with state in memory")                                         \
     XX(STORE_LOG, "postern_store_log_bytes", "", "Log of the database that has not been moved into it")      \
