@@ -152,6 +152,46 @@ Test(late, other_clients_hear_of_new_preferences) {
     cr_expect_eq(told("alice", "preferences.updated"), 1);
 }
 
+/* The answer comes in time, without the result. */
+static void push_late(ptn_ctx *c, struct fixture *x) {
+    ptn_buf *preferences = texts("theme", "dark", NULL);
+    ptn_pack w;
+    late(x, true);
+    x->deadline_ns = 16 * PTN_MS;
+    ptn_pack_init(&w, 256);
+    ptn_pack_map(&w, 1);
+    ptn_pack_key(&w, "items");
+    ptn_pack_array(&w, 1);
+    ptn_pack_map(&w, 4);
+    ptn_pack_key(&w, "id");
+    ptn_pack_cstr(&w, "p1");
+    ptn_pack_key(&w, "kind");
+    ptn_pack_cstr(&w, "preferences");
+    ptn_pack_key(&w, "timestamp");
+    ptn_pack_cstr(&w, "1970-01-01T00:00:00.001Z");
+    ptn_pack_key(&w, "preferences");
+    ptn_pack_raw(&w, ptn_buf_bytes(preferences));
+    ptn_buf_unref(preferences);
+    r[1] = request(c, x, PTN_MSG_ROUTE_SYNC_PUSH, "/sync", "", ptn_pack_finish(&w));
+}
+
+static void until_told(ptn_ctx *c, struct fixture *x) {
+    static unsigned waited;
+    (void)c;
+    late(x, false);
+    if (told("alice", "preferences.updated") == 0 && ++waited < 1000)
+        x->at--;
+}
+
+Test(late, other_clients_hear_of_preferences_in_a_list) {
+    ptn_bytes results;
+    fixture_run(f, (const struct step[]){{0, push_late}, {0, until_told}, {0, NULL}});
+    cr_assert(ptn_map_get(data_of(f, r[1], 200), "results", &results));
+    cr_expect(map_str_is(element(results, 0), "outcome", "rejected"));
+    cr_expect(map_str_is(element(results, 0), "code", "timeout"));
+    cr_expect_eq(told("alice", "preferences.updated"), 1);
+}
+
 static void open_feed(ptn_ctx *c, struct fixture *x) {
     r[3] = ask_store(c, x, PTN_MSG_STORE_FEED_OPEN, packed("ssi", "bob", "phone", (int64_t)1));
 }

@@ -50,7 +50,9 @@ struct batch { /* one request */
     ptn_request request;
     int64_t now_ms;
     uint32_t n_items, n_groups, waiting;
-    struct group *groups; /* n_items of them */
+    ptn_timer preferences_timer; /* when it fires, the answer does not wait for them any longer, */
+    bool preferences_late;       /* but others have to hear of them */
+    struct group *groups;        /* n_items of them */
     struct owned *items;
 };
 
@@ -179,27 +181,24 @@ static bool group_failed(const struct group *g, ptn_problem *ret_p) {
     return true;
 }
 
-/* The result of an edit of preferences.  The newest version that was made, or 0. */
-static uint64_t pack_preferences(ptn_ctx *c, ptn_pack *w, struct group *g,
-                                 const struct sync_item *item) {
+static void pack_preferences(ptn_ctx *c, ptn_pack *w, struct group *g,
+                             const struct sync_item *item) {
     struct sync_outcome o;
     PTN_REQUIRE(c, sync_outcome_read(&g->at, &o));
     if (o.outcome == PTN_OUTCOME_REJECTED) {
         sync_pack_problem(w, item->id, o.value);
-        return 0;
+        return;
     }
     sync_pack_result(w, item->id, &o);
     ptn_pack_raw(w, o.value);
-    return o.outcome == PTN_OUTCOME_APPLIED ? o.version : 0;
 }
 
-static uint64_t pack_results(ptn_ctx *c, struct batch *b, ptn_pack *w) {
+static void pack_results(ptn_ctx *c, struct batch *b, ptn_pack *w) {
     struct sync_item item;
     ptn_fields wrong;
     ptn_str conversation;
     ptn_problem p;
     uint32_t n_prefs = 0;
-    uint64_t version = 0;
     for (uint32_t i = 0; i < b->n_items; i++) {
         check_item(b, i, &n_prefs, &item, &wrong, &conversation);
         if (wrong.n > 0) {
@@ -211,14 +210,27 @@ static uint64_t pack_results(ptn_ctx *c, struct batch *b, ptn_pack *w) {
         if (group_failed(g, &p)) {
             sync_pack_rejected(w, item.id, p.code, p.message, p.details);
         } else if (g->conversation.n == 0) {
-            uint64_t made = pack_preferences(c, w, g, &item);
-            version = made > 0 ? made : version;
+            pack_preferences(c, w, g, &item);
         } else {
             PTN_REQUIRE(c, ptn_unpack_any(&g->at, &raw));
             ptn_pack_raw(w, raw);
         }
     }
-    return version;
+}
+
+/* The user's other clients hear of the newest version that a STORE_EDITED has made. */
+static void tell_preferences(ptn_ctx *c, const struct batch *b, ptn_bytes edited) {
+    struct sync_outcome o;
+    ptn_bytes record;
+    ptn_unpack u;
+    uint32_t n;
+    uint64_t version = 0;
+    PTN_REQUIRE(c, sync_edited_read(edited, &record, &u, &n));
+    for (; n > 0 && sync_outcome_read(&u, &o); n--)
+        if (o.outcome == PTN_OUTCOME_APPLIED)
+            version = o.version;
+    if (version > 0)
+        sync_tell_preferences(c, b->sync->config->directory, b->request.principal.user, version);
 }
 
 static void batch_answer(ptn_ctx *c, struct batch *b) {
@@ -231,11 +243,13 @@ static void batch_answer(ptn_ctx *c, struct batch *b) {
     ptn_pack_map(&w, 1);
     ptn_pack_key(&w, "results");
     ptn_pack_array(&w, b->n_items);
-    uint64_t version = pack_results(c, b, &w);
+    pack_results(c, b, &w);
     ptn_response_send(c, b->to, &w);
-    if (version > 0)
-        sync_tell_preferences(c, b->sync->config->directory, b->request.principal.user, version);
-    batch_end(c, b);
+    for (uint32_t i = 0; i < b->n_groups; i++)
+        if (b->groups[i].type == PTN_MSG_STORE_EDITED)
+            tell_preferences(c, b, ptn_buf_bytes(b->groups[i].reply));
+    if (!b->preferences_late)
+        batch_end(c, b);
 }
 
 /* ---- asking the owners -------------------------------------------------------------------- */
@@ -259,6 +273,30 @@ static void group_answered(ptn_ctx *c, void *state, int err, const ptn_msg *repl
     }
     if (--b->waiting == 0)
         batch_answer(c, b);
+}
+
+/* Of the preferences, whoever still waits for the results. */
+static void preferences_answered(ptn_ctx *c, void *state, int err, const ptn_msg *reply,
+                                 void *arg) {
+    struct group *g = arg;
+    struct batch *b = g->batch;
+    if (!b->preferences_late) {
+        ptn_timer_stop(c, &b->preferences_timer);
+        group_answered(c, state, err, reply, arg);
+        return;
+    }
+    b->preferences_late = false;
+    if (err == 0 && reply->type == PTN_MSG_STORE_EDITED)
+        tell_preferences(c, b, ptn_msg_bytes(reply));
+    if (b->waiting == 0)
+        batch_end(c, b);
+}
+
+static void preferences_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+    struct group *g = arg;
+    (void)t;
+    g->batch->preferences_late = true;
+    group_answered(c, state, -PTN_EDEADLINE, NULL, arg);
 }
 
 static void pack_items(const struct batch *b, uint32_t group, ptn_pack *w) {
@@ -310,14 +348,24 @@ static void ask_group(ptn_ctx *c, struct batch *b, uint32_t i) {
     else
         pack_items(b, i, &w);
     ptn_buf *payload = ptn_pack_finish(&w);
-    ptn_addr to = preferences ? d->store : d->conversation[ptn_shard(g->conversation, d->workers)];
-    g->err = payload == NULL ? -PTN_ENOMEM
-                             : ptn_ask(c, to, preferences ? PTN_MSG_STORE_EDIT : PTN_MSG_SYNC_APPLY,
-                                       payload, inner_deadline(c, b), group_answered, g, NULL);
-    if (g->err == 0)
-        b->waiting++;
+    ptn_time deadline = inner_deadline(c, b);
+    if (payload == NULL)
+        g->err = -PTN_ENOMEM;
+    else if (preferences)
+        g->err = ptn_ask_through(c, d->store, PTN_MSG_STORE_EDIT, payload, deadline,
+                                 preferences_answered, g, NULL);
     else
+        g->err = ptn_ask(c, d->conversation[ptn_shard(g->conversation, d->workers)],
+                         PTN_MSG_SYNC_APPLY, payload, deadline, group_answered, g, NULL);
+    if (g->err < 0) {
         ptn_buf_unref(payload);
+        return;
+    }
+    b->waiting++;
+    ptn_time now = ptn_now(c);
+    if (preferences && deadline != PTN_NEVER)
+        ptn_timer_start(c, &b->preferences_timer, deadline > now ? deadline - now : 0,
+                        preferences_due, g);
 }
 
 /* ---- POST /sync --------------------------------------------------------------------------- */
