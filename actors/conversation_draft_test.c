@@ -45,6 +45,10 @@ Test(conversation_draft, types_times_and_defaults) {
     cr_expect_eq(d.timestamp_ms, INT64_C(1700000000000));
     cr_expect_eq(d.id.n, 0);
     ptn_buf_unref(b);
+    b = texts("content", "first", "type", NULL, "content", "", "type", "poem", NULL);
+    draft_read(ptn_buf_bytes(b), false, INT64_C(1700000000000), &d, &x);
+    cr_expect(x.n == 0 && ptn_str_eqz(d.content, "first"), "the first of each name");
+    ptn_buf_unref(b);
     x = check(texts("content", "x", "type", "system", NULL), false, &d);
     cr_expect(x.n == 1 && names(&x, "type"), "only administrators");
     cr_expect_eq(check(texts("content", "x", "type", "system", NULL), true, &d).n, 0);

@@ -23,19 +23,48 @@ static void fault_add(struct faults *f, const char *field, const char *reason) {
         f->at[f->n++] = (struct fault){field, reason};
 }
 
-/* A member that is there and not nil. */
-static bool member_given(ptn_bytes body, const char *key, ptn_bytes *ret_value) {
-    return ptn_map_get(body, key, ret_value) && ptn_kind_of(*ret_value) != PTN_KIND_NIL;
+/* The values of a Message's members, the first of each name; n == 0: not there, or nil. */
+struct members {
+    ptn_bytes id, conversation, content, type, timestamp, metadata;
+};
+
+static struct members read_members(ptn_bytes body) {
+    struct members m = {.id = {0}};
+    ptn_unpack u = ptn_unpack_of(body);
+    uint32_t n = 0;
+    ptn_str key;
+    ptn_bytes value;
+    (void)ptn_unpack_map(&u, &n);
+    for (; n > 0 && ptn_unpack_pair(&u, &key, &value); n--) {
+        ptn_bytes *to = ptn_str_eqz(key, "content")          ? &m.content
+                        : ptn_str_eqz(key, "id")             ? &m.id
+                        : ptn_str_eqz(key, "conversationId") ? &m.conversation
+                        : ptn_str_eqz(key, "type")           ? &m.type
+                        : ptn_str_eqz(key, "timestamp")      ? &m.timestamp
+                        : ptn_str_eqz(key, "metadata")       ? &m.metadata
+                                                             : NULL;
+        if (to != NULL && to->n == 0)
+            *to = value;
+    }
+    return m;
 }
 
-static void read_type(ptn_bytes body, bool admin, struct draft *d, struct faults *f) {
+static bool is_given(ptn_bytes value) {
+    return value.n > 0 && ptn_kind_of(value) != PTN_KIND_NIL;
+}
+
+static bool read_str(ptn_bytes value, ptn_str *ret_s) {
+    ptn_unpack u = ptn_unpack_of(value);
+    return ptn_unpack_str(&u, ret_s);
+}
+
+static void read_type(ptn_bytes value, bool admin, struct draft *d, struct faults *f) {
     static const char *const types[] = {"text", "image", "audio", "file", "system"};
-    ptn_bytes value;
     d->type = PTN_STR("text");
-    if (!member_given(body, "type", &value))
+    if (!is_given(value))
         return;
     bool known = false;
-    if (ptn_map_get_str(body, "type", &d->type))
+    if (read_str(value, &d->type))
         for (size_t i = 0; i < PTN_ARRAY_LEN(types); i++)
             known = known || ptn_str_eqz(d->type, types[i]);
     if (!known)
@@ -44,8 +73,8 @@ static void read_type(ptn_bytes body, bool admin, struct draft *d, struct faults
         fault_add(f, "type", "only administrators send system messages");
 }
 
-static void read_content(ptn_bytes body, struct draft *d, struct faults *f) {
-    if (!ptn_map_get_str(body, "content", &d->content))
+static void read_content(ptn_bytes value, struct draft *d, struct faults *f) {
+    if (!read_str(value, &d->content))
         fault_add(f, "content", "a text is required");
     else if (d->content.n == 0 || d->content.n > MESSAGE_CONTENT_BYTES_MAX)
         fault_add(f, "content", "1 byte to 64 KiB");
@@ -53,14 +82,13 @@ static void read_content(ptn_bytes body, struct draft *d, struct faults *f) {
         fault_add(f, "content", "no NUL characters");
 }
 
-static void read_timestamp(ptn_bytes body, int64_t now_ms, struct draft *d, struct faults *f) {
-    ptn_bytes value;
+static void read_timestamp(ptn_bytes value, int64_t now_ms, struct draft *d, struct faults *f) {
     ptn_str text;
     d->timestamp_ms = now_ms;
-    if (!member_given(body, "timestamp", &value))
+    if (!is_given(value))
         return;
-    if (!ptn_map_get_str(body, "timestamp", &text) ||
-        !ptn_timestamp_parse(text, &d->timestamp_ms) || d->timestamp_ms < 0)
+    if (!read_str(value, &text) || !ptn_timestamp_parse(text, &d->timestamp_ms) ||
+        d->timestamp_ms < 0)
         fault_add(f, "timestamp", "RFC 3339, for example 2026-01-31T12:00:00.000Z");
     else if (d->timestamp_ms > now_ms + FUTURE_MS_MAX)
         fault_add(f, "timestamp", "more than a day in the future");
@@ -68,29 +96,28 @@ static void read_timestamp(ptn_bytes body, int64_t now_ms, struct draft *d, stru
 
 void draft_read(ptn_bytes body, bool admin, int64_t now_ms, struct draft *ret_d,
                 struct faults *ret_f) {
-    ptn_bytes value;
     ptn_str conversation;
     *ret_d = (struct draft){0};
-    *ret_f = (struct faults){0};
+    ret_f->n = 0;
     if (ptn_kind_of(body) != PTN_KIND_MAP) {
         fault_add(ret_f, "body", "an object is required");
         return;
     }
-    if (member_given(body, "id", &value) &&
-        (!ptn_map_get_str(body, "id", &ret_d->id) || !ptn_id_is_valid(ret_d->id)))
+    const struct members m = read_members(body);
+    if (is_given(m.id) && (!read_str(m.id, &ret_d->id) || !ptn_id_is_valid(ret_d->id)))
         fault_add(ret_f, "id", "a ULID or a UUID");
-    if (member_given(body, "conversationId", &value) &&
-        (!ptn_map_get_str(body, "conversationId", &conversation) || conversation.n == 0))
+    if (is_given(m.conversation) &&
+        (!read_str(m.conversation, &conversation) || conversation.n == 0))
         fault_add(ret_f, "conversationId", "the id of a conversation, or `current`");
-    read_content(body, ret_d, ret_f);
-    read_type(body, admin, ret_d, ret_f);
-    read_timestamp(body, now_ms, ret_d, ret_f);
-    if (member_given(body, "metadata", &value)) {
-        if (ptn_kind_of(value) != PTN_KIND_MAP)
+    read_content(m.content, ret_d, ret_f);
+    read_type(m.type, admin, ret_d, ret_f);
+    read_timestamp(m.timestamp, now_ms, ret_d, ret_f);
+    if (is_given(m.metadata)) {
+        if (ptn_kind_of(m.metadata) != PTN_KIND_MAP)
             fault_add(ret_f, "metadata", "an object");
-        else if (value.n > MESSAGE_METADATA_BYTES_MAX)
+        else if (m.metadata.n > MESSAGE_METADATA_BYTES_MAX)
             fault_add(ret_f, "metadata", "at most 16 KiB");
-        ret_d->metadata = value;
+        ret_d->metadata = m.metadata;
     }
 }
 

@@ -92,14 +92,18 @@ static const struct route *find_route(const struct route_index *index, enum ptn_
                                       ptn_str path, bool admin_listener, bool *ret_other) {
     path = below_base(path);
     *ret_other = false;
+    uint64_t others = 0; /* only looked at when there is none */
     for (uint64_t left = candidates(index, path); left != 0; left &= left - 1) {
         const struct route *r = &routes[__builtin_ctzll(left)];
-        if ((r->permission == NEEDS_PROBE && !admin_listener) || !pattern_fits(r->pattern, path))
+        if (r->permission == NEEDS_PROBE && !admin_listener)
             continue;
-        if (r->method == method)
+        if (r->method != method)
+            others |= left & -left;
+        else if (pattern_fits(r->pattern, path))
             return r;
-        *ret_other = true;
     }
+    for (; others != 0 && !*ret_other; others &= others - 1)
+        *ret_other = pattern_fits(routes[__builtin_ctzll(others)].pattern, path);
     return NULL;
 }
 

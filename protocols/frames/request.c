@@ -195,42 +195,52 @@ static ptn_str message_key(ptn_str key, ptn_bytes value) {
     return key;
 }
 
-/* Packs the members of a flat frame that make up the Message. */
-static void pack_flat_message(ptn_pack *w, ptn_bytes frame) {
-    uint32_t n_kept = 0;
-    for (int pass = 0; pass < 2; pass++) { /* the count comes first */
-        ptn_unpack u = ptn_unpack_of(frame);
-        uint32_t n = 0;
-        (void)ptn_unpack_map(&u, &n); /* a map: frames_handle has looked */
-        if (pass == 1)
-            ptn_pack_map(w, n_kept);
-        for (uint32_t i = 0; i < n; i++) {
-            ptn_str key = {0};
-            ptn_bytes value = {0};
-            if (!ptn_unpack_str(&u, &key) || !ptn_unpack_any(&u, &value))
-                break; /* cannot be: keys are texts in validated maps */
-            key = message_key(key, value);
-            if (key.n == 0)
-                continue;
-            if (pass == 0) {
-                n_kept++;
-            } else {
-                ptn_pack_str(w, key);
-                ptn_pack_raw(w, value);
-            }
-        }
+struct message_frame {
+    uint32_t n;             /* members that make up the Message, of a flat one */
+    ptn_bytes nested, type; /* of `message` and `messageType`; n == 0: not there */
+};
+
+static struct message_frame read_message(ptn_bytes frame) {
+    struct message_frame f = {.n = 0};
+    ptn_unpack u = ptn_unpack_of(frame);
+    uint32_t n = 0;
+    ptn_str key;
+    ptn_bytes value;
+    (void)ptn_unpack_map(&u, &n); /* a map: frames_handle has looked */
+    for (; n > 0 && ptn_unpack_pair(&u, &key, &value); n--) {
+        if (ptn_str_eqz(key, "message") && f.nested.n == 0)
+            f.nested = value;
+        if (ptn_str_eqz(key, "messageType") && f.type.n == 0)
+            f.type = value;
+        f.n += message_key(key, value).n > 0;
+    }
+    return f;
+}
+
+static void pack_flat_message(ptn_pack *w, const struct message_frame *f, ptn_bytes frame) {
+    ptn_unpack u = ptn_unpack_of(frame);
+    uint32_t n = 0;
+    ptn_str key;
+    ptn_bytes value;
+    (void)ptn_unpack_map(&u, &n);
+    ptn_pack_map(w, f->n);
+    for (; n > 0 && ptn_unpack_pair(&u, &key, &value); n--) {
+        key = message_key(key, value);
+        if (key.n == 0)
+            continue;
+        ptn_pack_str(w, key);
+        ptn_pack_raw(w, value);
     }
 }
 
 void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
-    ptn_bytes nested, raw;
-    const bool is_nested = ptn_map_get(in->frame, "message", &nested);
-    if (is_nested && ptn_kind_of(nested) != PTN_KIND_MAP) {
+    const struct message_frame f = read_message(in->frame);
+    const bool is_nested = f.nested.n > 0;
+    if (is_nested && ptn_kind_of(f.nested) != PTN_KIND_MAP) {
         frames__invalid(c, s, in, "message", "must be a Message, an object");
         return;
     }
-    if (!is_nested && ptn_map_get(in->frame, "messageType", &raw) &&
-        ptn_kind_of(raw) != PTN_KIND_STR) {
+    if (!is_nested && f.type.n > 0 && ptn_kind_of(f.type) != PTN_KIND_STR) {
         frames__invalid(c, s, in, "messageType", "must be a text");
         return;
     }
@@ -243,9 +253,9 @@ void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_i
     ptn_pack_init(&w, in->frame.n + 512);
     ptn_request_begin(&w, &r);
     if (is_nested)
-        ptn_pack_raw(&w, nested);
+        ptn_pack_raw(&w, f.nested);
     else
-        pack_flat_message(&w, in->frame);
+        pack_flat_message(&w, &f, in->frame);
     call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + s->request_ns, reply_callback);
 }
 
