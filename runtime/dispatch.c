@@ -223,13 +223,13 @@ static void deliver_reply(ptn_ctx *c, struct ptn__env *e) {
 
 /* ---- batches ------------------------------------------------------------------------------ */
 
-/* A batch of an actor that other threads send to.  Their envelopes go back to where those for other
- * workers come from. */
+/* A batch of an actor that other threads send to.  Their envelopes go back in the order in which
+ * they came, apart from those of its own worker. */
 static __attribute__((noinline)) void put_each(struct ptn__worker *w, struct ptn__env *e,
                                                uint32_t n) {
     for (struct ptn__env *next; n > 0; n--, e = next) {
         next = e->next;
-        ptn__env_put(w->rt, e->far ? &w->far_mag : &w->mag, e);
+        ptn__env_put(w->rt, e->far ? &w->back_mag : &w->mag, e);
     }
 }
 

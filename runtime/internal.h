@@ -280,6 +280,8 @@ struct ptn__stream_counts {
 struct ptn__post {
     struct ptn__env *newest, *oldest;
     uint32_t n;
+    struct ptn__slot *slot; /* the last receiver that has bounds */
+    uint64_t room;          /* a load: taken there ahead of the messages; given back by the flush */
 };
 
 /* Kinds of actors with a histogram of their own; the rest share the last. */
@@ -315,12 +317,16 @@ struct ptn__worker {
     _Atomic(uint64_t) wakes;    /* by senders, once per park at most */
     _Atomic(ptn_time) woken_at; /* by a sender, last */
 
+    /* One line, constant: senders on other threads read it, so that what the owner writes all the
+     * time has to lie elsewhere. */
     _Alignas(PTN_CACHELINE) ptn_runtime *rt;
     ptn_env *env;
-    void *streams; /* stream.c's */
-    ptn_time now;  /* refreshed at the start of a turn, and by the first callback after one */
+    _Atomic(struct ptn__slot *) *chunks; /* slots.chunks */
     unsigned index;
     uint32_t magic;
+
+    _Alignas(PTN_CACHELINE) void *streams; /* stream.c's */
+    ptn_time now;   /* refreshed at the start of a turn, and by the first callback after one */
     ptn_time clock; /* the latest reading; now <= clock */
     bool now_stale;
     bool drain_seen, kill_seen, done_counted, closed_counted;
@@ -338,9 +344,10 @@ struct ptn__worker {
     uint32_t sample_in;  /* messages until one is measured, and the clock read */
     uint32_t high;       /* index << 24: the upper half of its addresses, but for the slot */
     struct ptn__slot_table slots;
-    /* For messages that cross workers.  They move in the order they have in memory, so that the
-     * prefetcher sees them coming, as long as nothing else takes and returns some in between. */
-    struct ptn__mag far_mag;
+    /* For messages that cross workers: to take from, and to put what came from others.  They move
+     * in the order they have in memory, so that the prefetcher sees them coming, as long as nothing
+     * else is put or taken in between: so these are two, which meet in the depot. */
+    struct ptn__mag far_mag, back_mag;
     struct ptn__wheel wheel;
     struct ptn__slot *live;
     uint32_t n_live;
@@ -511,7 +518,7 @@ static inline struct ptn__slot *ptn__slot_of(const struct ptn__worker *w, ptn_ad
     uint32_t si = (uint32_t)(a >> 32) & 0xffffffu;
     /* acquire: partner is the release store that publishes a chunk in slot.c */
     struct ptn__slot *chunk =
-        atomic_load_explicit(&w->slots.chunks[si / PTN__CHUNK_SLOTS], memory_order_acquire);
+        atomic_load_explicit(&w->chunks[si / PTN__CHUNK_SLOTS], memory_order_acquire);
     return PTN_UNLIKELY(chunk == NULL) ? NULL : &chunk[si % PTN__CHUNK_SLOTS];
 }
 

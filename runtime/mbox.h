@@ -155,6 +155,13 @@ static inline void ptn__batch_settle(ptn_ctx *c) {
 
 /* ---- post --------------------------------------------------------------------------------- */
 
+/* Gives back the room that was taken ahead and not used. */
+static inline void ptn__post_room_back(struct ptn__post *p) {
+    if (p->room != 0) /* relaxed: a counter */
+        atomic_fetch_sub_explicit(&p->slot->far_load, p->room, memory_order_relaxed);
+    p->room = 0;
+}
+
 /* Owner of w.  For another worker; sent on at the end of the batch at the latest. */
 static inline void ptn__post_add(struct ptn__worker *w, unsigned to, struct ptn__env *e) {
     struct ptn__post *p = &w->posts[to];
@@ -164,8 +171,11 @@ static inline void ptn__post_add(struct ptn__worker *w, unsigned to, struct ptn_
     p->newest = e;
     w->posts_waiting |= UINT64_C(1) << to;
     w->after_batch = true;
-    if (++p->n == PTN__POST_MAX || PTN_BUGGIFY("post.early"))
+    if (++p->n == PTN__POST_MAX || PTN_BUGGIFY("post.early")) {
+        struct ptn__slot *s = p->slot;
         ptn__post_flush(w, to);
+        p->slot = s; /* likely the next one's, too */
+    }
 }
 
 #endif

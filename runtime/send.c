@@ -4,8 +4,8 @@
  *
  * The steady path takes an envelope from the thread's magazine, adds to the receiver's load and
  * appends to its inbox, or, for another worker, to the post that leaves at the end of the batch: no
- * lock, no allocation, no system call, and between actors of one worker no locked instruction
- * either.
+ * lock, no allocation, no system call; between actors of one worker no locked instruction either,
+ * and to another worker one per post, where that is for one receiver.
  */
 #include "runtime/mbox.h"
 
@@ -43,20 +43,63 @@ static __attribute__((noinline)) int near_reserve_again(struct ptn__worker *w, s
                : refuse(s, len, atomic_load_explicit(&s->bytes_max, memory_order_relaxed));
 }
 
-/* Another thread.  The same against far_load, exactly up to the number of concurrent senders, and
- * what came from its own as that last showed it. */
-static inline int far_reserve(struct ptn__slot *s, size_t len) {
-    uint64_t bytes_max = atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
-    uint64_t add = PTN__LOAD_ONE + len;
+/* Would what lies in s be within its bounds with this load from other threads? */
+static inline bool far_fits(const struct ptn__slot *s, uint64_t load) {
+    load += atomic_load_explicit(&s->near_seen, memory_order_relaxed);
+    return (load >> 40) <= atomic_load_explicit(&s->msgs_max, memory_order_relaxed) &&
+           (load & PTN__LOAD_BYTES) <= atomic_load_explicit(&s->bytes_max, memory_order_relaxed);
+}
+
+/* Another thread.  Takes room of s, exactly up to the number of concurrent senders and what came
+ * from the owner's thread as that last showed it.  False: there is not so much, or less than leave
+ * would be left. */
+static inline bool far_take(struct ptn__slot *s, uint64_t add, uint64_t leave) {
     /* relaxed: counters; partner is the owner's fetch_sub at the end of a batch */
-    uint64_t load = atomic_fetch_add_explicit(&s->far_load, add, memory_order_relaxed) +
-                    atomic_load_explicit(&s->near_seen, memory_order_relaxed);
-    if (PTN_LIKELY((load >> 40) < atomic_load_explicit(&s->msgs_max, memory_order_relaxed) &&
-                   (load & PTN__LOAD_BYTES) + len <= bytes_max) &&
-        !PTN_BUGGIFY("mailbox.full"))
-        return 0;
+    uint64_t load = atomic_fetch_add_explicit(&s->far_load, add, memory_order_relaxed);
+    if (PTN_LIKELY(far_fits(s, load + add + leave)))
+        return true;
     atomic_fetch_sub_explicit(&s->far_load, add, memory_order_relaxed);
-    return refuse(s, len, bytes_max);
+    return false;
+}
+
+/* The second message in a row to one receiver takes room for as many as the post still holds: the
+ * line that is shared with the receiver then moves once per post, not once per message.  As much
+ * has to be left, so that hardly anybody is refused for what will be given back. */
+static bool far_take_ahead(struct ptn__post *p, struct ptn__slot *s, uint64_t one) {
+    uint64_t add = one * (PTN__POST_MAX - p->n);
+    ptn__post_room_back(p);
+    uint64_t load = atomic_load_explicit(&s->far_load, memory_order_relaxed);
+    if (!far_fits(s, load + 2 * add) || !far_take(s, add, add))
+        return false;
+    p->room = add - one;
+    return true;
+}
+
+/* The post is that of the sender's worker; NULL: a foreign thread. */
+static inline bool far_room(struct ptn__post *p, struct ptn__slot *s, uint64_t one) {
+    if (p == NULL)
+        return far_take(s, one, 0);
+    if (PTN_UNLIKELY(p->slot != s)) {
+        ptn__post_room_back(p);
+        p->slot = s;
+        return far_take(s, one, 0);
+    }
+    if (PTN_LIKELY(p->room >= PTN__LOAD_ONE &&
+                   (p->room & PTN__LOAD_BYTES) >= (one & PTN__LOAD_BYTES))) {
+        p->room -= one;
+        return true;
+    }
+    return far_take_ahead(p, s, one) || far_take(s, one, 0);
+}
+
+static inline int far_reserve(struct ptn__post *p, struct ptn__slot *s, size_t len) {
+    uint64_t one = PTN__LOAD_ONE + len;
+    if (PTN_LIKELY(far_room(p, s, one))) {
+        if (!PTN_BUGGIFY("mailbox.full"))
+            return 0;
+        atomic_fetch_sub_explicit(&s->far_load, one, memory_order_relaxed);
+    }
+    return refuse(s, len, atomic_load_explicit(&s->bytes_max, memory_order_relaxed));
 }
 
 /* ---- the path ----------------------------------------------------------------------------- */
@@ -103,10 +146,12 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
     struct ptn__slot *s = ptn__slot_find(rt, proto->to);
     if (PTN_UNLIKELY(s == NULL) && !watches_the_dead(rt, proto))
         return -PTN_ENOACTOR;
+    unsigned to = (unsigned)(proto->to >> 56);
+    struct ptn__post *post = w != NULL ? &w->posts[to] : NULL;
     bool bounded = proto->kind <= PTN__ENV_REQUEST;
     size_t len = ptn__payload_len(buf);
     if (bounded) {
-        int err = far_reserve(s, len);
+        int err = far_reserve(post, s, len);
         if (PTN_UNLIKELY(err < 0))
             return err;
     }
@@ -114,10 +159,11 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
     if (PTN_UNLIKELY(e == NULL)) {
         if (bounded)
             atomic_fetch_sub_explicit(&s->far_load, PTN__LOAD_ONE + len, memory_order_relaxed);
+        if (post != NULL)
+            ptn__post_room_back(post); /* if it is empty, no flush will */
         return -PTN_ENOMEM;
     }
     env_fill(e, proto, buf, /* far= */ true);
-    unsigned to = (unsigned)(proto->to >> 56);
     if (w != NULL) {
         ptn__post_add(w, to, e);
         return 0;

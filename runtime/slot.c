@@ -50,6 +50,7 @@ int ptn__slots_init(struct ptn__worker *w) {
         t->chunks = NULL;
         return -PTN_ENOMEM;
     }
+    w->chunks = t->chunks;
     return 0;
 }
 

@@ -60,6 +60,7 @@ void ptn__post_flush(struct ptn__worker *w, unsigned to) {
         p->oldest->next = NULL;
         ptn__env_discard(w->rt, &w->mag, p->newest); /* nobody lives there any more */
     }
+    ptn__post_room_back(p);
     *p = (struct ptn__post){0};
     w->posts_waiting &= ~(UINT64_C(1) << to);
 }
@@ -345,6 +346,7 @@ int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w)
     w->sample_in = 1;
     ptn__mag_init(&w->mag);
     ptn__mag_init(&w->far_mag);
+    ptn__mag_init(&w->back_mag);
     w->runq = PTN__RUNQ_END;
     w->runq_tail = &w->runq;
     w->now = w->clock = rt->env->ops->now(rt->env);
@@ -386,6 +388,7 @@ void ptn__worker_free(struct ptn__worker *w) {
     ptn__ask_pool_done(w);
     ptn__mag_done(w->rt, &w->mag);
     ptn__mag_done(w->rt, &w->far_mag);
+    ptn__mag_done(w->rt, &w->back_mag);
     ptn__turn_ends_done(w);
     w->scratch = ptn__arena_free(w->scratch);
     free(w);
