@@ -297,6 +297,8 @@ struct ptn__spin {       /* spin.c's */
     ptn_time idle_since; /* the end of the last turn with messages */
     uint32_t hold;       /* short idle times to come before it spins (again) */
     uint32_t level;      /* of failure */
+    ptn_time late;       /* whoever ended the last idle time was, for it had slept */
+    uint32_t tries;      /* waits, in a row, for one who was asleep each time */
     bool idle;           /* it has been asked since */
     bool spun;           /* in this idle time */
 };
@@ -314,8 +316,9 @@ struct ptn__watch { /* watchdog.c's; of its signal handler, but for the last fou
 
 struct ptn__worker {
     _Alignas(PTN_CACHELINE) _Atomic(struct ptn__env *) ready; /* NULL | PARKED | CLOSED | stack */
-    _Atomic(uint64_t) wakes;    /* by senders, once per park at most */
-    _Atomic(ptn_time) woken_at; /* by a sender, last */
+    _Atomic(uint64_t) wakes;         /* by senders, once per park at most */
+    _Atomic(ptn_time) woken_at;      /* by a sender, last */
+    _Atomic(ptn_time) woken_by_late; /* late of that sender */
 
     /* One line, constant: senders on other threads read it, so that what the owner writes all the
      * time has to lie elsewhere. */
@@ -328,6 +331,7 @@ struct ptn__worker {
     _Alignas(PTN_CACHELINE) void *streams; /* stream.c's */
     ptn_time now;   /* refreshed at the start of a turn, and by the first callback after one */
     ptn_time clock; /* the latest reading; now <= clock */
+    ptn_time late;  /* so much earlier this turn would have begun without a sleep before it */
     bool now_stale;
     bool drain_seen, kill_seen, done_counted, closed_counted;
     uint32_t call_depth;    /* nested contexts */
@@ -556,8 +560,10 @@ extern const ptn_env_worker_ops ptn__worker_env_ops;
 int ptn__worker_new(ptn_runtime *rt, unsigned index, struct ptn__worker **ret_w);
 void ptn__worker_free(struct ptn__worker *w);
 /* Any thread.  (P) of docs/memory-model.md: the chain newest..oldest, linked through next, goes
- * onto w's ready stack.  False: w has taken its last turn, and the chain is still the caller's. */
-bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest);
+ * onto w's ready stack.  late: the sending worker's, or 0.  False: w has taken its last turn, and
+ * the chain is still the caller's. */
+bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest,
+                      ptn_time late);
 /* Owner.  Sends on what waits for other workers; nothing may wait when the worker parks. */
 void ptn__posts_flush(struct ptn__worker *w);
 /* Owner.  The same for one of them. */
@@ -575,8 +581,9 @@ void ptn__spin_init(struct ptn__spin *p, ptn_time limit_ns);
 void ptn__spin_busy(struct ptn__spin *p, ptn_time now);
 /* Nothing is left to do: wait awake for a moment, and ask again?  Else sleep. */
 bool ptn__spin_wants(struct ptn__spin *p, ptn_time now);
-/* The idle time was ended by another thread, which came then. */
-void ptn__spin_message(struct ptn__spin *p, ptn_time at);
+/* The idle time was ended by another thread, which came then, and would have come so much earlier
+ * if it had not slept itself. */
+void ptn__spin_message(struct ptn__spin *p, ptn_time at, ptn_time late);
 
 /* ---- watchdog.c --------------------------------------------------------------------------- */
 

@@ -169,7 +169,7 @@ static int send_far(ptn_runtime *rt, struct ptn__worker *w, struct ptn__mag *mag
         return 0;
     }
     e->next = NULL;
-    if (!ptn__worker_push(rt->workers[to], e, e))
+    if (!ptn__worker_push(rt->workers[to], e, e, /* late= */ 0))
         ptn__env_discard(rt, mag, e); /* nobody lives there any more */
     return 0;
 }

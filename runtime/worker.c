@@ -27,12 +27,16 @@
 /* ---- ready stack -------------------------------------------------------------------------- */
 
 /* For spin.c: a sender wakes w now. */
-static void woken_note(struct ptn__worker *w) {
-    if (w->rt->spin_ns > 0) /* relaxed: a hint */
-        atomic_store_explicit(&w->woken_at, w->env->ops->now(w->env), memory_order_relaxed);
+static void woken_note(struct ptn__worker *w, ptn_time late) {
+    if (w->rt->spin_ns == 0)
+        return;
+    /* relaxed, both: hints */
+    atomic_store_explicit(&w->woken_by_late, late, memory_order_relaxed);
+    atomic_store_explicit(&w->woken_at, w->env->ops->now(w->env), memory_order_relaxed);
 }
 
-bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest) {
+bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn__env *oldest,
+                      ptn_time late) {
     PTN_DEBUG_ASSERT(w->magic == PTN__WORKER_MAGIC);
     /* relaxed: only the first guess for the CAS */
     struct ptn__env *old = atomic_load_explicit(&w->ready, memory_order_relaxed);
@@ -46,7 +50,7 @@ bool ptn__worker_push(struct ptn__worker *w, struct ptn__env *newest, struct ptn
                                                     memory_order_relaxed));
     if (old == PTN__PARKED) { /* R1: we, and nobody else, replaced PARKED */
         atomic_fetch_add_explicit(&w->wakes, 1, memory_order_relaxed); /* stats */
-        woken_note(w);
+        woken_note(w, late);
         w->env->ops->wake(w->env, w->index);
     }
     return true;
@@ -56,7 +60,7 @@ void ptn__post_flush(struct ptn__worker *w, unsigned to) {
     struct ptn__post *p = &w->posts[to];
     if (p->newest == NULL)
         return;
-    if (!ptn__worker_push(w->rt->workers[to], p->newest, p->oldest)) {
+    if (!ptn__worker_push(w->rt->workers[to], p->newest, p->oldest, w->late)) {
         p->oldest->next = NULL;
         ptn__env_discard(w->rt, &w->mag, p->newest); /* nobody lives there any more */
     }
@@ -74,7 +78,12 @@ void ptn__posts_flush(struct ptn__worker *w) {
 static void spin_learn(struct ptn__worker *w) {
     /* relaxed: a hint; of an earlier wake-up when the one of this is not there yet */
     ptn_time at = atomic_load_explicit(&w->woken_at, memory_order_relaxed);
-    ptn__spin_message(&w->spin, at > w->spin.idle_since ? at : w->now);
+    if (at <= w->spin.idle_since || at > w->now) {
+        ptn__spin_message(&w->spin, w->now, 0);
+        return;
+    }
+    w->late = w->now - at;
+    ptn__spin_message(&w->spin, at, atomic_load_explicit(&w->woken_by_late, memory_order_relaxed));
 }
 
 /* (T) Moves everything on the ready stack to the inboxes, oldest first. */
@@ -298,6 +307,7 @@ static enum ptn_turn worker_turn(void *worker, ptn_time *ret_next_due) {
     if (PTN_UNLIKELY(took >= w->rt->blocked_ns))
         ptn__watchdog_blocked(w, took);
     w->now_stale = true;
+    w->late = 0;
     if (atomic_load_explicit(&w->messages, memory_order_relaxed) != messages)
         ptn__spin_busy(&w->spin, end);
     if (more || !ptn__runq_is_empty(w))
