@@ -22,6 +22,7 @@
 
 #define BLOCK_BYTES 16u
 #define ESCAPE_BYTES_MAX 6u  /* \u001f */
+#define SHORT_TEXT_BYTES 50u /* 31 bytes in quotes, what follows, and a block beyond them */
 #define SCALAR_BYTES_MAX 48u /* any number or word, and the comma or colon around it */
 #define ESCAPED_PART_BYTES                                                                         \
     4096u /* room is reserved for this much at a time once escapes are needed */
@@ -122,6 +123,20 @@ static size_t copy_clean(uint8_t *q, const uint8_t *p, size_t n, bool *ret_high)
     /* The rest as a last full block that overlaps what is known to be clean. */
     unsigned bits = copy_block(q + n - BLOCK_BYTES, p + n - BLOCK_BYTES, ret_high);
     return PTN_LIKELY(bits == 0) ? n : n - BLOCK_BYTES + (size_t)__builtin_ctz(bits);
+}
+
+/* At most a block, of which only the first n bytes count: p can be read and q be written as a
+ * whole. False: one of them needs an escape or is not ASCII. */
+static inline bool copy_masked(uint8_t *q, const uint8_t *p, size_t n) {
+#ifdef __SSE2__
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+    bool is_high = false;
+    const unsigned bits = copy_block(q, p, &is_high) | (unsigned)_mm_movemask_epi8(x);
+    return (bits & ((1u << n) - 1)) == 0;
+#else
+    bool is_high = false;
+    return copy_clean(q, p, n, &is_high) == n && !is_high;
+#endif
 }
 
 static uint8_t *put_escape(uint8_t *q, uint8_t b) {
@@ -295,6 +310,11 @@ static bool write_open(struct writer *w, const struct ptn__head *h, uint8_t *q) 
     return true;
 }
 
+/* Odd outstanding in a map: a key was written. */
+static uint8_t separator(const struct writer *w) {
+    return (w->open & 3) == 3 ? ':' : ',';
+}
+
 /* After a value: the comma or colon that separates it from the next, or the brackets that close. */
 static bool write_after(struct writer *w) {
     for (;;) {
@@ -304,7 +324,7 @@ static bool write_after(struct writer *w) {
             uint8_t *q = ptn_out_reserve(w->o, 1);
             if (q == NULL)
                 return false;
-            *q = (w->open & 3) == 3 ? ':' : ','; /* odd outstanding in a map: a key was written */
+            *q = separator(w);
             w->o->len++;
             return true;
         }
@@ -342,9 +362,40 @@ static void write_scalar(ptn_out *o, const struct ptn__head *h, uint8_t *q) {
     o->len += (size_t)(q - start);
 }
 
+/* A text of less than 32 bytes that needs no escape, which keys and most texts are: one look at the
+ * room, for what follows it as well.  False: the long way is the one to go. */
+static bool write_short(struct writer *w) {
+    ptn_str s;
+    ptn_unpack u = {.p = w->p, .end = w->end};
+    bool is_high = false;
+    if (!ptn__str_short(&u, &s))
+        return false;
+    const uint8_t *p = (const uint8_t *)s.p;
+    uint8_t *q = ptn_out_reserve(w->o, SHORT_TEXT_BYTES);
+    if (q == NULL)
+        return false;
+    *q = '"';
+    if (s.n <= BLOCK_BYTES && (size_t)(w->end - p) >= BLOCK_BYTES) {
+        if (!copy_masked(q + 1, p, s.n))
+            return false;
+    } else if (copy_clean(q + 1, p, s.n, &is_high) != s.n || is_high) {
+        return false;
+    }
+    q += 1 + s.n;
+    *q++ = '"';
+    w->p = u.p;
+    w->open -= 2;
+    if (w->open >= 2)
+        *q++ = separator(w);
+    w->o->len = (size_t)(q - w->o->p);
+    return true;
+}
+
 /* Takes one value or container header.  0, or -PTN_EPROTO; output errors stay in the output. */
 static int write_step(struct writer *w) {
     struct ptn__head h;
+    if (PTN_LIKELY(write_short(w)))
+        return w->open >= 2 || write_after(w) ? 0 : w->o->err;
     const uint8_t *p = ptn__head_read(w->p, w->end, &h);
     if (p == NULL || h.kind == PTN_KIND_EXT || ((w->open & 3) == 1 && h.kind != PTN_KIND_STR))
         return -PTN_EPROTO;

@@ -169,6 +169,28 @@ static size_t slow_string(char *q, const uint8_t *p, size_t n) {
     return (size_t)(q - start);
 }
 
+/* As a member of an array: alone, before a text that can be read with it, and behind one. */
+static void expect_in_arrays(const uint8_t *p, size_t n, const char *expected, size_t expected_n) {
+    static const char other[] = "\"0123456789abcdef\"";
+    for (int place = 0; place < 3; place++) {
+        char text[4096];
+        ptn_pack w;
+        ptn_pack_init(&w, 16);
+        ptn_pack_array(&w, place == 0 ? 1 : 2);
+        if (place == 2)
+            ptn_pack_cstr(&w, "0123456789abcdef");
+        ptn_pack_str(&w, (ptn_str){(const char *)p, n});
+        if (place == 1)
+            ptn_pack_cstr(&w, "0123456789abcdef");
+        ptn_buf *b = ptn_pack_finish(&w);
+        (void)snprintf(text, sizeof text, "[%s%s%.*s%s%s]", place == 2 ? other : "",
+                       place == 2 ? "," : "", (int)expected_n, expected, place == 1 ? "," : "",
+                       place == 1 ? other : "");
+        expect_json(ptn_buf_bytes(b), text);
+        (void)ptn_buf_unref(b);
+    }
+}
+
 static void expect_string(const uint8_t *p, size_t n) {
     char expected[4096];
     size_t expected_n = slow_string(expected, p, n);
@@ -179,6 +201,8 @@ static void expect_string(const uint8_t *p, size_t n) {
               (int)expected_n, expected, (int)o.len, (const char *)o.p);
     ptn_out_done(&o);
     free(tight);
+    if (n < 36)
+        expect_in_arrays(p, n, expected, expected_n);
 }
 
 Test(json_write, strings_of_every_length_with_an_escape_at_every_place) {
@@ -215,6 +239,9 @@ Test(json_write, text_beyond_ascii_passes_and_bad_bytes_are_replaced) {
                 "b\"");
     expect_json(BYTES_OF("\xa4\"\xc3\n\xa9"), "\"\\\"\xef\xbf\xbd\\n\xef\xbf\xbd\"");
     expect_json(BYTES_OF("\xa3\xed\xa0\x80"), "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
+    expect_json(BYTES_OF("\x93\xa1\xff\xa2\xc3\xa9\xb0"
+                         "0123456789abcdef"),
+                "[\"\xef\xbf\xbd\",\"\xc3\xa9\",\"0123456789abcdef\"]");
     expect_json(BYTES_OF("\xd9\x14"
                          "0123456789012345678\xff"),
                 "\"0123456789012345678\xef\xbf\xbd\"");

@@ -2,7 +2,7 @@
  *
  * values.c - the small values of the catalogue: paths, queries, topics, ULIDs, timestamps.
  *
- * Pure functions over bytes, any thread.
+ * Functions over bytes, any thread.
  */
 #include <postern/codec.h>
 #include <postern/messages.h>
@@ -273,14 +273,14 @@ static int64_t days_of_civil(int64_t y, unsigned m, unsigned d) {
     return era * 146097 + (int64_t)doe - 719468;
 }
 
-void ptn_timestamp_format(int64_t wall_ms, char out[PTN_TIMESTAMP_LEN + 1]) {
-    if (wall_ms < 0 || wall_ms > INT64_C(253402300799999)) /* years 1970 to 9999 */
-        wall_ms = 0;
-    int64_t days = wall_ms / 86400000, y;
-    unsigned ms = (unsigned)(wall_ms % 86400000), m, d;
-    civil_of_days(days, &y, &m, &d);
-    unsigned parts[] = {(unsigned)y / 100, (unsigned)y % 100, m, d, ms / 3600000,
-                        ms / 60000 % 60,   ms / 1000 % 60};
+#define SECOND_TEXT_LEN 20u /* "2026-11-22T04:30:00." */
+
+static void second_format(int64_t second, char out[SECOND_TEXT_LEN]) {
+    int64_t y;
+    unsigned of_day = (unsigned)(second % 86400), m, d;
+    civil_of_days(second / 86400, &y, &m, &d);
+    unsigned parts[] = {(unsigned)y / 100, (unsigned)y % 100, m,          d,
+                        of_day / 3600,     of_day / 60 % 60,  of_day % 60};
     static const char after[] = {0, '-', '-', 'T', ':', ':', '.'};
     char *p = out;
     for (size_t i = 0; i < PTN_ARRAY_LEN(parts); i++) {
@@ -289,11 +289,28 @@ void ptn_timestamp_format(int64_t wall_ms, char out[PTN_TIMESTAMP_LEN + 1]) {
         if (after[i] != 0)
             *p++ = after[i];
     }
-    *p++ = (char)('0' + ms % 1000 / 100);
-    *p++ = (char)('0' + ms % 100 / 10);
-    *p++ = (char)('0' + ms % 10);
-    *p++ = 'Z';
-    *p = '\0';
+}
+
+/* Most times that a thread writes are of the second of the one before. */
+void ptn_timestamp_format(int64_t wall_ms, char out[PTN_TIMESTAMP_LEN + 1]) {
+    static _Thread_local struct {
+        int64_t second;
+        char text[SECOND_TEXT_LEN];
+    } last = {.second = -1};
+    if (wall_ms < 0 || wall_ms > INT64_C(253402300799999)) /* years 1970 to 9999 */
+        wall_ms = 0;
+    const int64_t second = wall_ms / 1000;
+    const unsigned ms = (unsigned)(wall_ms % 1000);
+    if (second != last.second) {
+        second_format(second, last.text);
+        last.second = second;
+    }
+    memcpy(out, last.text, SECOND_TEXT_LEN);
+    out[20] = (char)('0' + ms / 100);
+    out[21] = (char)('0' + ms / 10 % 10);
+    out[22] = (char)('0' + ms % 10);
+    out[23] = 'Z';
+    out[24] = '\0';
 }
 
 static bool digits(ptn_str s, size_t at, size_t n, unsigned *ret_v) {

@@ -117,6 +117,10 @@ Test(values, timestamps) {
     cr_assert_str_eq(out, "1970-01-01T00:00:00.000Z");
     ptn_timestamp_format(951827696789, out);
     cr_assert_str_eq(out, "2000-02-29T12:34:56.789Z");
+    ptn_timestamp_format(951827696007, out); /* of the same second; then of the next */
+    cr_assert_str_eq(out, "2000-02-29T12:34:56.007Z");
+    ptn_timestamp_format(951827697000, out);
+    cr_assert_str_eq(out, "2000-02-29T12:34:57.000Z");
     for (int64_t ms = 0; ms < INT64_C(253402300799999); ms += INT64_C(86400000) * 13 + 12345678) {
         int64_t back;
         ptn_timestamp_format(ms, out);
