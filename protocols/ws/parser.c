@@ -2,7 +2,7 @@
  *
  * parser.c - the WebSocket byte machine.  See parser.h.
  *
- * A frame is its head, gathered byte by byte because it is short and may be split anywhere, then
+ * A frame is its head, gathered because it is short and may be split anywhere, then
  * its payload. The head is judged as early as it can be: an unmasked or malformed frame is refused
  * on its second byte.
  */
@@ -18,6 +18,7 @@
 #define LENGTH_16 126u
 #define LENGTH_64 127u
 #define MESSAGE_CAP_MIN 512u
+#define SHORT_BYTES_MAX 512u /* of a message that needs no memory of its own */
 
 void ws_parser_init(ws_parser *p, uint8_t accept, uint32_t bytes_max, ws_deflate *deflate) {
     *p = (ws_parser){.deflate = deflate, .accept = accept, .bytes_max = bytes_max, .head_bytes = 2};
@@ -167,10 +168,14 @@ static unsigned head_feed(ws_parser *p, const uint8_t *data, size_t n, size_t *r
     size_t used = 0;
     unsigned code = 0;
     while (code == 0 && !p->in_payload && used < n) {
-        p->head[p->n_head++] = data[used++];
-        if (p->n_head < p->head_bytes)
-            continue;
-        code = p->n_head == 2 ? head_begin(p) : head_end(p);
+        const size_t due = p->head_bytes - p->n_head, part = n - used < due ? n - used : due;
+        uint8_t *to = p->head + p->n_head;
+        for (size_t i = 0; i < part; i++)
+            to[i] = data[used + i];
+        used += part;
+        p->n_head = (uint8_t)(p->n_head + part);
+        if (part == due)
+            code = p->n_head == 2 ? head_begin(p) : head_end(p);
     }
     *ret_used = used;
     return code;
@@ -227,6 +232,27 @@ static unsigned message_unpack(ws_parser *p, ptn_buf **message) {
     return 0;
 }
 
+static void message_deliver(ws_parser *p, ptn_bytes payload, const ws_parser_ops *ops, void *arg) {
+    const enum ws_opcode opcode = (enum ws_opcode)p->message_op;
+    p->message_op = 0;
+    p->n_message = 0;
+    if (!ops->on_message(arg, opcode, payload))
+        p->dead = true;
+}
+
+/* A short message, which is there as a whole: it is unmasked on the stack. */
+static unsigned short_message(ws_parser *p, const uint8_t *data, size_t n, const ws_parser_ops *ops,
+                              void *arg) {
+    uint8_t plain[SHORT_BYTES_MAX];
+    unmask(plain, data, n, p->mask, 0);
+    if (p->message_op == WS_OP_TEXT && !ptn_utf8_valid(plain, n))
+        return fail(p, WS_CLOSE_BAD_TEXT, "text must be UTF-8");
+    p->left = 0;
+    p->in_payload = false;
+    message_deliver(p, (ptn_bytes){plain, n}, ops, arg);
+    return 0;
+}
+
 /* The message has all its bytes: its delivery. */
 static unsigned message_end(ws_parser *p, const ws_parser_ops *ops, void *arg) {
     ptn_buf *message = p->message;
@@ -234,15 +260,10 @@ static unsigned message_end(ws_parser *p, const ws_parser_ops *ops, void *arg) {
         ptn_buf_seal(message, p->n_message);
     p->message = NULL;
     const unsigned code = p->packed ? message_unpack(p, &message) : 0;
-    if (code == 0) {
-        const enum ws_opcode opcode = (enum ws_opcode)p->message_op;
-        const ptn_bytes payload =
-            message != NULL ? ptn_buf_bytes(message) : (ptn_bytes){(const uint8_t *)"", 0};
-        p->message_op = 0;
-        p->n_message = 0;
-        if (!ops->on_message(arg, opcode, payload))
-            p->dead = true;
-    }
+    if (code == 0)
+        message_deliver(
+            p, message != NULL ? ptn_buf_bytes(message) : (ptn_bytes){(const uint8_t *)"", 0}, ops,
+            arg);
     ptn_buf_unref(message);
     return code;
 }
@@ -251,6 +272,8 @@ static unsigned message_end(ws_parser *p, const ws_parser_ops *ops, void *arg) {
 static unsigned data_feed(ws_parser *p, const uint8_t *data, size_t n, const ws_parser_ops *ops,
                           void *arg) {
     const bool ends = p->fin && p->left == n;
+    if (ends && n <= SHORT_BYTES_MAX && p->message == NULL && !p->packed)
+        return short_message(p, data, n, ops, arg);
     const uint8_t *chunk = (const uint8_t *)"";
     if (n > 0) {
         uint8_t *to = message_room(p, n, ends);
