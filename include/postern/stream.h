@@ -95,7 +95,8 @@ size_t ptn_stream_queued(const ptn_stream *s);
  * only this turn filled is flushed first. */
 bool ptn_stream_is_congested(ptn_stream *s, size_t bytes);
 
-/* Stops and resumes reading: back-pressure for the peer.  No effect once the stream is ending. */
+/* Stops and resumes reading: back-pressure for the peer.  No effect once the stream is ending.  Who
+ * stops a stream in a callback of another one may still get what has been read of it already. */
 void ptn_stream_read_enable(ptn_stream *s, bool on);
 /* Close after the queue is flushed (bounded by the stall limit), half-closing first and then
  * draining input for at most 1 s so that the peer can read the last answer (RFC 9112 section 9.6).

@@ -101,6 +101,8 @@ typedef struct ptn_env_ops {
     void (*listener_close)(ptn_env *e, ptn_env_listener *l);
     void (*transport_open)(ptn_transport *t, const ptn_transport_cbs *cbs,
                            void *owner); /* starts reading */
+    /* Off: nothing more is read.  Called in a callback of another transport, bytes that have been
+     * read already still come. */
     void (*read_enable)(ptn_transport *t, bool on);
     /* Bytes the kernel took (0 when it takes none now), or a negative error. */
     int64_t (*write)(ptn_transport *t, const ptn_iov *v, size_t n);

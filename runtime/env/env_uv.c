@@ -168,6 +168,7 @@ static void worker_shut(struct ptn__uv_worker *w) {
 static void turn_callback(uv_prepare_t *h) {
     struct ptn__uv_worker *w = h->data;
     ptn_time due = PTN_NEVER;
+    ptn__uv_deliver(w);
     switch (w->ops->turn(w->worker, &due)) {
     case PTN_TURN_MORE:
         uv_idle_start(&w->spin, spin_callback);

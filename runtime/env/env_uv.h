@@ -18,6 +18,13 @@
 #include "runtime/env/env.h"
 
 #define PTN__UV_READ_BYTES (64u << 10) /* the worker's shared read buffer */
+#define PTN__UV_READS_MAX 64u          /* reads that lie in it at a time */
+
+struct ptn__uv_read {
+    ptn_transport *t; /* NULL: closed since */
+    const uint8_t *p;
+    size_t n;
+};
 
 enum ptn__uv_kind {
     PTN__UV_TRANSPORT,
@@ -39,6 +46,9 @@ struct ptn__uv_worker {
     int reserve_fd;    /* given up to accept and refuse when descriptors run out; -1: none */
     uint64_t armed_ms; /* loop time the due timer is set to; UINT64_MAX: stopped */
     uint8_t *read_buf;
+    struct ptn__uv_read reads[PTN__UV_READS_MAX];
+    unsigned n_reads;
+    size_t read_used; /* bytes of read_buf */
     uv_thread_t thread;
     uv_loop_t loop;
     uv_prepare_t prepare;
@@ -90,6 +100,8 @@ void ptn__uv_read_enable(ptn_transport *t, bool on);
 int64_t ptn__uv_write(ptn_transport *t, const ptn_iov *v, size_t n);
 void ptn__uv_want_write(ptn_transport *t, bool on);
 void ptn__uv_shut_write(ptn_transport *t);
+/* Hands over what was read since the last turn. */
+void ptn__uv_deliver(struct ptn__uv_worker *w);
 void ptn__uv_transport_close(ptn_transport *t);
 const char *ptn__uv_peer(const ptn_transport *t);
 int ptn__uv_reserve_fd(void);

@@ -15,6 +15,11 @@
  * descriptor is polled for errors alone: that is UV_PRIORITIZED, because libuv does not register an
  * empty set.
  *
+ * All sockets that have something are read before what they had is handled, at the beginning of the
+ * turn: small reads of several lie side by side in the worker's buffer.  The kernel's way and ours
+ * do not fit into the first cache together, so going each of them many times in a row is cheaper
+ * than in turns.  Larger reads are handled at once, while they are in the cache themselves.
+ *
  * Callbacks may close anything.  A closed transport stays allocated until libuv's close callback,
  * which runs after the poll phase, so `closing` may be read after every callback.
  */
@@ -29,9 +34,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define READS_PER_EVENT 4    /* then the others have their turn */
-#define ACCEPTS_PER_EVENT 64 /* likewise */
-#define ACCEPT_PAUSE_MS 100  /* when accepting fails for a reason that does not pass at once */
+#define READS_PER_EVENT 4     /* then the others have their turn */
+#define READ_AHEAD_BYTES 8192 /* in the buffer, before they are handled */
+#define ACCEPTS_PER_EVENT 64  /* likewise */
+#define ACCEPT_PAUSE_MS 100   /* when accepting fails for a reason that does not pass at once */
 
 _Static_assert(sizeof(ptn_iov) == sizeof(struct iovec) &&
                    offsetof(ptn_iov, base) == offsetof(struct iovec, iov_base) &&
@@ -48,6 +54,7 @@ struct ptn_transport {
     bool failed;   /* on_error was called */
     bool fin_seen; /* the peer's FIN is waiting behind unread bytes */
     bool eof_seen; /* and was reported */
+    bool held;     /* bytes of it are in the worker's buffer */
     const ptn_transport_cbs *cbs;
     void *owner;
     struct ptn__uv_worker *w;
@@ -115,37 +122,68 @@ static void transport_fail(ptn_transport *t) {
     t->cbs->on_error(t->owner, -PTN_EIO);
 }
 
-/* A partial buffer means that the socket is empty: no further call just to hear EAGAIN. */
-static void transport_read(ptn_transport *t) {
-    for (int i = 0; i < READS_PER_EVENT; i++) {
-        ssize_t n = recv(t->fd, t->w->read_buf, PTN__UV_READ_BYTES, MSG_DONTWAIT);
-        if (n > 0) {
-            t->cbs->on_read(t->owner, t->w->read_buf, (size_t)n);
-            if (t->closing || !t->read_on || (size_t)n < PTN__UV_READ_BYTES)
-                return;
-        } else if (n == 0) {
-            t->eof_seen = true;
-            transport_poll(t, transport_interest(t));
-            t->cbs->on_eof(t->owner);
-            return;
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            return;
-        } else if (errno != EINTR) {
-            transport_fail(t);
-            return;
-        }
-    }
+static void deliver_one(ptn_transport *t, const struct ptn__uv_read *r) {
+    t->held = false;
+    t->cbs->on_read(t->owner, r->p, r->n);
 }
 
-static void transport_callback(uv_poll_t *h, int status, int events) {
-    ptn_transport *t = h->data;
-    if (status < 0) { /* POLLERR */
-        transport_fail(t);
-        return;
+void ptn__uv_deliver(struct ptn__uv_worker *w) {
+    const struct ptn__uv_read *r = w->reads, *end = r + w->n_reads;
+    for (; r < end; r++) {
+        if (r + 1 < end && r[1].t != NULL)
+            __builtin_prefetch(r[1].t->owner);
+        if (r->t != NULL)
+            deliver_one(r->t, r);
     }
-    if ((events & UV_READABLE) != 0 && t->read_on && !t->eof_seen)
-        transport_read(t);
-    if (!t->closing && !t->failed && (events & UV_WRITABLE) != 0 && t->write_wanted)
+    w->n_reads = 0;
+    w->read_used = 0;
+}
+
+static void forget_read(ptn_transport *t) {
+    struct ptn__uv_worker *w = t->w;
+    for (unsigned i = 0; t->held && i < w->n_reads; i++) {
+        if (w->reads[i].t == t)
+            w->reads[i].t = NULL;
+    }
+    t->held = false;
+}
+
+/* Reads into what is left of the worker's buffer.  True: there may be more, and it is wanted. */
+static bool read_once(ptn_transport *t) {
+    struct ptn__uv_worker *w = t->w;
+    const size_t room = PTN__UV_READ_BYTES - w->read_used;
+    uint8_t *p = w->read_buf + w->read_used;
+    const ssize_t n = recv(t->fd, p, room, MSG_DONTWAIT);
+    if (n > 0) {
+        w->reads[w->n_reads++] = (struct ptn__uv_read){t, p, (size_t)n};
+        w->read_used += (size_t)n;
+        t->held = true;
+        if (w->n_reads == PTN__UV_READS_MAX || w->read_used > READ_AHEAD_BYTES)
+            ptn__uv_deliver(w);
+        /* A partial buffer means that the socket is empty: no further call just to hear EAGAIN. */
+        return (size_t)n == room && !t->closing && t->read_on;
+    }
+    if (n == 0) {
+        t->eof_seen = true;
+        transport_poll(t, transport_interest(t));
+        t->cbs->on_eof(t->owner);
+        return false;
+    }
+    if (errno == EINTR)
+        return true;
+    if (errno != EAGAIN && errno != EWOULDBLOCK)
+        transport_fail(t);
+    return false;
+}
+
+static void transport_read(ptn_transport *t) {
+    for (int i = 0; i < READS_PER_EVENT && read_once(t); i++)
+        continue;
+}
+
+/* Everything but bytes that have come. */
+static void transport_other(ptn_transport *t, int events) {
+    if ((events & UV_WRITABLE) != 0 && t->write_wanted)
         t->cbs->on_writable(t->owner);
     if (t->closing || t->failed)
         return;
@@ -164,6 +202,24 @@ static void transport_callback(uv_poll_t *h, int status, int events) {
         return;
     }
     transport_shrink(t, events);
+}
+
+static void transport_callback(uv_poll_t *h, int status, int events) {
+    ptn_transport *t = h->data;
+    if (PTN_UNLIKELY(t->held)) /* of an earlier event */
+        ptn__uv_deliver(t->w);
+    if (status < 0 && !t->closing) /* POLLERR */
+        transport_fail(t);
+    if (t->closing || t->failed)
+        return;
+    if ((events & UV_READABLE) != 0 && t->read_on && !t->eof_seen)
+        transport_read(t);
+    if (t->held && events == UV_READABLE)
+        return;
+    if (t->held)
+        ptn__uv_deliver(t->w);
+    if (!t->closing && !t->failed)
+        transport_other(t, events);
 }
 
 /* Takes fd on success. */
@@ -232,6 +288,7 @@ void ptn__uv_transport_close(ptn_transport *t) {
     if (t->closing)
         return;
     t->closing = true;
+    forget_read(t);
     uv_close((uv_handle_t *)&t->poll, transport_closed_callback); /* stops polling before... */
     close(t->fd);                                                 /* ...the number is free again */
     t->fd = -1;

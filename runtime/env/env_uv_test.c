@@ -384,6 +384,80 @@ Test(env_uv, read_write_half_close, .timeout = 30) {
     cr_assert_eq(s.writables, 1);
 }
 
+/* More sockets than are read before the first of them is handled, all with bytes in the same poll.
+ */
+#define CROWD 100u
+static struct member {
+    ptn_transport *t;
+    unsigned reads;
+} crowd[CROWD];
+static struct script *crowd_script;
+
+static void crowd_close(struct member *m) {
+    if (m->t != NULL)
+        crowd_script->env->ops->transport_close(m->t);
+    m->t = NULL; /* its memory goes when the turn is over */
+}
+
+static void crowd_read(void *owner, const uint8_t *p, size_t n) {
+    struct member *m = owner;
+    cr_assert_eq(n, 2);
+    cr_assert_eq(p[0], (uint8_t)(m - crowd), "what another one sent");
+    m->reads++;
+    crowd_script->events++;
+    for (size_t i = 0; crowd_script->index == 1 && i < CROWD; i++) {
+        if (&crowd[i] != m)
+            crowd_close(&crowd[i]);
+    }
+}
+
+static const ptn_transport_cbs crowd_cbs = {crowd_read, on_eof, on_writable, on_error};
+
+static void crowd_accept(void *owner, ptn_transport *t) { /* in the order of their connecting */
+    struct script *s = owner;
+    struct member *m = &crowd[s->accepted++];
+    m->t = t;
+    s->env->ops->transport_open(t, &crowd_cbs, m);
+}
+
+static int crowd_clients[CROWD];
+
+static void crowd_started(struct script *s) {
+    crowd_script = s;
+    cr_assert_eq(s->env->ops->listen(s->env, 0, s->ep, crowd_accept, s, &s->l), 0);
+    for (size_t i = 0; i < CROWD; i++)
+        cr_assert_geq(crowd_clients[i] = client_connect(s->address), 0);
+}
+
+static enum ptn_turn crowd_turn(struct script *s, ptn_time *ret_next_due) {
+    *ret_next_due = PTN_NEVER;
+    if (s->phase == 0 && s->accepted == CROWD) {
+        for (size_t i = 0; i < CROWD; i++)
+            cr_assert_eq(client_send(crowd_clients[i], (uint8_t[]){(uint8_t)i, 0}, 2), 0);
+        s->phase = 1;
+    } else if (s->phase == 1 && s->events > 0) {
+        for (size_t i = 0; i < CROWD; i++) {
+            crowd_close(&crowd[i]);
+            close(crowd_clients[i]);
+        }
+        s->env->ops->listener_close(s->env, s->l);
+        return PTN_TURN_STOP;
+    }
+    return PTN_TURN_PARKED;
+}
+
+Test(env_uv, each_of_a_crowd_gets_its_own_bytes_and_a_closed_one_none, .timeout = 30) {
+    for (unsigned closes = 0; closes < 2; closes++) {
+        struct script s = {.turn = crowd_turn, .started = crowd_started, .index = closes};
+        memset(crowd, 0, sizeof crowd);
+        script_bind(&s, "127.0.0.1:0");
+        script_run(&s);
+        cr_assert_eq(s.events, closes ? 1 : CROWD, "%u reads", s.events);
+        for (size_t i = 0; i < CROWD; i++)
+            cr_assert_leq(crowd[i].reads, 1);
+    }
+}
+
 /* A stalled peer that vanishes is noticed though nobody reads. */
 static enum ptn_turn reset_turn(struct script *s, ptn_time *ret_next_due) {
     *ret_next_due = PTN_NEVER;
