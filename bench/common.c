@@ -42,26 +42,34 @@ uint64_t bench_now_ns(void) {
 
 /* ---- processes ---------------------------------------------------------------------------- */
 
-uint64_t bench_cpu_ns(pid_t pid) {
+unsigned bench_threads(pid_t pid, struct bench_thread *ret_threads) {
     char path[512];
+    unsigned n = 0;
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     DIR *d = opendir(path);
     if (d == NULL)
         return 0;
-    uint64_t sum = 0;
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        unsigned long long ns = 0;
+    for (struct dirent *e; n < BENCH_THREADS_MAX && (e = readdir(d)) != NULL;) {
+        unsigned long long run = 0, wait = 0;
         if (e->d_name[0] == '.')
             continue;
         snprintf(path, sizeof path, "/proc/%d/task/%.32s/schedstat", (int)pid, e->d_name);
         FILE *f = fopen(path, "re");
         if (f == NULL)
             continue;
-        if (fscanf(f, "%llu", &ns) == 1)
-            sum += ns;
+        if (fscanf(f, "%llu %llu", &run, &wait) == 2)
+            ret_threads[n++] = (struct bench_thread){(pid_t)strtol(e->d_name, NULL, 10), run, wait};
         fclose(f);
     }
     closedir(d);
+    return n;
+}
+
+uint64_t bench_cpu_ns(pid_t pid) {
+    static struct bench_thread threads[BENCH_THREADS_MAX];
+    uint64_t sum = 0;
+    for (unsigned n = bench_threads(pid, threads); n > 0; n--)
+        sum += threads[n - 1].run_ns;
     return sum;
 }
 
@@ -119,6 +127,16 @@ uint64_t bench_held_bytes(int fd) {
     if (f != NULL)
         fclose(f);
     return held + (uint64_t)unread;
+}
+
+uint64_t bench_stolen_ns(void) {
+    unsigned long long ticks = 0;
+    FILE *f = fopen("/proc/stat", "re");
+    if (f != NULL && fscanf(f, "cpu %*u %*u %*u %*u %*u %*u %*u %llu", &ticks) != 1)
+        ticks = 0;
+    if (f != NULL)
+        fclose(f);
+    return ticks * (1000000000u / (unsigned long long)sysconf(_SC_CLK_TCK));
 }
 
 void bench_machine(char *out, size_t out_bytes) {

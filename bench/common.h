@@ -14,9 +14,20 @@
 _Noreturn void bench_die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
 
-/* CPU time of all threads of a process so far (/proc/PID/task/TID/schedstat); 0 when it has gone.
- */
+/* What a thread has had of the cores so far, and how long it was ready and had none
+ * (/proc/PID/task/TID/schedstat). */
+struct bench_thread {
+    pid_t tid;
+    uint64_t run_ns, wait_ns;
+};
+#define BENCH_THREADS_MAX 512u
+/* Returns how many there are, at most BENCH_THREADS_MAX; 0 when the process has gone. */
+unsigned bench_threads(pid_t pid, struct bench_thread *ret_threads);
+/* CPU time of all of them; 0 when the process has gone. */
 uint64_t bench_cpu_ns(pid_t pid);
+/* Time of all cores so far that the host gave to somebody else although this machine had work for
+ * them (/proc/stat, in steps of 10 ms); 0 where nobody tells. */
+uint64_t bench_stolen_ns(void);
 /* Resident bytes (/proc/PID/statm). */
 uint64_t bench_rss_bytes(pid_t pid);
 /* "Intel Xeon …, 2 cores, Linux 6.1" */

@@ -6,8 +6,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <time.h>
 #include <zmq.h>
 
 #define RETRY_NS (50 * PTN_MS)
@@ -165,6 +163,11 @@ static void send_message(struct replay *r, uint32_t message) {
     }
 }
 
+/* Whether there is a message to send, and the window lets it go. */
+static bool has_room(const struct replay *r) {
+    return r->next < r->chat.n_messages && r->next - r->n_acknowledged < r->o.window;
+}
+
 /* Sends what the window allows; what was refused as retryable goes first. */
 static void fill_window(struct replay *r) {
     uint64_t now = bench_now_ns();
@@ -178,9 +181,14 @@ static void fill_window(struct replay *r) {
         r->n_retried++;
         send_message(r, message);
     }
-    while (r->next < r->chat.n_messages && r->next - r->n_acknowledged < r->o.window &&
-           r->flights[r->next].due_ns <= now)
+    while (has_room(r) && r->flights[r->next].due_ns <= now) {
+        const uint64_t due = r->flights[r->next].due_ns;
+        if (due != 0)
+            histogram_add(&r->lag, now - (due > r->full_ns ? due : r->full_ns));
         send_message(r, (uint32_t)r->next++);
+    }
+    if (!has_room(r))
+        r->full_ns = now;
 }
 
 /* ---- acknowledgements ---------------------------------------------------------------------- */
@@ -300,7 +308,7 @@ static void on_event(struct replay *r, uint32_t subscriber, ptn_bytes frame) {
     check_content(r, subscriber, message, data);
     if (r->subscribers[0].fenced)
         bench_die("subscriber %u: message %u came after the end", subscriber, message);
-    bench_sample_add(&r->latency, now - r->flights[message].sent_ns);
+    histogram_add(&r->latency, now - r->flights[message].sent_ns);
     r->n_deliveries++;
 }
 
@@ -402,17 +410,17 @@ static void read_zmq(struct replay *r) {
     }
 }
 
-/* How long a turn may sleep: until the next retry or message is due. */
-static struct timespec sleep_time(const struct replay *r, int timeout_ms) {
-    uint64_t ns = (uint64_t)(r->n_retries > 0 ? 5 : timeout_ms) * PTN_MS, now = bench_now_ns();
-    bool waits =
-        r->running && r->next < r->chat.n_messages && r->next - r->n_acknowledged < r->o.window;
-    uint64_t due = waits ? r->flights[r->next].due_ns : UINT64_MAX;
-    if (due <= now)
-        ns = 0;
-    else if (due - now < ns)
-        ns = due - now;
-    return (struct timespec){.tv_sec = (time_t)(ns / PTN_SEC), .tv_nsec = (long)(ns % PTN_SEC)};
+void replay_progress(const char *what, uint64_t n) {
+    load_progress("mixed", "postern", what, n);
+}
+
+/* Waits for input, until the next retry or message is due, or timeout_ms. */
+static int wait_for_events(const struct replay *r, struct epoll_event *events, int max,
+                           int timeout_ms) {
+    uint64_t until =
+        bench_now_ns() + (uint64_t)(r->n_retries > 0 && timeout_ms > 5 ? 5 : timeout_ms) * PTN_MS;
+    bool due = r->running && has_room(r) && r->flights[r->next].due_ns < until;
+    return load_wait(r->epoll, events, max, due ? r->flights[r->next].due_ns : until, due);
 }
 
 void replay_turn(struct replay *r, int timeout_ms) {
@@ -421,8 +429,7 @@ void replay_turn(struct replay *r, int timeout_ms) {
     read_zmq(r);
     if (r->running)
         fill_window(r);
-    struct timespec t = sleep_time(r, timeout_ms);
-    int n = epoll_pwait2(r->epoll, events, PTN_ARRAY_LEN(events), &t, NULL);
+    int n = wait_for_events(r, events, PTN_ARRAY_LEN(events), timeout_ms);
     for (int i = 0; i < n; i++) {
         uint32_t index = (uint32_t)events[i].data.u64;
         switch ((enum replay_source)(events[i].data.u64 >> 32)) {

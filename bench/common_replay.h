@@ -10,6 +10,7 @@
 #include "bench/common_http.h"
 #include "bench/common_proof.h"
 #include "bench/common_ws.h"
+#include "bench/load/load.h"
 
 #include <postern/codec.h>
 
@@ -20,8 +21,8 @@ enum replay_source { SOURCE_HTTP, SOURCE_SENDER, SOURCE_SUBSCRIBER, SOURCE_ZMQ }
 enum replay_protocol { BY_REST, BY_WS, BY_ZMQ, PROTOCOLS };
 
 struct replay_options {
-    const char *path, *program, *workers;
-    unsigned subscribers, window;
+    const char *path, *program, *workers, *svg;
+    unsigned subscribers, window, rounds;
     size_t days;
     double speed; /* so many times as fast as it was written; 0: as fast as the window allows */
     bool json;
@@ -53,7 +54,7 @@ struct replay_flight { /* of one message */
     bool acknowledged;
 };
 
-struct replay {
+struct replay { /* of one round, but for the options and the chat */
     struct replay_options o;
     struct chat chat;
     struct bench_broker broker;
@@ -72,7 +73,8 @@ struct replay {
     ptn_json_parser *json;
     ptn_out text;
     struct proof proof;
-    struct bench_sample latency;
+    struct histogram latency, lag;
+    uint64_t full_ns; /* when the window was last seen full: what waits for it is not late */
     size_t next, n_acknowledged, n_deliveries, n_by[PROTOCOLS];
     size_t n_batch, n_batch_done; /* setup requests */
     void (*on_http)(struct replay *r, uint64_t tag, unsigned status, ptn_bytes body);
@@ -97,6 +99,8 @@ void replay_http_request(struct replay *r, const char *path, const char *token, 
 /* The on_http of the run. */
 void replay_on_message_response(struct replay *r, uint64_t tag, unsigned status, ptn_bytes body);
 void replay_read_subscriber(struct replay *r, uint32_t i);
+/* A line on a terminal: what goes on. */
+void replay_progress(const char *what, uint64_t n);
 /* One turn of the loop: sends what the window allows while r->running, and receives. */
 void replay_turn(struct replay *r, int timeout_ms);
 

@@ -5,8 +5,8 @@
  *
  * A day is a conversation, a nick is a person; people send by REST, WebSocket and ZeroMQ in turn, a
  * window of messages is in flight.  WebSocket subscribers (JSON and msgpack by turns) and one
- * ZeroMQ subscriber follow all days.  One thread, epoll, a broker of its own.  bench/common_proof.h
- * says what is checked; the texts are compared byte for byte besides.
+ * ZeroMQ subscriber follow all days.  One thread, epoll, a broker of its own for each round.
+ * bench/common_proof.h says what is checked; the texts are compared byte for byte besides.
  */
 #include "bench/common_replay.h"
 
@@ -17,8 +17,6 @@
 #include <postern/codec.h>
 #include <postern/messages.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -72,6 +70,7 @@ batch(struct replay *r, size_t n, const char *path, void (*body)(struct replay *
             replay_http_request(r, path, r->broker.token, replay_out_str(&r->text), r->n_batch++);
         }
         replay_turn(r, 100);
+        replay_progress("setting up", r->n_batch_done);
         if (r->n_batch_done != done)
             last = bench_now_ns();
         else if (bench_now_ns() - last > STALL_NS)
@@ -225,12 +224,9 @@ static void setup(struct replay *r) {
     const char *set[] = {workers};
     (void)snprintf(workers, sizeof workers, "workers=%.16s",
                    r->o.workers != NULL ? r->o.workers : "0");
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &files);
-    }
     bench_broker_start(&r->broker, r->o.program, set, 1);
+    if (strcmp(set[0], "workers=1") == 0)
+        (void)(bench_pin(r->broker.pid, 0) && bench_pin(0, 1)); /* one core: they share it */
     r->n_people = r->chat.n_people + r->o.subscribers;
     r->people = replay_zeroed(r->n_people, sizeof *r->people);
     r->conversations = replay_zeroed(r->chat.n_days, sizeof *r->conversations);
@@ -295,6 +291,7 @@ static void run(struct replay *r) {
     r->running = true;
     while (r->n_acknowledged < r->chat.n_messages || r->n_deliveries < wanted) {
         replay_turn(r, 100);
+        replay_progress("deliveries", r->n_deliveries);
         uint64_t now = bench_now_ns();
         bool waits =
             r->n_acknowledged < r->next || r->n_deliveries < r->next * (r->o.subscribers + 1);
@@ -336,45 +333,6 @@ static void fence(struct replay *r) {
         bench_die("%s", why);
 }
 
-static double ms(uint64_t ns) {
-    return (double)ns / 1e6;
-}
-
-static void report(struct replay *r, double seconds, double cpu_seconds) {
-    char machine[256];
-    bench_machine(machine, sizeof machine);
-    double rate = (double)r->n_deliveries / seconds;
-    uint64_t p50 = bench_sample_at(&r->latency, 0.5), p99 = bench_sample_at(&r->latency, 0.99),
-             max = bench_sample_at(&r->latency, 1.0);
-    if (r->o.json) {
-        printf("{\"machine\":\"%s\",\"days\":%zu,\"people\":%zu,\"messages\":%zu,\"rest\":%zu,"
-               "\"ws\":%zu,\"zmq\":%zu,\"retried\":%zu,\"subscribers\":%u,\"window\":%u,\"speed\":%"
-               ".0f,"
-               "\"deliveries\":%zu,\"seconds\":%.3f,\"deliveries_per_second\":%.0f,"
-               "\"broker_cpu_seconds\":%.3f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
-               "\"proven\":true}\n",
-               machine, r->chat.n_days, r->chat.n_people, r->n_acknowledged, r->n_by[BY_REST],
-               r->n_by[BY_WS], r->n_by[BY_ZMQ], r->n_retried, r->o.subscribers + 1, r->o.window,
-               r->o.speed, r->n_deliveries, seconds, rate, cpu_seconds, ms(p50), ms(p99), ms(max));
-        return;
-    }
-    printf("%s\n", machine);
-    printf("%zu days, %zu people; texts that were no UTF-8 and became it: %zu\n", r->chat.n_days,
-           r->chat.n_people, r->chat.n_converted);
-    printf("messages    %zu acknowledged (REST %zu, WebSocket %zu, ZeroMQ %zu), %u in flight, %zu "
-           "retried\n",
-           r->n_acknowledged, r->n_by[BY_REST], r->n_by[BY_WS], r->n_by[BY_ZMQ], r->o.window,
-           r->n_retried);
-    printf("deliveries  %zu to %u WebSocket and 1 ZeroMQ subscribers in %.2f s: %.0f/s, %.0f "
-           "messages/s\n",
-           r->n_deliveries, r->o.subscribers, seconds, rate, (double)r->n_acknowledged / seconds);
-    printf("broker      %.2f s of CPU, %.1f us per delivery\n", cpu_seconds,
-           cpu_seconds * 1e6 / (double)r->n_deliveries);
-    printf("send to receipt  p50 %.2f ms, p99 %.2f ms, max %.2f ms\n", ms(p50), ms(p99), ms(max));
-    printf("proven: every subscriber received every message exactly once, in one order, byte for "
-           "byte\n");
-}
-
 static void clean_up(struct replay *r) {
     for (size_t i = 0; i < r->chat.n_people; i++)
         if (replay_protocol_of((uint32_t)i) == BY_WS)
@@ -390,14 +348,49 @@ static void clean_up(struct replay *r) {
     ptn_json_parser_free(r->json);
     ptn_out_done(&r->text);
     proof_done(&r->proof);
-    bench_sample_done(&r->latency);
-    chat_done(&r->chat);
     free(r->people);
     free(r->conversations);
     free(r->by_id);
     free(r->flights);
     free(r->http);
     free(r->subscribers);
+    bench_broker_stop(&r->broker);
+}
+
+/* ---- rounds and figures -------------------------------------------------------------------- */
+
+static void tell(struct report *p, const struct replay_options *o, const struct chat *c) {
+    p->scenario = "mixed";
+    p->target = "postern";
+    p->rounds = o->rounds;
+    report_parameter(p, "days", (double)c->n_days);
+    report_parameter(p, "people", (double)c->n_people);
+    report_parameter(p, "messages", (double)c->n_messages);
+    report_parameter(p, "subscribers", o->subscribers + 1.0);
+    report_parameter(p, "window", o->window);
+    report_parameter(p, "speed", o->speed);
+}
+
+/* With a broker of its own, so that each begins with nothing on disk. */
+static void measure(const struct replay_options *o, const struct chat *c, struct report *p) {
+    static struct replay r;
+    static struct meter meter;
+    memset(&r, 0, sizeof r);
+    r.o = *o;
+    r.chat = *c;
+    setup(&r);
+    populate(&r);
+    meter_begin(&meter, r.broker.pid);
+    run(&r);
+    meter_end(&meter, p, "deliveries", r.n_deliveries, &r.latency, &r.lag);
+    fence(&r);
+    report_put(p, "sent_rest", (double)r.n_by[BY_REST]);
+    report_put(p, "sent_ws", (double)r.n_by[BY_WS]);
+    report_put(p, "sent_zmq", (double)r.n_by[BY_ZMQ]);
+    report_put(p, "retried", (double)r.n_retried);
+    report_put(p, "lost", 0); /* or it would have ended there */
+    report_put(p, "doubled", 0);
+    clean_up(&r);
 }
 
 static const char usage[] =
@@ -407,11 +400,14 @@ static const char usage[] =
     "  -k, --subscribers N   WebSocket subscribers (8), besides one on ZeroMQ\n"
     "  -w, --window N        messages in flight (32; at a speed 512)\n"
     "  -s, --speed X         X times as fast as it was written, in an open loop: latency counts\n"
-    "                        from when a message was due\n"
+    "                        from when a message was due; 0.001 to 1000000\n"
     "  -d, --days N          only the first N files\n"
+    "  -r, --rounds N        readings, each with a broker of its own; their median and range are\n"
+    "                        shown (3; at a speed 1)\n"
     "      --workers N       of the broker (0: as it chooses)\n"
     "      --program PATH    of postern (default: beside this tool)\n"
-    "      --json            one line of JSON\n";
+    "      --json            one JSON object instead of the table\n"
+    "      --svg FILE        a plot of the percentiles\n";
 
 static unsigned number(const char *text, unsigned min, unsigned max) {
     char *end;
@@ -423,25 +419,41 @@ static unsigned number(const char *text, unsigned min, unsigned max) {
     return (unsigned)v;
 }
 
+static double factor(const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    if (end == text || *end != '\0' || !(v >= 0.001 && v <= 1e6)) {
+        fprintf(stderr, "bench: `%s` is not a number from 0.001 to 1000000\n%s", text, usage);
+        exit(2);
+    }
+    return v;
+}
+
 static void parse_options(int argc, char **argv, struct replay_options *o) {
     static const struct option longs[] = {{"subscribers", required_argument, NULL, 'k'},
                                           {"window", required_argument, NULL, 'w'},
                                           {"days", required_argument, NULL, 'd'},
                                           {"speed", required_argument, NULL, 's'},
+                                          {"rounds", required_argument, NULL, 'r'},
                                           {"workers", required_argument, NULL, 'W'},
                                           {"program", required_argument, NULL, 'p'},
                                           {"json", no_argument, NULL, 'j'},
+                                          {"svg", required_argument, NULL, 'S'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     static char path[4096];
     *o = (struct replay_options){.subscribers = 8};
-    for (int c; (c = getopt_long(argc, argv, "k:w:d:s:h", longs, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "k:w:d:s:r:h", longs, NULL)) != -1;) {
         if (c == 'k')
             o->subscribers = number(optarg, 0, 1000);
         else if (c == 'w')
             o->window = number(optarg, 1, REPLAY_WINDOW_MAX);
         else if (c == 's')
-            o->speed = number(optarg, 1, 1000000);
+            o->speed = factor(optarg);
+        else if (c == 'r')
+            o->rounds = number(optarg, 1, ROUNDS_MAX);
+        else if (c == 'S')
+            o->svg = optarg;
         else if (c == 'd')
             o->days = number(optarg, 1, 10000);
         else if (c == 'W')
@@ -457,24 +469,32 @@ static void parse_options(int argc, char **argv, struct replay_options *o) {
     }
     if (o->window == 0)
         o->window = o->speed > 0 ? 512 : 32;
+    if (o->rounds == 0)
+        o->rounds = o->speed > 0 ? 1 : 3;
     const char *shared = getenv("POSTERN_SHARED");
     (void)snprintf(path, sizeof path, "%s/data/irc", shared != NULL ? shared : "../shared");
     o->path = optind < argc ? argv[optind] : path;
 }
 
 int main(int argc, char **argv) {
-    static struct replay r;
-    parse_options(argc, argv, &r.o);
-    chat_load(&r.chat, r.o.path, r.o.days);
-    setup(&r);
-    populate(&r);
-    uint64_t begin = bench_now_ns(), cpu = bench_cpu_ns(r.broker.pid);
-    run(&r);
-    double seconds = (double)(bench_now_ns() - begin) / 1e9;
-    double cpu_seconds = (double)(bench_cpu_ns(r.broker.pid) - cpu) / 1e9;
-    fence(&r);
-    report(&r, seconds, cpu_seconds);
-    clean_up(&r);
-    bench_broker_stop(&r.broker);
+    static struct chat chat;
+    static struct report report;
+    struct replay_options o;
+    parse_options(argc, argv, &o);
+    load_init();
+    FILE *svg = report_svg_open(o.svg);
+    chat_load(&chat, o.path, o.days);
+    tell(&report, &o, &chat);
+    for (unsigned i = 0; i < o.rounds; i++)
+        measure(&o, &chat, &report);
+    load_progress_end();
+    (o.json ? report_json : report_table)(stdout, &report);
+    if (!o.json)
+        puts("  proven: every subscriber received every message exactly once, in one order, byte "
+             "for "
+             "byte");
+    if (svg != NULL)
+        report_svg(svg, &report, o.svg);
+    chat_done(&chat);
     return 0;
 }

@@ -2,16 +2,19 @@
  *
  * main.c - postern-actors: runs one program of the actor benchmarks and prints its figures.
  *
- * Usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US]
+ * Usage: postern-actors [--rounds N] [--json] PROGRAM WORKERS SIZE WARM_UP [SPIN_US]
  * SIZE and WARM_UP are the n of basic.c and many.c, of the measured run and of the one before it;
  * the sizes that are published are in bench/actors/run.  SPIN_US: the longest that a worker waits
  * awake; 0: it does not; by default as in the broker.
  * Output, of the measured run: operations, nanoseconds, those of CPU time, resident bytes gained.
+ * With --rounds or --json: medians and ranges of as many runs, as postern-bench prints them.  There
+ * are no percentiles and no plot: a program has one time, that of all its operations.
  *
  * postern-actors line|wake SIZE is no program but a yardstick: see bare.c.  It prints the round
  * trips of a block and the nanoseconds of the fastest.
  */
 #include "bench/actors/rig.h"
+#include "bench/load/report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,23 +166,19 @@ static bool parse(const char *text, uint64_t min, uint64_t max, uint64_t *ret_n)
     return true;
 }
 
-static int run(struct job *job, const ptn_runtime_opts *o) {
+/* Both runs of a program in a runtime of their own; false: it said why. */
+static bool run(struct job *job, const ptn_runtime_opts *o) {
     ptn_runtime *rt;
     if (ptn_runtime_new(o, &rt) < 0)
-        return 1;
+        return false;
     ptn_runtime_on_trace(rt, on_trace, NULL);
     const ptn_actor_opts at = {.worker = 0};
     int err = ptn_runtime_spawn(rt, &conductor_ops, &at, job, PTN_TEMPORARY, &(ptn_addr){0});
     err = err < 0 ? err : ptn_runtime_run(rt);
     ptn_runtime_free(rt);
-    if (err < 0 || !job->done) {
+    if (err < 0 || !job->done)
         (void)fprintf(stderr, "postern-actors: %s did not finish\n", job->program->name);
-        return 1;
-    }
-    (void)printf("%llu %llu %llu %lld\n", (unsigned long long)job->runs[1].ops,
-                 (unsigned long long)job->ns, (unsigned long long)job->cpu_ns,
-                 (long long)job->rss_bytes);
-    return 0;
+    return err >= 0 && job->done;
 }
 
 static int yardstick(const char *name, const char *size) {
@@ -196,23 +195,83 @@ static int yardstick(const char *name, const char *size) {
     return 0;
 }
 
+struct words { /* the command line */
+    const struct program *program;
+    uint64_t workers, size, warm_up, spin_us;
+    bool spins; /* SPIN_US was given */
+    uint64_t rounds;
+    bool json, report;
+};
+
+static bool parse_words(int argc, char **argv, struct words *w) {
+    int i = 1;
+    *w = (struct words){.rounds = 1};
+    for (; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
+        if (strcmp(argv[i], "--json") == 0)
+            w->json = true;
+        else if (strcmp(argv[i], "--rounds") != 0 || ++i == argc ||
+                 !parse(argv[i], 1, ROUNDS_MAX, &w->rounds))
+            return false;
+        w->report = true;
+    }
+    argc -= i;
+    argv += i;
+    w->spins = argc == 5;
+    w->program = argc < 4 || argc > 5 ? NULL : program_find(argv[0]);
+    return w->program != NULL && parse(argv[1], 1, PTN_WORKERS_MAX, &w->workers) &&
+           parse(argv[2], 1, SIZE_LIMIT, &w->size) && parse(argv[3], 1, SIZE_LIMIT, &w->warm_up) &&
+           (!w->spins || parse(argv[4], 0, 1000000, &w->spin_us));
+}
+
+static void tell(struct report *p, const struct words *w) {
+    p->scenario = "actors";
+    p->target = w->program->name;
+    p->rounds = (unsigned)w->rounds;
+    report_parameter(p, "workers", (double)w->workers);
+    report_parameter(p, "size", (double)w->size);
+    report_parameter(p, "warm_up", (double)w->warm_up);
+}
+
+static void put(struct report *p, const struct job *job) {
+    const double ops = (double)job->runs[1].ops;
+    report_put(p, "operations", ops);
+    report_put(p, "seconds", (double)job->ns / 1e9);
+    report_put(p, "rate", ops * 1e9 / (double)job->ns);
+    report_put(p, "ns_per_op", (double)job->ns / ops);
+    report_put(p, "cpu_ns_per_op", (double)job->cpu_ns / ops);
+    report_put(p, "rss_grown_bytes", (double)job->rss_bytes);
+}
+
 int main(int argc, char **argv) {
+    static struct report figures;
+    struct words w;
     int rc = argc == 3 ? yardstick(argv[1], argv[2]) : -1;
     if (rc >= 0)
         return rc;
-    uint64_t workers, size, warm_up, spin_us = 0;
-    struct job job = {.program = argc < 5 ? NULL : program_find(argv[1])};
-    if (job.program == NULL || argc > 6 || !parse(argv[2], 1, PTN_WORKERS_MAX, &workers) ||
-        !parse(argv[3], 1, SIZE_LIMIT, &size) || !parse(argv[4], 1, SIZE_LIMIT, &warm_up) ||
-        (argc == 6 && !parse(argv[5], 0, 1000000, &spin_us))) {
-        (void)fputs(
-            "usage: postern-actors PROGRAM WORKERS SIZE WARM_UP [SPIN_US], or line|wake SIZE\n",
-            stderr);
+    if (!parse_words(argc, argv, &w)) {
+        (void)fputs("usage: postern-actors [--rounds N] [--json] PROGRAM WORKERS SIZE WARM_UP "
+                    "[SPIN_US], or line|wake SIZE\n"
+                    "       ./dev bench actors runs all programs, beside other runtimes\n",
+                    stderr);
         return 2;
     }
-    const ptn_runtime_opts o = {.workers = (unsigned)workers,
-                                .spin_ns = argc == 6 && spin_us == 0 ? PTN_NEVER : spin_us * 1000};
-    job.runs[0] = (struct bench){.workers = o.workers, .n = warm_up};
-    job.runs[1] = (struct bench){.workers = o.workers, .n = size};
-    return run(&job, &o);
+    const ptn_runtime_opts o = {.workers = (unsigned)w.workers,
+                                .spin_ns =
+                                    w.spins && w.spin_us == 0 ? PTN_NEVER : w.spin_us * 1000};
+    tell(&figures, &w);
+    for (uint64_t i = 0; i < w.rounds; i++) {
+        struct job job = {
+            .program = w.program,
+            .runs = {{.workers = o.workers, .n = w.warm_up}, {.workers = o.workers, .n = w.size}}};
+        if (!run(&job, &o))
+            return 1;
+        put(&figures, &job);
+        if (!w.report)
+            (void)printf("%llu %llu %llu %lld\n", (unsigned long long)job.runs[1].ops,
+                         (unsigned long long)job.ns, (unsigned long long)job.cpu_ns,
+                         (long long)job.rss_bytes);
+    }
+    if (w.report)
+        (w.json ? report_json : report_table)(stdout, &figures);
+    return 0;
 }

@@ -197,12 +197,28 @@ Test(options, help_needs_nothing_else) {
     cr_assert_str_eq(o.scenario->name, "flow");
 }
 
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+Test(load, waits_until_the_time_that_was_said) {
+    struct epoll_event e;
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    cr_assert_geq(epoll, 0);
+    for (int due = 0; due < 2; due++) {
+        uint64_t until = bench_now_ns() + 2 * LOAD_AWAKE_NS;
+        for (unsigned n = 0; bench_now_ns() < until; n++) { /* the last of it awake */
+            cr_assert_lt(n, 20u, "it returns again and again");
+            cr_assert_eq(load_wait(epoll, &e, 1, until, due != 0), 0);
+        }
+    }
+}
+
 /* ---- report -------------------------------------------------------------------------------- */
 
-static struct report *of_three_rounds(void) {
+static struct report *of_three_rounds(const struct options *o) {
     struct report *r = calloc(1, sizeof *r);
     static const double rates[] = {300, 100, 200.5};
     cr_assert_not_null(r);
+    options_tell(o, r);
     for (size_t i = 0; i < PTN_ARRAY_LEN(rates); i++) {
         struct histogram *h = calloc(1, sizeof *h);
         cr_assert_not_null(h);
@@ -214,25 +230,24 @@ static struct report *of_three_rounds(void) {
     return r;
 }
 
-static char *printed(void (*print)(FILE *, const struct report *, const struct options *),
-                     const struct report *r, const struct options *o) {
+static char *printed(void (*print)(FILE *, const struct report *), const struct report *r) {
     char *text = NULL;
     size_t n;
     FILE *f = open_memstream(&text, &n);
     cr_assert_not_null(f);
-    print(f, r, o);
+    print(f, r);
     cr_assert_eq(fclose(f), 0);
     return text;
 }
 
 Test(report, shows_median_and_range) {
-    struct report *r = of_three_rounds();
     struct options o;
     cr_assert_null(refusal("flow --rounds 3 --window 4", &o));
+    struct report *r = of_three_rounds(&o);
     cr_assert(is(report_median(r, "rate"), 200.5));
     cr_assert(is(report_median(r, "nothing"), 0));
     cr_assert_eq(r->latency.n, 3);
-    char *json = printed(report_json, r, &o), *table = printed(report_table, r, &o);
+    char *json = printed(report_json, r), *table = printed(report_table, r);
     cr_assert_not_null(strstr(json, "\"scenario\":\"flow\",\"target\":\"postern-ws-json\""));
     cr_assert_not_null(strstr(json, ",\"subscribers\":7,"));
     cr_assert_not_null(strstr(json, ",\"window\":4,"));
@@ -246,7 +261,7 @@ Test(report, shows_median_and_range) {
     free(json);
     free(table);
     r->generator_limits = true;
-    json = printed(report_json, r, &o);
+    json = printed(report_json, r);
     cr_assert_not_null(strstr(json, "\"limit\":\"generator\""));
     free(json);
     free(r);
@@ -267,9 +282,10 @@ Test(report, says_how_sure_a_median_is) {
     for (size_t i = 0; i < PTN_ARRAY_LEN(cases); i++) {
         struct report *r = calloc(1, sizeof *r);
         cr_assert_not_null(r);
+        options_tell(&o, r);
         for (unsigned k = cases[i].rounds; k > 0; k--)
             report_put(r, "rate", k);
-        char *json = printed(report_json, r, &o);
+        char *json = printed(report_json, r);
         cr_expect_not_null(strstr(json, cases[i].confidence), "%u rounds: %s", cases[i].rounds,
                            json);
         free(json);

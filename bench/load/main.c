@@ -55,7 +55,9 @@ const struct scenario scenarios[] = {
      .about = "real chat days through REST, WebSocket and ZeroMQ at once, every delivery proved",
      .program = "postern-replay"},
     {.name = "actors",
-     .about = "the actor runtime alone: postern bench actors PROGRAM WORKERS SIZE WARMUP",
+     .about =
+         "the actor runtime alone: postern bench actors [--rounds N] [--json] PROGRAM WORKERS SIZE "
+         "WARMUP; ./dev bench actors: all programs, beside others",
      .program = "postern-actors"},
     {.name = NULL},
 };

@@ -203,6 +203,27 @@ bool options_parse(int argc, char **argv, struct options *ret_o, char *ret_why, 
     return true;
 }
 
+void options_tell(const struct options *o, struct report *r) {
+    const struct {
+        const char *name, *option;
+        double value;
+    } all[] = {{"subscribers", "subscribers", o->subscribers},
+               {"publishers", "publishers", o->publishers},
+               {"topics", "topics", o->topics},
+               {"connections", "connections", o->connections},
+               {"window", "window", o->window},
+               {"rate_wanted", "rate", o->rate},
+               {"stalled", "stalled", o->stalled},
+               {"overload", "overload", o->overload}};
+    r->scenario = o->scenario->name;
+    r->target = o->driver->name;
+    r->rounds = o->rounds;
+    for (size_t i = 0; i < PTN_ARRAY_LEN(all); i++)
+        if (has_word(o->scenario->accepts, all[i].option))
+            report_parameter(r, all[i].name, all[i].value);
+    report_parameter(r, "bytes", o->bytes);
+}
+
 void options_help(FILE *f, const struct scenario *scenario) {
     fprintf(f, "usage: postern bench %s [options]\n",
             scenario != NULL ? scenario->name : "SCENARIO");

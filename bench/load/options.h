@@ -6,8 +6,7 @@
 #define POSTERN_BENCH_LOAD_OPTIONS_H
 
 #include "bench/load/driver.h"
-
-#define ROUNDS_MAX 99u
+#include "bench/load/report.h"
 
 struct options {
     const struct scenario *scenario;
@@ -34,6 +33,8 @@ extern const struct scenario scenarios[];
 
 /* Fills *ret_o from argv[1..argc).  false: ret_why holds one line that says what is wrong. */
 bool options_parse(int argc, char **argv, struct options *ret_o, char *ret_why, size_t why_bytes);
+/* What is measured: scenario, target, rounds, and the parameters that the scenario has. */
+void options_tell(const struct options *o, struct report *r);
 /* scenario: NULL: all of them. */
 void options_help(FILE *f, const struct scenario *scenario);
 

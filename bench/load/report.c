@@ -4,7 +4,16 @@
  */
 #include "bench/load/report.h"
 
+#include "bench/common.h"
+
 #include <math.h>
+
+void report_parameter(struct report *r, const char *name, double value) {
+    if (value == 0 || r->n_parameters == PARAMETERS_MAX)
+        return;
+    r->parameters[r->n_parameters].name = name;
+    r->parameters[r->n_parameters++].value = value;
+}
 
 void report_put(struct report *r, const char *name, double value) {
     struct figure *f = NULL;
@@ -84,26 +93,6 @@ static void json_text(FILE *f, const char *z) {
     fputc('"', f);
 }
 
-/* The parameters that the scenario has. */
-static size_t parameters(const struct options *o, const char *names[8], double values[8]) {
-    const struct {
-        const char *name;
-        double value;
-    } all[] = {{"subscribers", o->subscribers}, {"publishers", o->publishers},
-               {"topics", o->topics},           {"connections", o->connections},
-               {"window", o->window},           {"rate_wanted", o->rate},
-               {"stalled", o->stalled},         {"overload", o->overload}};
-    size_t n = 0;
-    for (size_t i = 0; i < PTN_ARRAY_LEN(all); i++) {
-        const char *option = i == 5 ? "rate" : all[i].name;
-        if (all[i].value != 0 && strstr(o->scenario->accepts, option) != NULL) {
-            names[n] = all[i].name;
-            values[n++] = all[i].value;
-        }
-    }
-    return n;
-}
-
 /* ,"name":{"figure":[from,to],...} */
 static void json_intervals(FILE *f, const struct report *r, const char *name, bool whole) {
     char a[32], b[32];
@@ -117,18 +106,16 @@ static void json_intervals(FILE *f, const struct report *r, const char *name, bo
     fputc('}', f);
 }
 
-void report_json(FILE *f, const struct report *r, const struct options *o) {
+void report_json(FILE *f, const struct report *r) {
     char machine[320], a[32];
-    const char *names[8];
-    double values[8], confidence = 0;
+    double confidence = 0;
     bench_machine(machine, sizeof machine);
-    fprintf(f, "{\"scenario\":\"%s\",\"target\":\"%s\",\"machine\":", o->scenario->name,
-            o->driver->name);
+    fprintf(f, "{\"scenario\":\"%s\",\"target\":\"%s\",\"machine\":", r->scenario, r->target);
     json_text(f, machine);
-    size_t n = parameters(o, names, values);
-    for (size_t i = 0; i < n; i++)
-        fprintf(f, ",\"%s\":%s", names[i], number(values[i], a, sizeof a));
-    fprintf(f, ",\"bytes\":%u,\"rounds\":%u", o->bytes, o->rounds);
+    for (unsigned i = 0; i < r->n_parameters; i++)
+        fprintf(f, ",\"%s\":%s", r->parameters[i].name,
+                number(r->parameters[i].value, a, sizeof a));
+    fprintf(f, ",\"rounds\":%u", r->rounds);
     for (unsigned i = 0; i < r->n_figures; i++) {
         struct summary s = summary(&r->figures[i]);
         confidence = s.confidence;
@@ -143,16 +130,14 @@ void report_json(FILE *f, const struct report *r, const struct options *o) {
     (void)fflush(f);
 }
 
-void report_table(FILE *f, const struct report *r, const struct options *o) {
+void report_table(FILE *f, const struct report *r) {
     char machine[320], a[32], b[32];
-    const char *names[8];
-    double values[8], confidence = 0;
+    double confidence = 0;
     bench_machine(machine, sizeof machine);
-    fprintf(f, "%s\n%s, %s", machine, o->scenario->name, o->driver->name);
-    size_t n = parameters(o, names, values);
-    for (size_t i = 0; i < n; i++)
-        fprintf(f, ", %s %s", names[i], number(values[i], a, sizeof a));
-    fprintf(f, ", %u bytes; medians of %u\n", o->bytes, o->rounds);
+    fprintf(f, "%s\n%s, %s", machine, r->scenario, r->target);
+    for (unsigned i = 0; i < r->n_parameters; i++)
+        fprintf(f, ", %s %s", r->parameters[i].name, number(r->parameters[i].value, a, sizeof a));
+    fprintf(f, "; medians of %u\n", r->rounds);
     for (unsigned i = 0; i < r->n_figures; i++) {
         struct summary s = summary(&r->figures[i]);
         fprintf(f, "  %-26s %12s", r->figures[i].name, number(s.median, a, sizeof a));

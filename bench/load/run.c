@@ -1,27 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * run.c - the server under test, the event loop and the meters.
+ * run.c - the server under test, its rounds, and pacing.
  */
 #include "bench/load/run.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #define PER_ADDRESS 5000u
-#define LAG_MAX_NS 1000000u /* an open loop that is later than this has not kept the rate */
 
 static struct bench_broker broker;
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signal) {
-    interrupted = signal;
-}
 
 void *run_zeroed(size_t n, size_t bytes) {
     void *p = calloc(n > 0 ? n : 1, bytes);
@@ -51,15 +41,7 @@ static void start_broker(struct run *r) {
 }
 
 void run_open(struct run *r, const struct options *o) {
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &files);
-    }
-    struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
-    (void)sigaction(SIGINT, &interrupt, NULL); /* so that the broker is stopped */
-    (void)sigaction(SIGTERM, &interrupt, NULL);
-    (void)prctl(PR_SET_TIMERSLACK, 1); /* an open loop wakes when it should, not 50 us later */
+    load_init();
     *r = (struct run){.o = o, .server_pid = (pid_t)o->server_pid};
     r->target = (struct bench_target){.address = o->address,
                                       .events = o->events,
@@ -70,8 +52,8 @@ void run_open(struct run *r, const struct options *o) {
     r->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (r->epoll < 0)
         bench_die("epoll_create1: %s", strerror(errno));
-    if (o->svg != NULL && (r->svg = fopen(o->svg, "we")) == NULL)
-        bench_die("%s: %s", o->svg, strerror(errno));
+    options_tell(o, &r->report);
+    r->svg = report_svg_open(o->svg);
     if (o->address == NULL)
         start_broker(r);
     r->target.zmq = zmq_ctx_new();
@@ -84,14 +66,10 @@ void run_close(struct run *r) {
     (void)close(r->epoll);
     if (r->o->address == NULL)
         bench_broker_stop(&broker);
-    if (isatty(2))
-        fputs("\r\033[K", stderr);
-    if (r->o->json)
-        report_json(stdout, &r->report, r->o);
-    else
-        report_table(stdout, &r->report, r->o);
+    load_progress_end();
+    (r->o->json ? report_json : report_table)(stdout, &r->report);
     if (r->svg != NULL)
-        report_svg(r->svg, &r->report, r->o);
+        report_svg(r->svg, &r->report, r->o->svg);
 }
 
 const char *run_source(const struct run *r, unsigned i, char *buf, size_t bytes) {
@@ -101,57 +79,25 @@ const char *run_source(const struct run *r, unsigned i, char *buf, size_t bytes)
     return buf;
 }
 
-/* ---- meters -------------------------------------------------------------------------------- */
+/* ---- rounds -------------------------------------------------------------------------------- */
 
 void run_begin(struct run *r) {
     memset(&r->latency, 0, sizeof r->latency);
     memset(&r->lag, 0, sizeof r->lag);
     r->ops = 0;
     r->received = bench_link_received();
-    r->rss_bytes = r->server_pid != 0 ? bench_rss_bytes(r->server_pid) : 0;
-    r->server_cpu_ns = r->server_pid != 0 ? bench_cpu_ns(r->server_pid) : 0;
-    r->client_cpu_ns = bench_cpu_ns(getpid());
-    r->begin_ns = bench_now_ns();
+    meter_begin(&r->meter, r->server_pid);
 }
 
 void run_end(struct run *r, const char *op) {
-    double ns = (double)(bench_now_ns() - r->begin_ns);
-    double client = (double)(bench_cpu_ns(getpid()) - r->client_cpu_ns) / ns;
-    struct report *p = &r->report;
-    report_put(p, op, (double)r->ops);
-    report_put(p, "seconds", ns / 1e9);
-    report_put(p, "rate", (double)r->ops / (ns / 1e9));
-    if (r->ops > 0 && bench_link_received() > r->received)
-        report_put(p, "wire_bytes_per_op",
-                   (double)(bench_link_received() - r->received) / (double)r->ops);
-    if (r->server_pid != 0) {
-        uint64_t cpu = bench_cpu_ns(r->server_pid), rss = bench_rss_bytes(r->server_pid);
-        if (cpu == 0)
-            bench_die("the server (process %d) has ended", (int)r->server_pid);
-        double used = (double)(cpu - r->server_cpu_ns);
-        if (r->ops > 0)
-            report_put(p, "cpu_us_per_op", used / 1000 / (double)r->ops);
-        report_put(p, "server_cpu", used / ns);
-        report_put(p, "server_rss_bytes", (double)rss);
-        report_put(p, "server_rss_grown_bytes", (double)rss - (double)r->rss_bytes);
-    }
-    report_put(p, "client_cpu", client);
-    report_latency(p, &r->latency);
-    if (r->lag.n > 0)
-        report_put(p, "lag_p99_us", (double)histogram_at(&r->lag, 0.99) / 1000);
-    p->generator_limits |= client > 0.9 || histogram_at(&r->lag, 0.99) > LAG_MAX_NS;
+    const uint64_t received = bench_link_received() - r->received;
+    meter_end(&r->meter, &r->report, op, r->ops, &r->latency, &r->lag);
+    if (r->ops > 0 && received > 0)
+        report_put(&r->report, "wire_bytes_per_op", (double)received / (double)r->ops);
 }
 
-void run_progress(struct run *r, const char *what) {
-    static int terminal = -1;
-    uint64_t now = bench_now_ns();
-    if (terminal < 0)
-        terminal = isatty(2);
-    if (!terminal || now - r->progress_ns < 200000000u)
-        return;
-    r->progress_ns = now;
-    fprintf(stderr, "\r\033[K%s, %s: %s, %llu so far", r->o->scenario->name, r->o->driver->name,
-            what, (unsigned long long)r->ops);
+void run_progress(const struct run *r, const char *what) {
+    load_progress(r->report.scenario, r->report.target, what, r->ops);
 }
 
 /* ---- the event loop ------------------------------------------------------------------------ */
@@ -169,21 +115,6 @@ void run_watch_writable(struct run *r, int fd, uint64_t tag, bool want, bool *wa
     *watched = want;
     if (epoll_ctl(r->epoll, EPOLL_CTL_MOD, fd, &e) < 0)
         bench_die("epoll_ctl: %s", strerror(errno));
-}
-
-int run_wait(struct run *r, struct epoll_event *events, int max, uint64_t until_ns) {
-    uint64_t now = bench_now_ns(), left = until_ns > now ? until_ns - now : 0;
-    struct timespec t = {.tv_sec = (time_t)(left / 1000000000u),
-                         .tv_nsec = (long)(left % 1000000000u)};
-    int n = epoll_pwait2(r->epoll, events, max, &t, NULL);
-    if (n < 0 &&
-        errno == ENOSYS) /* before Linux 5.11: a round down to milliseconds spins the rest */
-        n = epoll_wait(r->epoll, events, max, (int)(left / 1000000u));
-    if (interrupted != 0)
-        bench_die("interrupted");
-    if (n < 0 && errno != EINTR)
-        bench_die("epoll: %s", strerror(errno));
-    return n < 0 ? 0 : n;
 }
 
 /* ---- pacing -------------------------------------------------------------------------------- */

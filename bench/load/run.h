@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * run.h - what every scenario needs around its load: a server, an event loop, a clock for open
- * loops, and the meters that are read before and after a round.
+ * run.h - what every scenario of postern-bench needs around its load: a server, an event loop, and
+ * a clock for open loops.
  *
  * Pacing: message k of an open loop is due at begin + k / rate, whatever happened to those before
  * it. Latencies count from then, not from when the generator or the server got round to it
@@ -10,9 +10,8 @@
 #ifndef POSTERN_BENCH_LOAD_RUN_H
 #define POSTERN_BENCH_LOAD_RUN_H
 
-#include "bench/load/report.h"
-
-#include <sys/epoll.h>
+#include "bench/load/load.h"
+#include "bench/load/options.h"
 
 struct pace {
     uint64_t begin_ns, end_ns;
@@ -25,14 +24,13 @@ struct run {
     struct bench_target target;
     pid_t server_pid; /* 0: not known */
     int epoll;
-    FILE *svg; /* or NULL; opened first: nobody wants to hear of it after a long run */
+    FILE *svg; /* or NULL */
     struct report report;
     /* of the round */
-    uint64_t begin_ns, server_cpu_ns, client_cpu_ns, rss_bytes;
+    struct meter meter;
     uint64_t ops;      /* deliveries or answers */
     uint64_t received; /* bytes, when it began */
     struct histogram latency, lag;
-    uint64_t progress_ns;
 };
 
 /* Everything but the load: starts a broker when none is given, pins both. */
@@ -43,14 +41,11 @@ void run_close(struct run *r);
 void run_begin(struct run *r);
 /* op: the name of what was counted, for the rate ("deliveries"). */
 void run_end(struct run *r, const char *op);
-/* A line on a terminal, five times a second at most. */
-void run_progress(struct run *r, const char *what);
+void run_progress(const struct run *r, const char *what); /* load_progress() */
 
 void run_watch(struct run *r, int fd, uint64_t tag);
 /* Whether fd is to tell when it can be written.  *watched: what was said last. */
 void run_watch_writable(struct run *r, int fd, uint64_t tag, bool want, bool *watched);
-/* Sleeps until something happens or until_ns; returns the number of events. */
-int run_wait(struct run *r, struct epoll_event *events, int max, uint64_t until_ns);
 
 /* The source address of connection i of this machine's loopback: 5,000 of each. */
 const char *run_source(const struct run *r, unsigned i, char *buf, size_t bytes);

@@ -66,9 +66,9 @@ static void hear(struct ask *a, unsigned i) {
         bench_die("%s: the server closed connection %u", k->link.driver->name, i);
 }
 
-static void turn(struct ask *a, uint64_t until_ns) {
+static void turn(struct ask *a, uint64_t until_ns, bool due) {
     struct epoll_event events[256];
-    int n = run_wait(&a->run, events, PTN_ARRAY_LEN(events), until_ns);
+    int n = load_wait(a->run.epoll, events, PTN_ARRAY_LEN(events), until_ns, due);
     for (int i = 0; i < n; i++)
         hear(a, (unsigned)events[i].data.u64);
     if (a->in_flight > 0 && bench_now_ns() - a->heard_ns > SILENCE_NS)
@@ -90,7 +90,7 @@ static void closed(struct ask *a, double seconds) {
             if (k->asked > before && k->link.zmq != NULL)
                 hear(a, i); /* sending eats what the socket announces */
         }
-        turn(a, now + 100000000u);
+        turn(a, now + 100000000u, false);
         run_progress(&a->run, "closed loop");
         now = bench_now_ns();
     }
@@ -130,7 +130,7 @@ static void open_loop(struct ask *a, double seconds) {
         if (waits)
             a->full_ns = now;
         uint64_t next = waits ? UINT64_MAX : pace_next(&p), patience = now + 100000000u;
-        turn(a, next < patience ? next : patience);
+        turn(a, next < patience ? next : patience, next < patience);
         run_progress(&a->run, "open loop");
         now = bench_now_ns();
     }

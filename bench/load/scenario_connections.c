@@ -29,7 +29,7 @@ static void idle(struct run *r, struct bench_link *links, double seconds) {
     uint64_t now = bench_now_ns(), end = now + (uint64_t)(seconds * 1e9);
     for (; now < end; now = bench_now_ns()) {
         struct epoll_event events[256];
-        int n = run_wait(r, events, PTN_ARRAY_LEN(events), end);
+        int n = load_wait(r->epoll, events, PTN_ARRAY_LEN(events), end, false);
         for (int i = 0; i < n; i++) {
             struct bench_link *l = &links[events[i].data.u64];
             ptn_bytes m;
@@ -62,7 +62,7 @@ void run_connections(const struct options *o) {
     double grown = (double)bench_kernel_bytes() - (double)kernel, each = n;
     if (r.server_pid != 0)
         report_put(&r.report, "user_bytes_per_connection",
-                   ((double)bench_rss_bytes(r.server_pid) - (double)r.rss_bytes) / each);
+                   ((double)bench_rss_bytes(r.server_pid) - (double)r.meter.rss_bytes) / each);
     report_put(&r.report, "kernel_bytes_per_connection", grown / 2 / each);
 
     for (unsigned i = 0; i < n; i++)

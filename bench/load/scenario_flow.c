@@ -263,10 +263,10 @@ static void hear_subscriber(struct flow *f, unsigned i) {
         cut_off(f, i);
 }
 
-/* at_once: connections that are read before the loops look at the clock again. */
-static void turn(struct flow *f, uint64_t until_ns, int at_once) {
+/* due: a message is, at until_ns; so the loop looks at the clock again soon. */
+static void turn(struct flow *f, uint64_t until_ns, bool due) {
     struct epoll_event events[AT_ONCE];
-    int n = run_wait(&f->run, events, at_once, until_ns);
+    int n = load_wait(f->run.epoll, events, due ? AT_ONCE_PACED : AT_ONCE, until_ns, due);
     for (int i = 0; i < n; i++) {
         unsigned at = (unsigned)events[i].data.u64;
         if (events[i].data.u64 >= PUBLISHER)
@@ -311,7 +311,7 @@ static void drain(struct flow *f) {
             break;
         if (f->on_way == 0)
             sweep(f);
-        turn(f, bench_now_ns() + (f->on_way > 0 ? 100000000u : 1000000u), AT_ONCE);
+        turn(f, bench_now_ns() + (f->on_way > 0 ? 100000000u : 1000000u), false);
         if (!f->lossy)
             must_not_be_silent(f);
     }
@@ -341,7 +341,7 @@ static void sliding(struct flow *f, double seconds, unsigned window) {
             if (from->q != before)
                 flush(f, p);
         }
-        turn(f, now + 100000000u, AT_ONCE);
+        turn(f, now + 100000000u, false);
         must_not_be_silent(f);
     }
     drain(f);
@@ -360,12 +360,12 @@ static void open_loop(struct flow *f, double seconds, double rate) {
             publish(f, from, due);
             flush(f, from);
         }
-        turn(f, pace_next(&p), AT_ONCE_PACED);
+        turn(f, pace_next(&p), true);
         if (!f->lossy)
             must_not_be_silent(f);
     }
     while (bench_now_ns() < p.end_ns) /* the last was due before the end */
-        turn(f, p.end_ns, AT_ONCE_PACED);
+        turn(f, p.end_ns, true);
     drain(f);
 }
 

@@ -4,6 +4,8 @@
  */
 #include "bench/load/report.h"
 
+#include "bench/common.h"
+
 #include <errno.h>
 #include <math.h>
 
@@ -56,7 +58,14 @@ static void axes(struct plot *p) {
     }
 }
 
-void report_svg(FILE *f, const struct report *r, const struct options *o) {
+FILE *report_svg_open(const char *path) {
+    FILE *f = path != NULL ? fopen(path, "we") : NULL;
+    if (path != NULL && f == NULL)
+        bench_die("%s: %s", path, strerror(errno));
+    return f;
+}
+
+void report_svg(FILE *f, const struct report *r, const char *path) {
     struct plot p = {.f = f};
     char title[200];
     double least = (double)histogram_at(&r->latency, 0) / 1000,
@@ -70,7 +79,7 @@ void report_svg(FILE *f, const struct report *r, const struct options *o) {
             "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
             LEFT + WIDTH + 40, TOP + HEIGHT + 40);
     (void)snprintf(title, sizeof title, "%s, %s: latency by percentile, %llu values, %.0f/s",
-                   o->scenario->name, o->driver->name, (unsigned long long)r->latency.n,
+                   r->scenario, r->target, (unsigned long long)r->latency.n,
                    report_median(r, "rate"));
     text(&p, LEFT, 22, "start", title);
     axes(&p);
@@ -82,5 +91,5 @@ void report_svg(FILE *f, const struct report *r, const struct options *o) {
     }
     fputs("\"/>\n</svg>\n", p.f);
     if (fclose(p.f) != 0)
-        bench_die("%s: %s", o->svg, strerror(errno));
+        bench_die("%s: %s", path, strerror(errno));
 }

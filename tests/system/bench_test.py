@@ -116,6 +116,8 @@ class Bench(unittest.TestCase):
         self.assertEqual(v["rounds"], 1)
         self.assertGreater(v["client_cpu"], 0)
         self.assertGreater(v["server_rss_bytes"], 1 << 20)
+        self.assertTrue(0 <= v["server_busiest_cpu"] <= v["server_cpu"])
+        self.assertGreaterEqual(min(v["server_wait"], v["client_wait"], v["stolen_cpu"]), 0)
         for name, (low, high) in v["range"].items():
             self.assertEqual((low, high), (v[name], v[name]), name)
         return v
@@ -233,19 +235,58 @@ class Bench(unittest.TestCase):
                 self.assertLess(v["idle_cpu"], 0.9)
                 self.check_latency(v)
 
+    def chat(self):
+        """A directory with one short day."""
+        d = tempfile.TemporaryDirectory()
+        self.addCleanup(d.cleanup)
+        with gzip.open(os.path.join(d.name, "day.gz"), "wt") as f:
+            for i in range(60):
+                f.write(f"[07:{i // 20:02}] <{'ann' if i % 3 else 'bob'}> message {i}\n")
+        return d.name
+
     def test_real_chat_at_a_speed(self):
-        with tempfile.TemporaryDirectory() as d:
-            with gzip.open(os.path.join(d, "day.gz"), "wt") as f:
-                for i in range(60):
-                    f.write(f"[07:{i // 20:02}] <{'ann' if i % 3 else 'bob'}> message {i}\n")
-            r = self.run_bench("mixed", "--speed", "300", "--subscribers", "2", "--json", d)
-            v = json.loads(r.stdout)
-            self.assertEqual((v["messages"], v["deliveries"], v["proven"]), (60, 180, True))
-            self.assertGreater(v["seconds"], 0.55, "three minutes at 300 times their speed")
+        v = json.loads(self.run_bench("mixed", "--speed", "299.5", "--subscribers", "2", "--json", self.chat()).stdout)
+        self.assertEqual((v["scenario"], v["target"], v["rounds"], v["speed"]), ("mixed", "postern", 1, 299.5))
+        self.assertEqual((v["messages"], v["deliveries"], v["lost"], v["doubled"]), (60, 180, 0, 0))
+        self.assertEqual(v["sent_rest"] + v["sent_ws"] + v["sent_zmq"], 60)
+        self.assertGreater(v["seconds"], 0.55, "three minutes at 300 times their speed")
+        self.assertGreater(v["lag_p99_us"], 0)
+        self.check_latency(v)
+
+    def test_real_chat_in_rounds(self):
+        d = self.chat()
+        plot = os.path.join(d, "plot.svg")
+        r = self.run_bench("mixed", "--rounds", "3", "--subscribers", "1", "--json", "--svg", plot, d)
+        v = json.loads(r.stdout)
+        self.assertEqual((v["rounds"], v["deliveries"], v["range"]["deliveries"]), (3, 120, [120, 120]))
+        self.assertEqual(v["confidence"], 0.75)
+        self.assertNotIn("lag_p99_us", v, "a closed loop is never late")
+        for name in ("rate", "cpu_us_per_op", "p50_us", "p999_us", "client_cpu"):
+            low, high = v["range"][name]
+            self.assertLess(0, low)
+            self.assertTrue(low <= v[name] <= high, name)
+        self.assertLess(*v["range"]["rate"], "three times the same")
+        self.assertIn(" 360 values, ", pathlib.Path(plot).read_text(encoding="utf-8"))
+        xml.etree.ElementTree.parse(plot)
+        r = self.run_bench("mixed", "--subscribers", "1", "--rounds", "2", d)
+        self.assertIn("mixed, postern, days 1, people 2, messages 60, subscribers 2, window 32; medians of 2\n", r.stdout)
+        self.assertRegex(r.stdout, r"p999_us +[0-9.]+ +\([0-9.]+ to [0-9.]+\)")
+        self.assertIn("proven", r.stdout)
+
+    def test_real_chat_refuses(self):
+        for args in (["--speed", "0"], ["--speed", "fast"], ["--speed", "nan"], ["--rounds", "0"], ["--rounds", "2.5"]):
+            with self.subTest(args=args):
+                self.assertRegex(self.run_bench("mixed", *args, status=2).stderr, r"\Abench: [^\n]+ is not a number")
+        self.assertRegex(self.run_bench("mixed", "--svg", "/nowhere/x.svg", status=1).stderr, r"\Abench: [^\n]+\n\Z")
 
     def test_actors(self):
         r = self.run_bench("actors", "count", "1", "2000", "100")
         self.assertEqual(r.stdout.split()[0], "2000")
+        v = json.loads(self.run_bench("actors", "--rounds", "3", "--json", "count", "2", "2000", "100").stdout)
+        self.assertEqual((v["scenario"], v["target"], v["workers"], v["rounds"]), ("actors", "count", 2, 3))
+        self.assertEqual(v["range"]["operations"], [2000, 2000])
+        self.assertAlmostEqual(v["ns_per_op"] * v["operations"] / 1e9, v["seconds"], places=3)
+        self.assertIn("./dev bench actors", self.run_bench("actors", "--svg", "x", "count", status=2).stderr)
 
     def test_an_interrupted_run_takes_its_broker_along(self):
         with tempfile.TemporaryDirectory() as d:
@@ -279,7 +320,7 @@ class Bench(unittest.TestCase):
         with tempfile.TemporaryDirectory() as d:
             path = os.path.join(d, "plot.svg")
             r = self.run_bench("request", *QUICK, "--seconds", "0.1", "--rounds", "2", "--svg", path)
-            self.assertIn("request, postern-ws-json, connections 1, window 1, 128 bytes; medians of 2", r.stdout)
+            self.assertIn("request, postern-ws-json, connections 1, window 1, bytes 128; medians of 2", r.stdout)
             self.assertRegex(r.stdout, r"cpu_us_per_op +[0-9.]+ +\([0-9.]+ to [0-9.]+\)")
             root = xml.etree.ElementTree.parse(path).getroot()
             line = root.find("{http://www.w3.org/2000/svg}polyline")
