@@ -31,11 +31,24 @@ def end_on_term():
     signal.signal(signal.SIGTERM, end)
 
 
-def die_with_parent(cores=None):
-    """Between fork and exec: whoever ends this program by force ends what it runs.  cores: as of Servers.spawn()."""
+def die_with_parent(cores=None, realtime=False):
+    """Between fork and exec: whoever ends this program by force ends what it runs.  cores, realtime: as of
+    Servers.spawn()."""
     LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if cores:
         os.sched_setaffinity(0, cores)
+    if realtime:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+
+def realtime_allowed():
+    """Whether what we start may have real-time priority: tried on ourselves, for a moment."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return False
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    return True
 
 
 def check_writable(parser, option, path):
@@ -110,9 +123,10 @@ class Servers:
         os.makedirs(path, exist_ok=True)
         return path
 
-    def spawn(self, name, *argv, cores=None, **how):
-        """cores: those it may run on; None: all."""
-        self.processes[name] = subprocess.Popen(argv, preexec_fn=lambda: die_with_parent(cores), **how)
+    def spawn(self, name, *argv, cores=None, realtime=False, **how):
+        """cores: those it may run on; None: all.  realtime: at the least real-time priority, before all usual work,
+        and nobody of the same priority takes a core from it before it sleeps."""
+        self.processes[name] = subprocess.Popen(argv, preexec_fn=lambda: die_with_parent(cores, realtime), **how)
         return self.processes[name]
 
     def listening(self, name, port, *argv, **how):
@@ -136,13 +150,13 @@ class Servers:
             self.stop(name)
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def postern(self, name, *flags, cores=None):
+    def postern(self, name, *flags, cores=None, realtime=False):
         """Starts a broker; returns what it listens on, and a token."""
         d = os.path.join(self.directory(name), "data")
         env = without_postern(POSTERN_ADMIN_PASSWORD="bench-only-password")
         process = self.spawn(name, POSTERN, "run", "--print-listen", "--data", d, "--listen.http=127.0.0.1:0",
-                             "--listen.admin=127.0.0.1:0", "--log.level=error", *flags, cores=cores, env=env,
-                             stdout=subprocess.PIPE)
+                             "--listen.admin=127.0.0.1:0", "--log.level=error", *flags, cores=cores,
+                             realtime=realtime, env=env, stdout=subprocess.PIPE)
         line = process.stdout.readline()
         if not line:
             sys.exit("bench: the broker did not start; its error is above")

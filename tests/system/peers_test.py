@@ -42,6 +42,13 @@ class Peers(unittest.TestCase):
                 self.assertGreater(reading["cpu_us_per_op"], 0)
         for row in ("echo", "half"):  # Postern and the bare loop beside it
             self.assertGreaterEqual(len(rows[row]), 2, row)
+        one, two = (rows["workers"][f'"{key}"'][0] for key in ("1 worker", "2 workers"))
+        for what, figure in (("deliveries per second", "rate"), ("CPU per delivery", "cpu_us_per_op")):
+            told_of, = [v for v in told["targets"] if v["what"] == f"2 workers / 1: {what}"]
+            self.assertAlmostEqual(told_of["value"], two[figure] / one[figure])
+        for key, reading in (("1 worker ", one), ("2 workers", two)):
+            limited = "limit: generator" in r.stdout.split(f"\n{key}")[1].splitlines()[1]
+            self.assertEqual(limited, reading["server_busiest_cpu"] < 0.9, key)
         ours, = rows["crowd"]['"postern-ws-json"']
         bare, = rows["crowd"]['"raw"']
         last = [v for v in told["targets"] if "time to the last" in v["what"]]
