@@ -160,6 +160,12 @@ class Bench(unittest.TestCase):
                 self.check_flow(self.reading("fanout", "--target", target, "--subscribers", "65", "--window", "9",
                                              "--discard"), 65)
 
+    def test_two_workers_deliver_everything(self):
+        """Also at the worker that does not publish, where a burst arrives in parts."""
+        for window in ("1", "16", "256"):
+            with self.subTest(window=window):
+                self.check_flow(self.reading("fanout", "--workers", "2", "--subscribers", "65", "--window", window), 65)
+
     def test_pubsub_over_every_wire(self):
         for target in MESSAGES:
             with self.subTest(target=target):
