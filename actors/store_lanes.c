@@ -304,14 +304,27 @@ static bool read_may_run(ptn_lane *l, const ptn_lane_job *job) {
     return false;
 }
 
+/* The reads of the batch.  After a failed sync the log is put right first: what it says is not so.
+ */
+static void run_reads(struct store *s, ptn_lane *l, ptn_lane_job **jobs, size_t n) {
+    int err = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (store_db_is_write(jobs[i]->type) || !read_may_run(l, jobs[i]))
+            continue;
+        if (store_db_is_unsettled(s->db))
+            err = store_db_settle(s->db);
+        answer(l, jobs[i]->reply,
+               err == 0 ? run_job(s->db, jobs[i])
+                        : (struct outcome){store_db_problem_of(err), PTN_MSG_PROBLEM});
+    }
+}
+
 static void store_run_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t n) {
     struct store *s = arg;
     run_writes(s, l, jobs, n);
-    for (size_t i = 0; i < n && !s->left; i++)
-        if (!store_db_is_write(jobs[i]->type) && read_may_run(l, jobs[i]))
-            answer(l, jobs[i]->reply, run_job(s->db, jobs[i]));
-    if (s->left)
+    if (s->left) /* they were writes only */
         return;
+    run_reads(s, l, jobs, n);
     show_state(s);
     tend_log(s, l);
 }
