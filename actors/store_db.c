@@ -395,13 +395,6 @@ static void note_damage(store_db *db) {
         store_db_note_damage(db, sqlite3_errmsg(db->sql));
 }
 
-void store_db_synced(store_db *db) {
-    db->afloat = false;
-    if (db->doubt[0] != '\0')
-        store_db_note_damage(db, db->doubt);
-    db->doubt[0] = '\0';
-}
-
 ptn_buf *store_db_fail(store_db *db, uint32_t *ret_type) {
     note_damage(db);
     bool known = store_err_of(sqlite3_extended_errcode(db->sql)) != 0;
@@ -517,25 +510,10 @@ int store_db_relax(store_db *db, bool on) {
     return 0;
 }
 
-int store_db_flush(store_db *db) {
-    sqlite3_file *log = store_log_of(db);
-    int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
-    if (rc == SQLITE_OK) {
-        store_db_synced(db);
-        return 0;
-    }
-    store_db_unsettle(db);
-    return store_err_of(rc);
-}
-
 void store_db_unsettle(store_db *db) {
     db->unsettled = true;
     db->doubt[0] = '\0';
     caches_drop(db);
-}
-
-bool store_db_is_unsettled(const store_db *db) {
-    return db->unsettled;
 }
 
 /* ---- clean ends --------------------------------------------------------------------------- */
@@ -648,10 +626,6 @@ void store_db_read_end(store_db *db) {
         sqlite3_get_autocommit(db->sql) == 0 ? store_sql(db, STORE_SQL_ROLLBACK) : NULL;
     if (s != NULL)
         (void)store_run(db, s);
-}
-
-uint32_t store_db_log_pages(const store_db *db) {
-    return db->log_pages;
 }
 
 uint64_t store_db_log_bytes(const store_db *db) {

@@ -121,6 +121,34 @@ static bool wants_room(const store_db *db) {
            db->log_room < end_of(db->checkpoint_pages) && db->log_pages > 0;
 }
 
+/* ---- syncs of all that was committed ------------------------------------------------------ */
+
+uint32_t store_db_log_pages(const store_db *db) {
+    return db->log_pages;
+}
+
+void store_db_synced(store_db *db) {
+    db->afloat = false;
+    if (db->doubt[0] != '\0')
+        store_db_note_damage(db, db->doubt);
+    db->doubt[0] = '\0';
+}
+
+int store_db_flush(store_db *db) {
+    sqlite3_file *log = store_log_of(db);
+    int rc = log != NULL ? log->pMethods->xSync(log, SQLITE_SYNC_NORMAL) : SQLITE_OK;
+    if (rc == SQLITE_OK) {
+        store_db_synced(db);
+        return 0;
+    }
+    store_db_unsettle(db);
+    return store_err_of(rc);
+}
+
+bool store_db_is_unsettled(const store_db *db) {
+    return db->unsettled;
+}
+
 /* ---- commits that another thread syncs ---------------------------------------------------- */
 
 /* A log that is about to begin anew has nothing to go back to; and these other commits sync more

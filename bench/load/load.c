@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * load.c - signals, waiting, meters.
+ * load.c - what all scenarios share: signals, waiting until a message is due, meters of both ends.
  */
 #include "bench/load/load.h"
 
