@@ -28,7 +28,7 @@ typedef struct store_retention { /* 0: kept for ever */
     const struct topic_rule
         *topics; /* outlive the database; topics without a rule are left alone */
     size_t n_topics;
-    uint64_t messages_age_ms, messages; /* of a conversation; its newest always stays */
+    uint64_t messages_age_ms, messages, messages_bytes; /* of a conversation; its newest stays */
 } store_retention;
 
 /* What may wait for one user, in all conversations: a message that any of the devices has not

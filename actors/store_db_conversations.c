@@ -36,6 +36,7 @@ static int load_conv(store_db *db, ptn_str id, struct store_conv *c) {
     if (sqlite3_step(s) != SQLITE_ROW)
         return -PTN_EIO;
     c->last_seq = sqlite3_column_int64(s, 0); /* NULL, an empty conversation, reads as 0 */
+    c->total = sqlite3_column_int64(s, 1);    /* a bare column beside max(): of that row */
     (void)sqlite3_reset(s);
     return 0;
 }

@@ -127,10 +127,10 @@
                  " created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                        \
     XX(DEAD_EXTEND, "UPDATE dead_letters SET to_seq = ?2, created_ms = ?3"                                 \
                     " WHERE id = ?1 AND to_seq < ?4 AND reason = ?5")                                      \
-    XX(LAST_SEQ, "SELECT max(seq) FROM messages WHERE conversation = ?1")                                  \
+    XX(LAST_SEQ, "SELECT max(seq), total FROM messages WHERE conversation = ?1")                           \
     XX(FIRST_SEQ, "SELECT min(seq) FROM messages WHERE conversation = ?1")                                 \
     XX(MSG_ADD, "INSERT INTO messages(conversation, seq, id, sender, type, content, metadata,"             \
-                " timestamp_ms, change) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")                       \
+                " timestamp_ms, change, total) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")           \
     XX(MSG_BY_ID, "SELECT m.seq, m.id, m.sender, m.type, m.content, m.metadata, m.timestamp_ms,"           \
                   " m.conversation, c.id FROM messages m JOIN conversations c ON c.key = m.conversation"   \
                   " WHERE m.id = ?1")                                                                      \
@@ -158,7 +158,8 @@
     XX(TOPIC_BASE, "UPDATE topics SET base = ?2 WHERE key = ?1")                                           \
     XX(TOPIC_NEXT, "SELECT key, name FROM topics WHERE key > ?1 ORDER BY key LIMIT 1")                     \
     XX(CONV_NEXT, "SELECT key, id FROM conversations WHERE key > ?1 ORDER BY key LIMIT 1")                 \
-    XX(MSGS_OLDEST, "SELECT seq, timestamp_ms FROM messages WHERE conversation = ?1 ORDER BY seq LIMIT ?2") \
+    XX(MSGS_OLDEST, "SELECT seq, timestamp_ms, total FROM messages WHERE conversation = ?1"                \
+                    " ORDER BY seq LIMIT ?2")                                                              \
     XX(MSGS_REMOVE, "DELETE FROM messages WHERE conversation = ?1 AND seq <= ?2")                          \
     XX(EVENT_BYTES, "SELECT place, iif(n > 1, length(data), min(length(data), ?3)) FROM topic_log"         \
                     " WHERE place > ?1 AND place <= ?2 ORDER BY place DESC")                               \
@@ -216,6 +217,7 @@ enum store_statement {
 struct store_conv {
     UT_hash_handle hh; /* the hash keeps insertion order: oldest first */
     int64_t key, last_seq;
+    int64_t total; /* bytes of its messages, those that have gone included */
     uint32_t id_bytes;
     char id[STORE_ID_BYTES_MAX];
     uint32_t sender_next;

@@ -171,6 +171,8 @@ ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     store_bind_blob(s, 7, m.metadata);
     (void)sqlite3_bind_int64(s, 8, m.timestamp_ms);
     (void)sqlite3_bind_int64(s, 9, store_change(db));
+    int64_t total = c->total + (int64_t)(m.content.n + m.metadata.n);
+    (void)sqlite3_bind_int64(s, 10, total);
     int rc = sqlite3_step(s);
     (void)sqlite3_reset(s);
     if ((rc & 0xff) == SQLITE_CONSTRAINT)
@@ -178,6 +180,7 @@ ptn_buf *store_msg_append(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
     if (rc != SQLITE_DONE)
         return store_db_fail(db, ret_type);
     c->last_seq = m.seq;
+    c->total = total;
     db->messages_added++;
     return reply_message(db, &m, true, "sent", ret_type);
 }

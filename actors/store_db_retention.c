@@ -5,8 +5,8 @@
  *
  * A step looks at the next few topics and conversations behind a cursor and removes about ROWS_MAX
  * messages and events, in the transaction of the batch it comes with, so that nobody waits long for
- * it.  Rows of events carry the running total of the bytes of their topic: how much lies between
- * two of them is one subtraction.
+ * it.  Rows of events and messages carry the running total of the bytes of their topic or
+ * conversation: how much lies between two of them is one subtraction.
  */
 #include "actors/store_db_internal.h"
 
@@ -162,7 +162,9 @@ static int64_t messages_cut(struct step *p, const struct store_conv *c) {
         int64_t seq = sqlite3_column_int64(s, 0);
         goes = seq < c->last_seq &&
                (is_old(p, r->messages_age_ms, sqlite3_column_int64(s, 1)) ||
-                (r->messages > 0 && (uint64_t)(c->last_seq - seq) >= r->messages));
+                (r->messages > 0 && (uint64_t)(c->last_seq - seq) >= r->messages) ||
+                (r->messages_bytes > 0 &&
+                 (uint64_t)(c->total - sqlite3_column_int64(s, 2)) >= r->messages_bytes));
         if (goes) {
             cut = seq;
             p->messages++;
@@ -207,7 +209,8 @@ static int one_conversation(struct step *p) {
  * its end, <0 failed. */
 static int run_step(struct step *p) {
     struct retention *r = &p->db->retention;
-    bool conversations = r->rules.messages_age_ms > 0 || r->rules.messages > 0;
+    bool conversations =
+        (r->rules.messages_age_ms | r->rules.messages | r->rules.messages_bytes) > 0;
     for (int i = 0; i < PLACES_MAX && p->rows > 0; i++) {
         int more = r->topics_done ? 0 : one_topic(p);
         if (more == 0) {

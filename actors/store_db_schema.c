@@ -189,7 +189,12 @@ static const char schema_4[] = "ALTER TABLE topic_log ADD COLUMN n INTEGER NOT N
 static const char schema_5[] = "ALTER TABLE cursors ADD COLUMN acked INTEGER NOT NULL DEFAULT 0;"
                                "UPDATE cursors SET acked = seq;";
 
-static const char *const migrations[] = {schema_1, schema_2, schema_3, schema_4, schema_5};
+/* Bytes of content and metadata of its conversation up to here; of older messages nothing counts.
+ */
+static const char schema_6[] = "ALTER TABLE messages ADD COLUMN total INTEGER NOT NULL DEFAULT 0;";
+
+static const char *const migrations[] = {schema_1, schema_2, schema_3,
+                                         schema_4, schema_5, schema_6};
 #define SCHEMA_VERSION ((int)PTN_ARRAY_LEN(migrations))
 
 static int read_version(sqlite3 *sql, int *ret_version) {

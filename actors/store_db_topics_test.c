@@ -430,6 +430,29 @@ Test(store_db_topics, a_step_is_bounded) {
     cr_expect_eq(removed, 2499 + 150);
 }
 
+Test(store_db_topics, conversations_keep_so_many_bytes) {
+    (void)run(STORE_USER_ADD, "sssiSi", "u", "u", "", (int64_t)1, NULL, (int64_t)1);
+    (void)run(STORE_CONV_ADD, "sSsis[s]", "c0", NULL, "u", (int64_t)5, E1, "u");
+    for (int64_t k = 1; k <= 5; k++) {
+        char id[8];
+        (void)snprintf(id, sizeof id, "m%d", (int)k);
+        (void)run(STORE_MSG_APPEND, "sssssni", "c0", id, "u", "text", "ten bytes!", k);
+    }
+    close_db();
+    opts.retention.messages_bytes = 25;
+    open_db();
+    (void)retain(0);
+    cr_expect_eq(removed_messages, 2, "behind the second are thirty, behind the third twenty");
+    (void)run(STORE_MSG_APPEND, "sssssni", "c0", "m6", "u", "text", "", (int64_t)6);
+    (void)retain(0);
+    cr_expect_eq(removed_messages, 0);
+    (void)run(STORE_MSG_APPEND, "sssssni", "c0", "m7", "u", "text",
+              "more than is kept of a conversation", (int64_t)7);
+    (void)retain(0);
+    cr_expect_eq(removed_messages, 4, "all but the newest");
+    cr_expect_eq(int_of(element(run_buf(PTN_MSG_STORE_STATS, NULL), 2)), 1);
+}
+
 Test(store_db_topics, conversations_keep_their_newest_messages) {
     (void)run(STORE_USER_ADD, "sssiSi", "u", "u", "", (int64_t)1, NULL, (int64_t)1);
     for (int i = 0; i < 2; i++) {

@@ -480,7 +480,7 @@ static int open_lanes(const store_config *config, struct store *s, const char **
 }
 
 static bool retains(const store_retention *r) {
-    bool any = r->messages_age_ms > 0 || r->messages > 0;
+    bool any = (r->messages_age_ms | r->messages | r->messages_bytes) > 0;
     for (size_t i = 0; i < r->n_topics; i++)
         any = any || r->topics[i].age_ms > 0 || r->topics[i].bytes > 0 || r->topics[i].events > 0;
     return any;

@@ -88,7 +88,8 @@ struct config_list {
 
 #define CONFIG_CONVERSATIONS_MAP(XX, S)                                                                    \
     XX(S, age, age_ns, DURATION, "0s", 0, UINT64_C(10000) * 86400 * PTN_SEC, "Messages older than this by their timestamp are removed; 0: never.  The newest of a conversation stays.") \
-    XX(S, messages, messages, COUNT, "0", 0, UINT32_MAX, "Messages kept of each conversation; 0: all.")
+    XX(S, messages, messages, COUNT, "0", 0, UINT32_MAX, "Messages kept of each conversation; 0: all.") \
+    XX(S, bytes, bytes, SIZE, "0", 0, UINT64_C(1) << 40, "The same in bytes of content and metadata.  The newest stays; messages stored before schema 6 count as empty.")
 
 #define CONFIG_SYNC_MAP(XX, S)                                                                             \
     XX(S, items_max, items_max, COUNT, "100", 1, 1000, "Items in one POST /sync.")                         \

@@ -129,7 +129,8 @@ static int open_data(struct broker *b, FILE *tell) {
         .db.retention = {.topics = b->rules,
                          .n_topics = b->n_rules,
                          .messages_age_ms = b->config->conversations.age_ns / PTN_MS,
-                         .messages = b->config->conversations.messages},
+                         .messages = b->config->conversations.messages,
+                         .messages_bytes = b->config->conversations.bytes},
         .directory = &b->directory,
         .queue_delay_ns = b->config->limits.queue_delay_ns,
         .scrub_rate = b->config->store.scrub_bytes};
