@@ -123,9 +123,9 @@ void store_db_rollback(store_db *db);
 
 /* Commits that leave their sync to another thread, so that the next transactions can be filled
  * meanwhile.  Until that thread's store_db_sync() has succeeded they are not to be acknowledged,
- * and whoever else reads them may see them go; there is one sync at a time, and no other commit
- * before store_db_afloat_ended().  may_float: between begin and commit, whether one can.
- * commit_afloat: as commit. */
+ * and whoever else reads them may see them go; there is one sync at a time, and no commit of
+ * another kind before store_db_afloat_ended().  may_float: between begin and commit, whether one
+ * can. commit_afloat: as commit. */
 bool store_db_may_float(const store_db *db);
 int store_db_commit_afloat(store_db *db);
 int store_db_sync(store_db *db); /* any thread */

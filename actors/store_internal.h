@@ -9,11 +9,6 @@
 
 enum { STORE_AFLOAT_MAX = 64 }; /* commits that wait for their sync */
 
-struct outcome {
-    ptn_buf *payload; /* NULL: no memory */
-    uint32_t type;    /* 0: no answer */
-};
-
 struct store {
     const ptn_directory *directory;
     bool retains;       /* there are rules that let something go */
@@ -34,9 +29,8 @@ struct store {
     uint32_t pages[STORE_AFLOAT_MAX]; /* the writer's: of the log before a commit, by its number */
     _Atomic(uint64_t) begun;     /* commits that were left to the syncer; grows before the commit */
     _Atomic(uint64_t) committed; /* ...and after it */
-    _Atomic(uint64_t) synced;    /* those of them that are on disk, or have failed */
-    _Atomic(uint64_t) sound;     /* the last one that is on disk */
-    _Atomic(int) sync_err;       /* the syncer's; the writer forgives it */
+    _Atomic(uint64_t) synced;    /* ...and when they are on disk, or the writer knows they failed */
+    _Atomic(int) sync_err;       /* the syncer's: what is not synced is lost */
 
     /* A sync has failed, and the log has not been put right: what it says may not be on disk. */
     _Atomic(bool) lost;

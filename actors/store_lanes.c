@@ -12,10 +12,11 @@
  *   - the answer of such a read comes after the answers of all writes that it can see.
  * conversation.c builds on that.
  *
- * A large batch of appends leaves its sync, and with it the answers, to the syncer, and the writer
- * fills the next transaction meanwhile.  One such commit at a time: before the next commit, and
- * before anything but appends, the writer waits for it.  When its sync fails, so does what was
- * being filled, and the log goes back to before both (store_db_log.c).
+ * A large batch of appends, and any of them behind one, leaves its sync, and with it the answers,
+ * to the syncer: the writer fills and commits the next ones meanwhile, and one sync is for all that
+ * was committed before it began.  Before anything but appends the writer waits for the syncer.
+ * When a sync fails, so does all that was committed since the last good one, and what was being
+ * filled, and the log goes back to before them (store_db_log.c).
  *
  * Pages for clients and subscribers (store_db_is_read_aside()) go to the reader, a second handle
  * that cannot write: somebody's long backlog delays no commit.  A page sees every write that was
@@ -43,6 +44,11 @@
 #define JOBS_MAX_DEFAULT 16384u
 #define SYNCER_ROWS_DEFAULT 16u /* fewer are not worth another thread's waking up */
 #define SCRUB_PAGES 64u         /* in a slice */
+
+struct outcome {
+    ptn_buf *payload; /* NULL: no memory */
+    uint32_t type;    /* 0: no answer */
+};
 
 /* ---- answers ------------------------------------------------------------------------------ */
 
@@ -108,11 +114,11 @@ static void sync_commits(struct store *s, ptn_lane *l, uint64_t committed) {
     int err = store_db_sync(s->db);
     ptn_observe_ns(PTN_H_FSYNC, ptn_lane_now(l) - begin);
     if (err == 0) {
-        atomic_store(&s->sound, committed);
+        atomic_store(&s->synced, committed);
         return;
     }
+    note_loss(s); /* first: who sees the error has to see this */
     atomic_store(&s->sync_err, err);
-    note_loss(s);
     note_failure(err);
 }
 
@@ -122,7 +128,6 @@ static void store_sync_batch(ptn_lane *l, void *arg, ptn_lane_job **jobs, size_t
     uint64_t committed = atomic_load(&s->committed);
     if (atomic_load(&s->synced) != committed && atomic_load(&s->sync_err) == 0)
         sync_commits(s, l, committed);
-    atomic_store(&s->synced, committed);
     int err = atomic_load(&s->sync_err);
     for (size_t i = 0; i < n; i++) {
         struct outcome o = {ptn_buf_ref(jobs[i]->buf), jobs[i]->type};
@@ -145,9 +150,9 @@ static int await_syncer(struct store *s) {
     ptn_lane_wait(s->syncer, is_answered, s);
     s->left = false;
     int err = atomic_load(&s->sync_err);
-    uint64_t first = atomic_load(&s->sound) + 1; /* that is lost, if there is an error */
+    uint64_t first = atomic_load(&s->synced) + 1; /* that is lost, if there is an error */
     store_db_afloat_ended(s->db, err, s->pages[first % STORE_AFLOAT_MAX]);
-    atomic_store(&s->sound, atomic_load(&s->committed));
+    atomic_store(&s->synced, atomic_load(&s->committed)); /* first: see is_decided() */
     atomic_store(&s->sync_err, 0);
     return err;
 }
@@ -161,7 +166,7 @@ static bool is_for_syncer(struct store *s) {
     size_t waiting = ptn_lane_depth(s->syncer);
     uint32_t least = waiting > 0 ? 1 : s->syncer_rows;
     return store_db_rows_waiting(s->db) >= least && waiting <= s->batch_max &&
-           atomic_load(&s->committed) - atomic_load(&s->sound) < STORE_AFLOAT_MAX - 1 &&
+           atomic_load(&s->committed) - atomic_load(&s->synced) < STORE_AFLOAT_MAX - 1 &&
            store_db_may_float(s->db);
 }
 
@@ -342,10 +347,9 @@ static void run_scrub(struct store *s, ptn_lane *l, const ptn_lane_job *job) {
     char found[160] = "";
     uint32_t pages = 0;
     uint32_t losses = atomic_load(&s->losses);
-    bool sound = !atomic_load(&s->lost);
-    int more = !sound             ? -PTN_EOVERLOAD
-               : s->scrub == NULL ? store_scrub_open(s->path, s->vfs, &s->place, &s->scrub)
-                                  : 0;
+    int more = atomic_load(&s->lost) ? -PTN_EOVERLOAD
+               : s->scrub == NULL    ? store_scrub_open(s->path, s->vfs, &s->place, &s->scrub)
+                                     : 0;
     if (more == 0)
         more = store_scrub_slice(s->scrub, SCRUB_PAGES, &pages, found);
     if (more == -PTN_EPROTO && atomic_load(&s->losses) != losses)
@@ -379,9 +383,11 @@ struct seen {
     uint64_t begun;
 };
 
-static bool is_synced(void *arg) {
+/* On disk, or not to be. */
+static bool is_decided(void *arg) {
     const struct seen *seen = arg;
-    return atomic_load(&seen->store->synced) >= seen->begun;
+    return atomic_load(&seen->store->sync_err) != 0 ||
+           atomic_load(&seen->store->synced) >= seen->begun;
 }
 
 /* A state of the database that no power cut takes back. */
@@ -390,7 +396,7 @@ static int read_begin(struct store *s) {
     if (err != 0)
         return err;
     struct seen seen = {s, atomic_load(&s->begun)};
-    ptn_lane_wait(s->syncer, is_synced, &seen);
+    ptn_lane_wait(s->syncer, is_decided, &seen);
     if (!atomic_load(&s->lost))
         return 0;
     store_db_read_end(s->reader_db);

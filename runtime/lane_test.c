@@ -140,38 +140,37 @@ static void check_lane(ptn_runtime *rt, unsigned n, int far, bool passes) {
     ptn_lane_close(p.next_lane);
 }
 
-Test(lane, answers_in_order_on_the_test_environment) {
+static void on_the_test_environment(bool passes) {
     struct rig r;
     rig_open(&r, 2);
-    check_lane(r.rt, 1000, 1, false);
+    check_lane(r.rt, 1000, 1, passes);
     rig_close(&r);
     cr_expect_eq(buf_live(), 0);
+}
+
+static void with_threads(bool passes) {
+    ptn_runtime *rt;
+    ptn_runtime_opts o = {.workers = 2};
+    cr_assert_eq(ptn_runtime_new(&o, &rt), 0);
+    check_lane(rt, 20000, 1, passes);
+    ptn_runtime_free(rt);
+    cr_expect_eq(buf_live(), 0);
+}
+
+Test(lane, answers_in_order_on_the_test_environment) {
+    on_the_test_environment(false);
 }
 
 Test(lane, answers_in_order_with_threads, .timeout = 60) {
-    ptn_runtime *rt;
-    ptn_runtime_opts o = {.workers = 2};
-    cr_assert_eq(ptn_runtime_new(&o, &rt), 0);
-    check_lane(rt, 20000, 1, false);
-    ptn_runtime_free(rt);
-    cr_expect_eq(buf_live(), 0);
+    with_threads(false);
 }
 
 Test(lane, what_it_passes_on_is_answered_by_another) {
-    struct rig r;
-    rig_open(&r, 2);
-    check_lane(r.rt, 1000, 1, true);
-    rig_close(&r);
-    cr_expect_eq(buf_live(), 0);
+    on_the_test_environment(true);
 }
 
 Test(lane, what_it_passes_on_is_answered_by_another_thread, .timeout = 60) {
-    ptn_runtime *rt;
-    ptn_runtime_opts o = {.workers = 2};
-    cr_assert_eq(ptn_runtime_new(&o, &rt), 0);
-    check_lane(rt, 20000, 1, true);
-    ptn_runtime_free(rt);
-    cr_expect_eq(buf_live(), 0);
+    with_threads(true);
 }
 
 static int overfill_init(ptn_ctx *c, void *state, void *arg) {
