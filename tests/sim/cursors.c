@@ -96,6 +96,8 @@ int __real_store_db_begin(store_db *db);
 int __wrap_store_db_begin(store_db *db);
 int __real_store_db_commit(store_db *db);
 int __wrap_store_db_commit(store_db *db);
+void __real_store_db_afloat_ended(store_db *db, int err, uint32_t pages);
+void __wrap_store_db_afloat_ended(store_db *db, int err, uint32_t pages);
 ptn_buf *__real_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
                                  uint32_t *ret_type);
 ptn_buf *__wrap_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
@@ -126,6 +128,11 @@ int __wrap_store_db_commit(store_db *db) {
     if (err == 0)
         memcpy(world->cursors, &pending, sizeof pending);
     return err;
+}
+
+void __wrap_store_db_afloat_ended(store_db *db, int err, uint32_t pages) {
+    (void)unless_failed(err);
+    __real_store_db_afloat_ended(db, err, pages);
 }
 
 ptn_buf *__wrap_store_db_execute(store_db *db, uint32_t type, ptn_bytes payload,
