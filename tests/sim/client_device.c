@@ -152,6 +152,7 @@ static void on_message(struct client *c, ptn_bytes frame) {
     ORACLE(s->state != SUB_ON || s->at == s->since.offset,
            "feed: client %u gets message %llu behind event %llu", c->index, (unsigned long long)seq,
            (unsigned long long)s->at);
+    device_fed(c->device, room, seq, c->session);
     got(c, room, seq, frame);
 }
 

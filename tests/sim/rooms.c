@@ -129,6 +129,15 @@ void device_got(unsigned device, unsigned room, uint64_t seq, uint32_t index) {
         *first = seq;
 }
 
+void device_fed(unsigned device, unsigned room, uint64_t seq, uint32_t session) {
+    struct device *d = &world->devices[device];
+    if (d->session[nth(room)] == session || world->plan.feed_deliveries_max == FEED_FOR_EVER)
+        return;
+    d->session[nth(room)] = session;
+    if (d->fed[nth(room)] < seq)
+        d->fed[nth(room)] = seq - 1;
+}
+
 void device_passed(unsigned device, unsigned room, uint64_t from, uint64_t to) {
     struct device *d = &world->devices[device];
     for (uint64_t seq = from; seq <= to; seq++)
@@ -160,6 +169,8 @@ static bool misses(unsigned device, unsigned room, uint64_t seq) {
 uint64_t device_has(unsigned device, unsigned room) {
     const struct device *d = &world->devices[device];
     uint64_t seq = beginning(device, room);
+    if (seq < d->fed[nth(room)])
+        seq = d->fed[nth(room)];
     while (seq < world->last_seq[room] && world->order[room][seq + 1] != 0 &&
            !misses(device, room, seq + 1))
         seq++;

@@ -33,8 +33,11 @@ void room_heard(unsigned user, uint32_t index);
 /* ---- devices --------------------------------------------------------------------------------- */
 
 void device_got(unsigned device, unsigned room, uint64_t seq, uint32_t index);
+/* A message of its feed, not of a subscription.  The first one of a session says where the feed is:
+ * that something before it was passed over may have been told to a connection that was lost. */
+void device_fed(unsigned device, unsigned room, uint64_t seq, uint32_t session);
 void device_passed(unsigned device, unsigned room, uint64_t from, uint64_t to); /* it was told */
-/* The newest that it has together with all before it. */
+/* The newest that it has together with all before it that was not passed over. */
 uint64_t device_has(unsigned device, unsigned room);
 /* Something that it should have has not come; the newest, where others may be passed over. */
 bool device_waits(unsigned device, unsigned room);
