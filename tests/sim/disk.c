@@ -534,14 +534,11 @@ void disk_plug(const struct disk_opts *opts) {
 }
 
 void disk_make(void) {
-    if (disk == NULL) {
-        disk = mmap(NULL, sizeof *disk, PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        PTN_ASSERT(disk != MAP_FAILED);
-        return;
-    }
-    int err = madvise(disk, sizeof *disk, MADV_REMOVE);
-    PTN_ASSERT(err == 0);
+    if (disk != NULL) /* not madvise(): an emulator of processors may take that for a hint */
+        (void)munmap(disk, sizeof *disk);
+    disk = mmap(NULL, sizeof *disk, PROT_READ | PROT_WRITE,
+                MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    PTN_ASSERT(disk != MAP_FAILED);
 }
 
 void disk_faults_set(const struct disk_faults *f) {
