@@ -417,6 +417,55 @@ void hub_feed_no_room(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct feed_it
     hub_feed_refused(c, h, s, item, -PTN_EOVERLOAD, NULL);
 }
 
+/* ---- joining once more -------------------------------------------------------------------- */
+
+static bool is_of(const struct feed_item *item, ptn_str topic) {
+    return ptn_str_eq((ptn_str){item->topic, item->topic_bytes}, topic);
+}
+
+static void begin_at(struct feed_item *item, uint64_t seq) {
+    if (item->acked >= seq)
+        return;
+    item->acked = seq;
+    item->deliveries = 0;
+    item->gap_from = 0;
+    item->joined = true;
+}
+
+/* On its way to the topic's owner; NULL: none. */
+static struct feed_item *item_asked(const struct hub_feed *f, ptn_str topic) {
+    const struct hub_attach *a = f->n_attaching > 0 ? f->hub->attaches : NULL;
+    while (a != NULL &&
+           (a->item == NULL || a->sink != hub_sink_id(f->sink) || !is_of(a->item, topic)))
+        a = a->next;
+    return a != NULL ? a->item : NULL;
+}
+
+/* What could not be subscribed to yet begins where its user has joined last: who has been removed
+ * meanwhile does not hear what was said then.  True: it stands in line. */
+static bool rejoin(struct hub_feed *f, ptn_str topic, uint64_t seq) {
+    struct feed_item *asked = item_asked(f, topic), *item = f->items;
+    if (asked != NULL)
+        begin_at(asked, seq);
+    while (item != NULL && !is_of(item, topic))
+        item = item->next;
+    if (item != NULL)
+        begin_at(item, seq);
+    return item != NULL;
+}
+
+/* The queue may have made its list before that: one that joined meanwhile came before `end`. */
+static void rejoin_listed(const struct hub_feed *f, struct feed_item *listed,
+                          const struct feed_item *end) {
+    ptn_str topic = {listed->topic, listed->topic_bytes};
+    const struct feed_item *item = item_asked(f, topic);
+    if (item != NULL)
+        begin_at(listed, item->acked);
+    for (item = f->items; item != end; item = item->next)
+        if (is_of(item, topic))
+            begin_at(listed, item->acked);
+}
+
 /* ---- opening ------------------------------------------------------------------------------ */
 
 static struct feed_item *item_new(ptn_str topic_prefix, ptn_str name) {
@@ -432,6 +481,7 @@ static struct feed_item *item_new(ptn_str topic_prefix, ptn_str name) {
 /* STORE_FEED into items.  False: malformed, or no memory. */
 static bool read_items(struct hub_feed *f, ptn_unpack u) {
     uint32_t n, fields;
+    struct feed_item **begin = f->items_tail;
     if (!ptn_unpack_array(&u, &n))
         return false;
     for (uint32_t i = 0; i < n; i++) {
@@ -451,6 +501,7 @@ static bool read_items(struct hub_feed *f, ptn_unpack u) {
             item->gap_from = gap_from;
             memcpy(item->reason, reason.p, reason.n);
         }
+        rejoin_listed(f, item, *begin);
         item_push(f, item);
     }
     return true;
@@ -535,6 +586,8 @@ int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     for (; n > 0 && ptn_unpack_str(&users, &user); n--) {
         struct hub_reader *r = reader_of(h, user, false);
         for (struct hub_feed *f = r != NULL ? r->feeds : NULL; f != NULL; f = f->user_next) {
+            if (rejoin(f, topic, seq))
+                continue;
             struct feed_item *item = item_new(topic, (ptn_str){"", 0});
             if (item == NULL) {
                 hub_reset_sink(c, h, f->sink);
@@ -597,22 +650,17 @@ void hub_feed_granted(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, const struct 
 }
 
 /* What the feed of this sink is to subscribe to, and has not yet.  NULL: not this topic. */
-static const struct feed_item *item_of(const ptn_hub *h, const struct hub_sink *s,
-                                       const struct hub_topic *t) {
-    const struct feed_item *item = s->feed != NULL ? s->feed->items : NULL;
-    while (item != NULL && !ptn_str_eq((ptn_str){item->topic, item->topic_bytes},
-                                       (ptn_str){t->name, t->name_bytes}))
+static const struct feed_item *item_of(const struct hub_sink *s, const struct hub_topic *t) {
+    const struct hub_feed *f = s->feed;
+    const ptn_str topic = {t->name, t->name_bytes};
+    const struct feed_item *item = f != NULL ? f->items : NULL;
+    while (item != NULL && !is_of(item, topic))
         item = item->next;
-    if (item != NULL || s->feed == NULL || s->feed->n_attaching == 0)
-        return item;
-    for (const struct hub_attach *a = h->attaches; a != NULL; a = a->next)
-        if (a->item != NULL && a->topic == t && a->sink == hub_sink_id(s))
-            return a->item;
-    return NULL;
+    return item != NULL || f == NULL ? item : item_asked(f, topic);
 }
 
 void hub_feed_precede(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_topic *t) {
-    const struct feed_item *item = item_of(h, s, t);
+    const struct feed_item *item = item_of(s, t);
     if (item == NULL || hub_find_sub(s, &t->list) != NULL)
         return;
     struct hub_sub *sub = hub_join(h, s, &t->list, PTN_POLICY_STORED, true);

@@ -162,10 +162,9 @@ static void resume(ptn_ctx *c, int64_t offset) {
                  0);
 }
 
-/* As when bob were a member from now on, seen from the start. */
-static void join(ptn_ctx *c, int64_t arg) {
-    (void)arg;
-    ptn_buf *b = packed("s[s]i", "conversation." CONVERSATION, "bob", (int64_t)0);
+/* As when bob were a member from now on, seen from behind seq. */
+static void join(ptn_ctx *c, int64_t seq) {
+    ptn_buf *b = packed("s[s]i", "conversation." CONVERSATION, "bob", seq);
     cr_assert_eq(ptn_cast(c, S.d.hub[0], PTN_MSG_HUB_JOINED, b), 0);
 }
 
@@ -631,6 +630,30 @@ Test(hub_feed, a_conversation_that_cannot_be_reached_at_first_comes_in_the_same_
                                {3 * PTN_SEC, say, 1},
                                {0, NULL, 0}});
     cr_expect_str_eq(S.device[0].seen, "m1 m2 m3 ");
+}
+
+Test(hub_feed, who_joins_again_begins_there_whatever_the_feed_could_not_reach) {
+    play((const struct step[]){{0, say, 2},
+                               {0, owner_away, 1},
+                               {0, open_feed, 0}, /* its list begins with the first message */
+                               {PTN_SEC, join, 2},
+                               {0, owner_away, 0},
+                               {PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "m3 ");
+}
+
+Test(hub_feed, who_joins_again_begins_there_whatever_the_queue_lists) {
+    play((const struct step[]){{0, say, 2},
+                               {0, queue_away, 1},
+                               {0, open_feed, 0},
+                               {0, owner_away, 1},
+                               {0, join, 2},
+                               {0, queue_away, 0},
+                               {150 * PTN_MS, owner_away, 0}, /* tried once, now last in line */
+                               {PTN_SEC, say, 1},
+                               {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "m3 ");
 }
 
 Test(hub_feed, a_subscription_waits_for_a_feed_that_opens_late) {
