@@ -524,6 +524,8 @@ ptn_buf *store_feed_open(store_db *db, ptn_unpack *u, uint32_t *ret_type) {
         return store_db_fail(db, ret_type);
     }
     (void)sqlite3_reset(s);
+    if (v.is_new && n > 0) /* were it forgotten, it would begin at another place the next time */
+        db->must_sync = true;
     return store_reply_rows(db, &rows, n, PTN_MSG_STORE_FEED, ret_type);
 }
 

@@ -122,6 +122,25 @@ Test(store_db_queue, a_new_device_begins_where_the_furthest_is) {
     cr_expect_eq(acked("bob", "tablet"), 4, "and stays there");
 }
 
+/* Opened as the store does, and something is delivered: whether that is on disk. */
+static bool opens_synced(const char *device, int64_t deliveries) {
+    cr_assert_eq(store_db_relax(db, true), 0);
+    cr_assert_eq(store_db_begin(db), 0);
+    (void)acked("bob", device);
+    (void)ack("bob", device, 0, deliveries, 0);
+    cr_assert_eq(store_db_commit(db), 0);
+    bool synced = !db->afloat;
+    cr_assert_eq(store_db_relax(db, false), 0);
+    return synced;
+}
+
+Test(store_db_queue, a_loss_of_power_forgets_no_device) {
+    say("alice", NOW_MS);
+    cr_expect(opens_synced("phone", 1), "or it begins where the tablet is, the next time");
+    cr_expect_not(opens_synced("phone", 2), "it is known");
+    cr_expect(opens_synced("tablet", 1));
+}
+
 Test(store_db_queue, members_begin_where_they_joined_and_leave_nothing) {
     say("alice", NOW_MS);
     say("alice", NOW_MS);
