@@ -47,7 +47,7 @@ void http_send(struct client *c, const char *method, const char *path, const cha
 static void send_message(struct client *c, bool again) {
     ptn_pack w;
     char path[96];
-    int index = client_message(c, again);
+    int index = c->n_calls < CALLS_MAX ? client_message(c, again) : -1;
     if (index < 0)
         return;
     bool synced = client_below(c, 3) == 0;
