@@ -26,11 +26,12 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define LIFE_SECONDS_MAX 120u /* of real time: a loop inside one step */
+#define LIFE_SECONDS_MAX 120 /* of a processor: a loop inside one step */
 #define SEEDS_MAX 1024u
 #define JOBS_MAX 64u
 
@@ -71,7 +72,8 @@ static int live(const struct options *o, bool stirred) {
     if (pid < 0)
         die("fork");
     if (pid == 0) {
-        (void)alarm(LIFE_SECONDS_MAX);
+        (void)setitimer(ITIMER_PROF, &(struct itimerval){.it_value.tv_sec = LIFE_SECONDS_MAX},
+                        NULL);
         if (stirred)
             stir_heap();
         if (world->life == 0)
@@ -101,7 +103,7 @@ static bool run(const struct options *o, uint64_t seed, bool stirred) {
     world->tally.disk_full = disk.full;
     if (WIFSIGNALED(status))
         (void)snprintf(world->failure, sizeof world->failure, "%s: life %u ended by signal %d",
-                       WTERMSIG(status) == SIGALRM ? "liveness" : "crash", world->life,
+                       WTERMSIG(status) == SIGPROF ? "liveness" : "crash", world->life,
                        WTERMSIG(status));
     else if (WEXITSTATUS(status) != 0 && world->failure[0] == '\0')
         (void)snprintf(world->failure, sizeof world->failure, "crash: life %u ended with status %d",
