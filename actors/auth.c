@@ -29,8 +29,7 @@
 #define TOKEN_TTL_MAX_MS (INT64_C(367) * 86400 * 1000) /* of any, the command line's too */
 
 static const char invalid_text[] =
-    "the access token is not valid; log in with POST /api/v1/auth/login and send "
-    "Authorization: Bearer <accessToken>";
+    "the access token is not valid; log in with POST /api/v1/auth/login and send its accessToken";
 static const char expired_text[] =
     "the access token has expired; get a new one with POST /api/v1/auth/refresh, or log in again";
 static const char changed_text[] =
@@ -238,13 +237,16 @@ static int tell_edges(ptn_ctx *c, const struct auth *s, ptn_str session, ptn_str
 static void load_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg);
 
 /* What there was no memory for is in the store: it is loaded anew, with everything. */
-int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
+void auth__revoke_tokens(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms) {
     if (remember(c, s, session, until_ms) == -PTN_ENOMEM) {
         s->stale = true;
         s->changes = -1;
         if (!s->loading)
             ptn_timer_start(c, &s->load_timer, s->load_retry_ns, load_again, NULL);
     }
+}
+
+int auth__revoke_connections(ptn_ctx *c, const struct auth *s, ptn_str session) {
     return tell_edges(c, s, session, (ptn_str){0});
 }
 
@@ -256,7 +258,8 @@ static void revoke_asked(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
     uint32_t n;
     PTN_REQUIRE(c, ptn_unpack_array(&u, &n) && n == 2 && ptn_unpack_str(&u, &session) &&
                        ptn_unpack_int(&u, &until_ms));
-    int err = auth__revoke_here(c, s, session, until_ms);
+    auth__revoke_tokens(c, s, session, until_ms);
+    int err = auth__revoke_connections(c, s, session);
     ptn_reply_to to = ptn_reply_token(c, m);
     if (err < 0)
         (void)ptn_reply_err(c, to, err);

@@ -53,9 +53,11 @@ struct auth {
     bool stopping;
 };
 
-/* auth.c.  Forgets what the session's tokens allow on this worker and closes its connections.  0,
- * or -PTN_EOVERLOAD: the edge has not heard of it; say it again. */
-int auth__revoke_here(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms);
+/* auth.c.  Forgets what the session's tokens allow on this worker. */
+void auth__revoke_tokens(ptn_ctx *c, struct auth *s, ptn_str session, int64_t until_ms);
+/* auth.c.  Closes the session's connections on this worker.  0, or -PTN_EOVERLOAD: the edge has not
+ * heard of it; say it again. */
+int auth__revoke_connections(ptn_ctx *c, const struct auth *s, ptn_str session);
 
 /* auth.c.  Loads all that is over from the store, as soon as that can; whatever is news goes to
  * every worker. */

@@ -46,7 +46,7 @@ struct auth_op {
     /* revocation: one round asks every other verifier */
     ptn_buf *problem; /* the answer when all have heard of it; NULL: success */
     unsigned round, pending;
-    bool round_failed;
+    bool round_failed, answered;
     ptn_timer timer;
 };
 
@@ -433,7 +433,8 @@ void auth__login(ptn_ctx *c, struct auth *s, const ptn_msg *m) {
 
 static void revoke_round(ptn_ctx *c, struct auth *s, struct auth_op *op);
 
-static void revoke_answer(ptn_ctx *c, struct auth *s, struct auth_op *op) {
+static void revoke_answer(ptn_ctx *c, struct auth_op *op) {
+    op->answered = true;
     if (op->problem != NULL) {
         ptn_count(PTN_C_AUTH_FAILED, 1);
         if (ptn_reply(c, op->to, PTN_MSG_PROBLEM, op->problem) == 0)
@@ -445,7 +446,6 @@ static void revoke_answer(ptn_ctx *c, struct auth *s, struct auth_op *op) {
         ptn_pack_nil(&w);
         ptn_response_send(c, op->to, &w);
     }
-    op_end(c, s, op);
 }
 
 static void revoke_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
@@ -453,19 +453,26 @@ static void revoke_again(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     revoke_round(c, state, arg);
 }
 
-/* All answers of a round are in. */
+/* All answers of a round are in.  The connections of this worker come last: who has asked may be on
+ * one of them, and is answered before it is closed. */
 static void revoke_round_done(ptn_ctx *c, struct auth *s, struct auth_op *op) {
-    if (!op->round_failed) {
-        revoke_answer(c, s, op);
-    } else if (op->round < REVOKE_ROUNDS_MAX) {
+    if (!op->round_failed && !op->answered)
+        revoke_answer(c, op);
+    if (auth__revoke_connections(c, s, ptn_str_of(op->session)) < 0)
+        op->round_failed = true;
+    if (op->round_failed && op->round < REVOKE_ROUNDS_MAX) {
         ptn_timer_start(c, &op->timer, REVOKE_PAUSE_NS, revoke_again, op);
-    } else {
+        return;
+    }
+    if (op->round_failed)
         PTN_LOG(PTN_LOG_ERROR, "auth.revocation_incomplete", PTN_F_Z("session", op->session));
+    if (op->answered)
+        op_end(c, s, op);
+    else
         op_problem(
             c, s, op, PTN_CODE_OVERLOADED,
             "the session is ended in the store, but not every worker has confirmed it; its access "
             "token ends by itself");
-    }
 }
 
 static void revoke_confirmed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
@@ -489,7 +496,8 @@ static void revoke_round(ptn_ctx *c, struct auth *s, struct auth_op *op) {
     ptn_pack_int(&w, until_ms);
     ptn_buf *b = ptn_pack_finish(&w);
     op->round++;
-    op->round_failed = b == NULL || auth__revoke_here(c, s, ptn_str_of(op->session), until_ms) < 0;
+    op->round_failed = b == NULL;
+    auth__revoke_tokens(c, s, ptn_str_of(op->session), until_ms);
     op->pending = 1; /* ours, until all are asked */
     for (unsigned i = 0; i < d->workers && b != NULL; i++) {
         if (i == s->config->worker)

@@ -115,6 +115,13 @@ class Sessions(Attack):
             self.assertEqual(ws.close_code()[0], 4501)
         self.assertProblem(self.broker.call("GET", "/api/v1/users/me", token=access), 401)
 
+    def test_who_logs_out_over_a_websocket_hears_that_it_was_done(self):
+        for encoding in ("json", "msgpack"):
+            access = self.login(self.alice)["accessToken"]
+            with Ws(self.broker, access, encoding=encoding) as ws:
+                self.assertEqual(ws.request("POST", "/auth/logout")["status"], 200)
+                self.assertEqual(ws.close_code()[0], 4501)
+
     def test_an_upgrade_that_waits_in_a_pipeline_does_not_outlive_its_session(self):
         access = self.login(self.alice)["accessToken"]
         body = json.dumps({"username": "nobody", "password": "wrong password"})
