@@ -83,6 +83,7 @@ void frames_session_init(ptn_ctx *c, frames_session *s) {
     s->n_pending = 0;
     s->calls = NULL;
     s->identity = (frames_identity){0};
+    s->device = NULL;
 }
 
 void frames_session_done(ptn_ctx *c, frames_session *s) {
@@ -96,6 +97,7 @@ void frames_session_done(ptn_ctx *c, frames_session *s) {
     }
     s->authenticating = false;
     frames_identity_done(&s->identity);
+    s->device = ptn_buf_unref(s->device);
 }
 
 static bool session_is_anonymous(const frames_session *s) {
@@ -171,6 +173,15 @@ bool frames_device_is_valid(ptn_str device) {
         if ((uint8_t)device.p[i] < 0x20 || device.p[i] == 0x7f)
             return false;
     return device.n <= PTN_DEVICE_BYTES_MAX;
+}
+
+int frames_device_set(frames_session *s, ptn_str device) {
+    ptn_buf *copy = ptn_buf_copy(device.p, device.n);
+    if (copy == NULL)
+        return -PTN_ENOMEM;
+    ptn_buf_unref(s->device);
+    s->device = copy;
+    return 0;
 }
 
 /* ---- authentication ------------------------------------------------------------------------- */
@@ -270,6 +281,7 @@ static int session_accept(ptn_ctx *c, frames_session *s, struct frames_call *cal
     const int err = p->user.n == 0 ? -PTN_EPROTO : frames_identity_set(&s->identity, p);
     if (err != 0)
         return err;
+    s->device = ptn_buf_unref(s->device); /* the call has it */
     if (!call->send_welcome) {
         frames__call_unlink(call);
         s->authenticating = false;
@@ -380,14 +392,18 @@ void frames_authenticate(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_str
         authenticate(c, s, call, PTN_MSG_AUTH_TOKEN, token);
 }
 
-/* device: a text, or absent. */
+/* device: a text, or absent: the one that the client has named before. */
 static bool read_device(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                         ptn_str *ret_device) {
     ptn_bytes raw;
     ptn_str device;
     *ret_device = (ptn_str){0};
-    if (!ptn_map_get(in->frame, "device", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
+    if (!ptn_map_get(in->frame, "device", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL) {
+        if (s->device != NULL)
+            *ret_device =
+                (ptn_str){(const char *)ptn_buf_bytes(s->device).p, ptn_buf_bytes(s->device).n};
         return true;
+    }
     ptn_unpack u = ptn_unpack_of(raw);
     if (ptn_unpack_str(&u, &device) && frames_device_is_valid(device)) {
         *ret_device = device;
@@ -616,7 +632,9 @@ static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
         if (type == FRAMES_TYPE_REQUEST && s->protocol == PTN_PROTO_ZMQ)
             return true;
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_UNAUTHENTICATED,
-                          "authenticate first: send {\"type\": \"auth\", \"token\": ..}");
+                          s->protocol == PTN_PROTO_ZMQ
+                              ? "a token is missing: each frame carries its own, as `token`"
+                              : "authenticate first: send {\"type\": \"auth\", \"token\": ..}");
         return false;
     }
     const int64_t expires_ms = s->identity.p.expires_ms;

@@ -56,6 +56,7 @@ struct frames_session { /* embed in a connection; fields are read-only to adapte
     uint32_t heartbeat_ms;
     ptn_time request_ns, request_ns_max;
     frames_identity identity;
+    ptn_buf *device;           /* what an `auth` or `resume` without one means; NULL: no name */
     struct frames_call *calls; /* asks in flight */
 };
 
@@ -67,6 +68,9 @@ void frames_session_done(ptn_ctx *c, frames_session *s);
 
 /* What may name a device: at most PTN_DEVICE_BYTES_MAX bytes, no control characters. */
 bool frames_device_is_valid(ptn_str device);
+/* The device of a client that has said it before it authenticates; valid, copied, kept until the
+ * session has an identity.  -PTN_ENOMEM. */
+int frames_device_set(frames_session *s, ptn_str device);
 
 /* device: of the client, which tells its feed from those of the user's other devices; valid; empty:
  * the device without a name.

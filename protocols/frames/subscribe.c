@@ -21,18 +21,21 @@ struct topics {
 
 static bool read_topics(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                         struct topics *ret_t) {
-    ptn_bytes raw;
+    ptn_bytes many;
     ptn_str one;
-    struct topics t = {.n = 1};
-    if (ptn_map_get(in->frame, "topics", &raw)) {
-        t.first = ptn_unpack_of(raw);
+    struct topics t = {.first = ptn_unpack_of(in->topic), .n = 1};
+    const bool has_one = in->topic.n > 0 && ptn_kind_of(in->topic) != PTN_KIND_NIL;
+    if (ptn_map_get(in->frame, "topics", &many) && ptn_kind_of(many) != PTN_KIND_NIL) {
+        t.first = ptn_unpack_of(many);
+        if (has_one) {
+            frames__invalid(c, s, in, "topic", "stands beside `topics`: send one of the two");
+            return false;
+        }
         if (!ptn_unpack_array(&t.first, &t.n) || t.n == 0 || t.n > FRAMES_TOPICS_MAX) {
             frames__invalid(c, s, in, "topics", "must be an array of 1 to 100 topics");
             return false;
         }
-    } else if (ptn_map_get(in->frame, "topic", &raw)) {
-        t.first = ptn_unpack_of(raw);
-    } else {
+    } else if (!has_one) {
         frames__invalid(c, s, in, "topics", "is missing: an array of topics, or `topic` for one");
         return false;
     }

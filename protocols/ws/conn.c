@@ -327,6 +327,8 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
         frames_welcome(c, &w->session, 0, u->principal, u->device);
     else if (u->query_token.n > 0)
         frames_authenticate(c, &w->session, 0, u->query_token, u->device, true);
+    else if (u->device.n > 0 && frames_device_set(&w->session, u->device) != 0)
+        ws__fail(w, WS_CLOSE_TRY_LATER, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);
     if (early.n > 0)
         ws__on_read(c, w, early.p, early.n);
     return 0;

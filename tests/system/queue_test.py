@@ -146,6 +146,28 @@ class FeedTest(QueueCase):
         with connect(self.broker, self.bob, "tablet") as tablet:
             tablet.nothing_more("message")
 
+    def test_a_device_in_the_query_counts_for_a_first_auth_frame(self):
+        def phone(device=None):
+            ws = Ws(self.broker, path="/ws?device=phone")
+            ws.send(type="auth", token=self.bob["token"], **({"device": device} if device else {}))
+            ws.welcome = ws.expect("welcome")
+            return ws
+
+        with phone() as ws:
+            ws.fence()
+        said = self.say("one")
+        with connect(self.broker, self.bob) as nameless:
+            self.assertEqual(contents(nameless, 1), ["one"])
+            self.acked(nameless, said[0]["seq"])
+        with phone("watch") as watch:  # a frame that names one means that
+            watch.nothing_more("message")
+        with phone() as ws:
+            self.assertEqual(contents(ws, 1), ["one"], "acknowledged by another device only")
+            ticket = ws.welcome["session"]
+        with Ws(self.broker, path="/ws?device=phone") as ws:
+            ws.send(type="resume", session=ticket)
+            self.assertEqual(contents(ws, 1), ["one"])
+
     def test_own_messages_are_passed_over(self):
         self.say("hello")
         mine = self.say("mine", "mine too", sender=self.bob)

@@ -493,6 +493,13 @@ class FramesTest(WsTest):
             ws.send(type="subscribe", topics=topics, id=own)
             self.assertError(ws.expect(id=own, kind="error"), "invalid_request",
                              "validation_failed")
+        for kind in ("subscribe", "unsubscribe"):  # one of them would be passed over in silence
+            ws.send(type=kind, topic="a.b", topics=["c.d"], id="both")
+            self.assertError(ws.expect(id="both", kind="error"), "validation_failed")
+        ws.send(type="subscribe", topic="a.b", topics=None)
+        ws.expect("subscribed", topic="a.b")
+        ws.send(type="subscribe", topic=None, topics=["c.d"])
+        ws.expect("subscribed", topic="c.d")
         ws.fence()
 
     def test_reserved_topics_are_not_published_on(self):

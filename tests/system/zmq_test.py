@@ -91,6 +91,9 @@ class RequestTest(ZmqTest):
                            401)
         self.assertRefused(zmq_ask(req, {"type": "message", "conversationId": "x", "content": "x",
                                          "id": "p"}), 401)
+        advice = zmq_ask(req, {"type": "publish", "topic": "x", "data": 1})["message"]
+        self.assertIn("`token`", advice)
+        self.assertNotIn("auth", advice, "a frame of its own would be forgotten at once")
 
     def test_the_token_is_of_one_request(self):
         """A `token` member is for its request only: the next one without it is a stranger's."""
