@@ -232,29 +232,51 @@ void on_list(ptn_ctx *c, struct op *op) {
 
 /* ---- members ------------------------------------------------------------------------------ */
 
-/* {members: [..]} or {userId} in the body, or ?userId= (a DELETE may come without a body).  NULL:
- * fine. */
-static const char *read_targets(const struct op *op, char *buf, size_t buf_bytes, ptn_unpack *ret_u,
-                                uint32_t *ret_n, ptn_str *ret_one) {
-    ptn_bytes body = op->request.body, value;
-    *ret_one = (ptn_str){0};
-    *ret_n = 1;
-    if (ptn_map_get(body, "members", &value)) {
-        const char *why = read_users(value, ret_u, ret_n);
-        return why == NULL && *ret_n == 0 ? "at least one user id" : why;
-    }
-    bool one = ptn_map_get(body, "userId", &value)
-                   ? ptn_map_get_str(body, "userId", ret_one)
-                   : ptn_query_get(op->request.query, "userId", buf, buf_bytes, ret_one);
-    if (!one || ret_one->n == 0 || ret_one->n > CONVERSATION_ID_BYTES_MAX)
-        return "an array of user ids (or userId: one)";
-    return NULL;
+/* Whom a request is about; into its bytes, and buf. */
+struct targets {
+    ptn_unpack many; /* cursor at the first one; unless it is about one */
+    ptn_str one;
+    uint32_t n;
+    char buf[CONVERSATION_ID_BYTES_MAX];
+};
+
+static bool body_has(const struct op *op, const char *key, ptn_bytes *ret_value) {
+    return ptn_map_get(op->request.body, key, ret_value) && ptn_kind_of(*ret_value) != PTN_KIND_NIL;
 }
 
-static ptn_str next_target(ptn_unpack *u, ptn_str one) {
-    ptn_str user = one;
-    if (one.n == 0)
-        (void)ptn_unpack_str(u, &user);
+/* One of {members: [..]} and {userId} in the body, and ?userId= (a DELETE may come without a body).
+ * False: the client has been told. */
+static bool read_targets(ptn_ctx *c, struct op *op, struct targets *t) {
+    ptn_bytes members, user;
+    const bool many = body_has(op, "members", &members), one = body_has(op, "userId", &user);
+    const bool query = ptn_query_has(op->request.query, "userId");
+    const char *field = many || !(one || query) ? "members" : "userId";
+    const char *why = NULL;
+    *t = (struct targets){.n = 1};
+    if (many + one + query != 1) {
+        why = many + one + query == 0
+                  ? "an array of user ids (or userId: one)"
+                  : "one of members, userId and the query's userId; not two of them";
+    } else if (many) {
+        why = read_users(members, &t->many, &t->n);
+        if (why == NULL && t->n == 0)
+            why = "at least one user id";
+    } else {
+        const bool read =
+            one ? ptn_map_get_str(op->request.body, "userId", &t->one)
+                : ptn_query_get(op->request.query, "userId", t->buf, sizeof t->buf, &t->one);
+        if (!read || t->one.n == 0 || t->one.n > CONVERSATION_ID_BYTES_MAX)
+            why = "a user id";
+    }
+    if (why != NULL)
+        op_fail_field(c, op, "the members are not valid", field, why);
+    return why == NULL;
+}
+
+static ptn_str next_target(struct targets *t) {
+    ptn_str user = t->one;
+    if (user.n == 0)
+        (void)ptn_unpack_str(&t->many, &user);
     return user;
 }
 
@@ -330,58 +352,44 @@ static void members_changed(ptn_ctx *c, void *state, int err, const ptn_msg *rep
     members_answer(c, op);
 }
 
-static void ask_members(ptn_ctx *c, struct op *op, uint32_t type, ptn_unpack u, uint32_t n,
-                        ptn_str one) {
+static void ask_members(ptn_ctx *c, struct op *op, uint32_t type, struct targets t) {
     bool add = type == PTN_MSG_STORE_MEMBERS_ADD;
     ptn_pack w;
     ptn_pack_init(&w, 512);
     ptn_pack_array(&w, add ? 3 : 2);
     ptn_pack_str(&w, conv_id(op->conv));
-    ptn_pack_array(&w, n);
-    for (uint32_t i = 0; i < n; i++)
-        ptn_pack_str(&w, next_target(&u, one));
+    ptn_pack_array(&w, t.n);
+    for (uint32_t i = 0; i < t.n; i++)
+        ptn_pack_str(&w, next_target(&t));
     if (add)
         ptn_pack_int(&w, ptn_wall_ms(c));
     (void)op_ask(c, op, type, &w, members_changed);
 }
 
 void on_members_add(ptn_ctx *c, struct op *op) {
-    char buf[CONVERSATION_ID_BYTES_MAX];
-    ptn_unpack u = {0};
-    uint32_t n;
-    ptn_str one;
+    struct targets t;
     if (!conv_is_member(op->conv, op->user)) {
         op_not_found(c, op);
         return;
     }
-    const char *why = read_targets(op, buf, sizeof buf, &u, &n, &one);
-    if (why != NULL) {
-        op_fail_field(c, op, "the members are not valid", "members", why);
-        return;
-    }
-    ask_members(c, op, PTN_MSG_STORE_MEMBERS_ADD, u, n, one);
+    if (read_targets(c, op, &t))
+        ask_members(c, op, PTN_MSG_STORE_MEMBERS_ADD, t);
 }
 
 void on_members_remove(ptn_ctx *c, struct op *op) {
-    char buf[CONVERSATION_ID_BYTES_MAX];
     struct conversation *v = op->conv;
-    ptn_unpack u = {0};
-    uint32_t n;
-    ptn_str one;
+    struct targets t;
     if (!conv_is_member(v, op->user)) {
         op_not_found(c, op);
         return;
     }
-    const char *why = read_targets(op, buf, sizeof buf, &u, &n, &one);
-    if (why != NULL) {
-        op_fail_field(c, op, "the members are not valid", "members", why);
+    if (!read_targets(c, op, &t))
         return;
-    }
     bool any =
         ptn_str_eq(op->user, v->creator) || (op->request.principal.roles & PTN_ROLE_ADMIN) != 0;
-    ptn_unpack check = u;
-    for (uint32_t i = 0; i < n; i++) {
-        ptn_str user = next_target(&check, one);
+    struct targets check = t;
+    for (uint32_t i = 0; i < t.n; i++) {
+        ptn_str user = next_target(&check);
         if (!any && !ptn_str_eq(user, op->user)) {
             op_fail(c, op, PTN_CODE_FORBIDDEN,
                     "only the creator or an administrator removes others; you can remove yourself");
@@ -392,5 +400,5 @@ void on_members_remove(ptn_ctx *c, struct op *op) {
             return;
         }
     }
-    ask_members(c, op, PTN_MSG_STORE_MEMBERS_REMOVE, u, n, one);
+    ask_members(c, op, PTN_MSG_STORE_MEMBERS_REMOVE, t);
 }

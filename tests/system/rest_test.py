@@ -824,6 +824,25 @@ class ConversationsTest(RestTest):
         self.assertIn(self.post(path + "/messages", {"content": "again"}, self.bob).status,
                       (403, 404))
 
+    def test_members_are_named_in_one_way(self):
+        """`members`, `userId` or the query; of two nobody could say which was meant."""
+        conversation = self.broker.conversation(self.ann, self.bob)
+        path = f"/conversations/{conversation}/members"
+        ann, bob = self.ann["id"], self.bob["id"]
+        for query, body, field in (("", {"userId": ann, "members": [bob]}, "members"),
+                                   ("?userId=" + ann, {"userId": bob}, "userId"),
+                                   ("?userId=" + ann, {"members": [bob]}, "members"),
+                                   ("?userId=", {}, "userId"), ("?userId=" + "x" * 500, {}, "userId"),
+                                   ("", {"userId": 7}, "userId"), ("", {"userId": ""}, "userId"),
+                                   ("", {"members": []}, "members"), ("", {}, "members")):
+            for method in ("POST", "DELETE"):
+                reply = self.broker.call(method, API + path + query, body, token=self.ann["token"])
+                problem = self.assertProblem(reply, 422, "validation_failed")
+                self.assertEqual(list(problem["details"]), [field], (method, query, body))
+        self.assertEqual(self.members(conversation, self.ann), {ann, bob})
+        self.assertOk(self.broker.call("DELETE", API + path, {"members": None, "userId": bob},
+                                       token=self.ann["token"]))
+
     def test_removed_member_hears_no_more(self):
         """Membership is a permission that ends: also for the subscription that is open."""
         conversation = self.broker.conversation(self.ann, self.bob)
