@@ -26,7 +26,8 @@
      .kind = CONFIG_##kind_,                                                                       \
      .min = min_,                                                                                  \
      .max = max_,                                                                                  \
-     .offset = offsetof(struct postern_config, path_)},
+     .offset = offsetof(struct postern_config, path_),                                             \
+     .bytes = sizeof(((struct postern_config *)0)->path_)},
 #define XX(s, k, field, kind, def, min, max, help)                                                 \
     KEY(#s "." #k, #s, #k, kind, def, min, max, help, s.field)
 #define TOP(s, k, field, kind, def, min, max, help)                                                \
@@ -169,6 +170,35 @@ int config_load(const struct config_sources *sources, struct postern_config *ret
 void config_done(struct postern_config *c) {
     for (size_t i = 0; i < CONFIG_KEYS; i++)
         config_unset(c, &config_keys[i]);
+}
+
+/* ---- comparing ------------------------------------------------------------------------------ */
+
+static bool key_differs(const struct config_key *k, const void *a, const void *b) {
+    if (k->kind == CONFIG_PATH)
+        return strcmp(*(char *const *)a, *(char *const *)b) != 0;
+    if (!config_key_is_list(k))
+        return memcmp(a, b, k->bytes) != 0;
+    const struct config_list *la = a, *lb = b;
+    bool differs = la->n != lb->n;
+    for (size_t i = 0; !differs && i < la->n; i++)
+        differs = strcmp(la->items[i], lb->items[i]) != 0;
+    return differs;
+}
+
+void config_changes(const struct postern_config *a, const struct postern_config *b, char *buf,
+                    size_t buf_bytes) {
+    size_t n = 0;
+    buf[0] = '\0';
+    for (size_t i = 0; i < CONFIG_KEYS; i++) {
+        const struct config_key *k = &config_keys[i];
+        const size_t need = strlen(k->name) + (n > 0);
+        if (n + need >= buf_bytes ||
+            !key_differs(k, (const char *)a + k->offset, (const char *)b + k->offset))
+            continue;
+        (void)snprintf(buf + n, buf_bytes - n, "%s%s", n > 0 ? " " : "", k->name);
+        n += need;
+    }
 }
 
 /* ---- printing ------------------------------------------------------------------------------- */

@@ -168,6 +168,13 @@ void config_done(struct postern_config *c);
 struct topic_rule;
 const char *config_rule_parse(const char *text, struct topic_rule *ret_rule);
 
+#define CONFIG_CHANGES_BYTES 2048u /* the names of all keys */
+/* Names of the keys whose values are others in b, with blanks between; what has no room is left
+ * out.
+ */
+void config_changes(const struct postern_config *a, const struct postern_config *b, char *buf,
+                    size_t buf_bytes);
+
 /* Commented YAML of the defaults; config_load() accepts it. */
 void config_print_default(FILE *out);
 

@@ -25,7 +25,7 @@ struct config_key {
     const char *section, *key, *def, *help;
     enum config_kind kind;
     uint64_t min, max;
-    size_t offset; /* in struct postern_config */
+    size_t offset, bytes; /* in struct postern_config */
 };
 
 #define CONFIG_KEY_ONE(...) +1

@@ -409,6 +409,40 @@ Test(config, durations_and_sizes) {
     }
 }
 
+Test(config, changes_are_named) {
+    struct postern_config a, b;
+    struct config_error e;
+    char names[CONFIG_CHANGES_BYTES];
+    size_t room = 1;
+    for (size_t i = 0; i < CONFIG_KEYS; i++) {
+        const struct config_key *k = &config_keys[i];
+        room += strlen(k->name) + 1;
+        if (k->kind == CONFIG_PATH)
+            continue; /* stands in the addresses of ipc, too */
+        const struct config_flag flag = {k->name, sample(k)};
+        cr_assert_eq(config_load(&(struct config_sources){0}, &a, &e), 0, "%s", e.text);
+        cr_assert_eq(config_load(&(struct config_sources){.flags = &flag, .n_flags = 1}, &b, &e), 0,
+                     "%s", e.text);
+        config_changes(&a, &a, names, sizeof names);
+        cr_expect_str_eq(names, "");
+        config_changes(&a, &b, names, sizeof names);
+        cr_expect_str_eq(names, k->name);
+        config_done(&a);
+        config_done(&b);
+    }
+    cr_expect_leq(room, sizeof names, "all names have room");
+    const struct config_flag flags[] = {{"data", "/tmp/x"}, {"listen.http", "127.0.0.1:1,[::1]:1"}};
+    cr_assert_eq(config_load(&(struct config_sources){0}, &a, &e), 0, "%s", e.text);
+    cr_assert_eq(config_load(&(struct config_sources){.flags = flags, .n_flags = 2}, &b, &e), 0,
+                 "%s", e.text);
+    config_changes(&a, &b, names, sizeof names);
+    cr_expect_str_eq(names, "data listen.http listen.zmq listen.zmq_events");
+    config_changes(&a, &b, names, 10);
+    cr_expect_str_eq(names, "data", "cut at a name");
+    config_done(&a);
+    config_done(&b);
+}
+
 Test(config, workers_follow_the_cgroup) {
     static const struct {
         const char *quota;

@@ -49,7 +49,7 @@ static void drain(ptn_ctx *c, struct control *s, int signum) {
 }
 
 /* What can change while the broker runs: the log level.  The rest needs a restart, and the log says
- * so. */
+ * what is waiting for one. */
 static void reload(const struct control *s) {
     struct postern_config next;
     struct config_error why;
@@ -61,9 +61,13 @@ static void reload(const struct control *s) {
         return;
     }
     ptn_log_set_level(next.log.level);
+    struct postern_config now = *s->config->running; /* borrows its lists */
+    now.log.level = next.log.level;
+    char changes[CONFIG_CHANGES_BYTES];
+    config_changes(&now, &next, changes, sizeof changes);
     config_done(&next);
     PTN_LOG(PTN_LOG_INFO, "config.reloaded", PTN_F_Z("applied", "log.level"),
-            PTN_F_Z("note", "other settings apply at the next start"));
+            PTN_F_Z("at_next_start", changes[0] != '\0' ? changes : "nothing"));
 }
 
 static void dump_actor(const ptn_actor_stats *a, void *arg) {

@@ -18,6 +18,7 @@ struct control_config { /* arg of the actor */
     _Atomic bool *draining;
     void (*ready)(void *arg); /* called once, when the listeners of this worker accept */
     void *ready_arg;
+    const struct postern_config *running; /* what the broker was started with */
     const struct config_sources *sources; /* SIGHUP reads them again; may be NULL */
 };
 

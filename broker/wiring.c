@@ -339,6 +339,7 @@ static int spawn_all(struct broker *b) {
                                          .draining = &b->draining,
                                          .ready = tell,
                                          .ready_arg = b,
+                                         .running = b->config,
                                          .sources = b->options->sources};
     ptn_addr control;
     if (r == 0)

@@ -578,6 +578,25 @@ class SignalsTest(unittest.TestCase):
                          "secrets are never logged")
         self.broker.stop()
 
+    def test_hup_says_what_waits_for_a_restart(self):
+        broker = Broker(config="log:\n  level: info\n")
+        self.addCleanup(broker.remove)
+        self.addCleanup(broker.kill)
+        broker.start()
+        path = broker.args[broker.args.index("--config") + 1]
+        for text, waiting in (("log:\n  level: debug\n", "nothing"),
+                              ("limits:\n  depth: 12\ntopics:\n  durable: [\"a.**\", \"b.**\"]\n",
+                               "limits.depth topics.durable"),
+                              ("log:\n  level: info\n", "nothing")):
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+            before = broker.stderr(last=1 << 20).count("config.reloaded")
+            broker.send_signal(signal.SIGHUP)
+            wait_until(lambda: broker.stderr(last=1 << 20).count("config.reloaded") > before, "the log")
+            line = [x for x in broker.stderr(last=1 << 20).splitlines() if "config.reloaded" in x][-1]
+            self.assertEqual(json.loads(line)["at_next_start"], waiting)
+        broker.stop()
+
     def test_hup_with_a_broken_config(self):
         """A configuration that became wrong is reported and the old one stays."""
         broker = Broker(config="log:\n  level: info\n")
