@@ -205,11 +205,19 @@ static void collect(ptn_ctx *c, struct queue *q, const struct report *r) {
         ptn_timer_start(c, &q->flush_timer, FLUSH_NS, flush_due, NULL);
 }
 
+/* The device may be connected more than once. */
+static void tell_sockets(ptn_ctx *c, const struct queue *q, const struct report *r) {
+    ptn_hub_move_cursor(c, q->config->directory, r->conversation, r->user, r->device, r->value[2],
+                        PTN_STR("acknowledged"));
+}
+
 static int on_ack(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
     struct report r;
     if (!read_report(m, &r))
         return -PTN_EPROTO;
     collect(c, q, &r);
+    if (r.value[2] > 0)
+        tell_sockets(c, q, &r);
     return 0;
 }
 
@@ -225,8 +233,7 @@ static int on_got(ptn_ctx *c, struct queue *q, const ptn_msg *m) {
         r.value[0] = INT64_MAX; /* the store cuts it to what there is */
     r.value[2] = r.value[0];
     collect(c, q, &r);
-    ptn_hub_move_cursor(c, q->config->directory, r.conversation, r.user, r.device, r.value[0],
-                        PTN_STR("acknowledged"));
+    tell_sockets(c, q, &r);
     return 0;
 }
 

@@ -4,6 +4,7 @@
 acknowledged; and the life of a message, sent, delivered, read.
 """
 
+import contextlib
 import datetime
 import json
 import unittest
@@ -331,6 +332,25 @@ class LimitTest(QueueCase):
             with connect(self.broker, self.bob, device) as ws:
                 ws.fence()
         wait_until(lambda: self.broker.metric(forgotten) == before + 1, "the first one to go")
+
+    def test_an_acknowledgement_counts_for_all_sockets_of_the_device(self):
+        with contextlib.ExitStack() as stack:
+            phones = [stack.enter_context(connect(self.broker, self.bob, "phone"))
+                      for _ in range(4)]  # on every worker, probably
+            watch = stack.enter_context(connect(self.broker, self.bob, "watch"))
+            self.say("once")
+            for ws in (*phones, watch):
+                self.assertEqual(contents(ws, 1), ["once"])
+            self.acked(phones[0], 1)
+            self.assertEqual(contents(watch, 1), ["once"], "again, for want of its own")
+            self.assertEqual(watch.expect("gap")["reason"], "max_deliveries")
+            for ws in phones:
+                ws.nothing_more("message")
+                ws.nothing_more("gap")
+        letter = wait_until(self.letters, "the watch's dead letter")
+        self.assertEqual([x["device"] for x in letter], ["watch"])
+        self.assertEqual(self.broker.call("DELETE", "/api/v1/admin/dead-letters/" + letter[0]["id"],
+                                          token=self.broker.token()).status, 200)
 
     def test_what_is_never_acknowledged_becomes_a_dead_letter(self):
         self.say("poison")
