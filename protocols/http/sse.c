@@ -20,7 +20,7 @@ struct http_sse {
     struct http_conn *conn; /* NULL: the edge crashed */
     ptn_hub *hub;
     ptn_sink_id sink;
-    ptn_timer ping;
+    ptn_timer tick;
     bool live;      /* the head has been sent */
     bool congested; /* the hub waits for on_drain */
 };
@@ -206,24 +206,39 @@ static const ptn_sink_ops sink_ops = {
 
 /* ---- begin, heartbeat, end ----------------------------------------------------------------- */
 
-static void on_ping(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
+static bool expires(const ptn_principal *who) {
+    return who->user.n != 0 && who->expires_ms > 0;
+}
+
+/* To the next ping, or to the end of the token, whichever comes first. */
+static ptn_time next_tick(ptn_ctx *c, const ptn_principal *who) {
+    const int64_t left_ms = who->expires_ms - ptn_wall_ms(c);
+    if (!expires(who) || left_ms >= (int64_t)(PING_NS / PTN_MS))
+        return PING_NS;
+    return left_ms > 0 ? (ptn_time)left_ms * PTN_MS : 0;
+}
+
+static void on_tick(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     (void)state;
     struct http_sse *sse = arg;
     struct http_conn *conn = sse->conn;
     const ptn_principal *who = &conn->first->principal;
     if (conn->finishing)
         return;
+    const bool expired = expires(who) && ptn_wall_ms(c) >= who->expires_ms;
     if (!sse->live) {
-        end_with_problem(c, conn, PTN_CODE_TIMEOUT, PTN_STR("The topic did not answer in time."));
+        end_with_problem(c, conn, expired ? PTN_CODE_TOKEN_EXPIRED : PTN_CODE_TIMEOUT,
+                         expired ? PTN_STR("The token expired before the topic answered.")
+                                 : PTN_STR("The topic did not answer in time."));
         return;
     }
-    if (who->user.n != 0 && who->expires_ms > 0 && ptn_wall_ms(c) >= who->expires_ms) {
+    if (expired) {
         ptn_count(PTN_C_CLOSED_AUTH, 1);
         end_with(conn, "event: expired\ndata: {\"code\":\"token_expired\"}\n\n");
         return;
     }
     ptn_stream_write(conn->stream, ": ping\n\n", 8);
-    ptn_timer_start(c, t, PING_NS, on_ping, sse);
+    ptn_timer_start(c, t, next_tick(c, who), on_tick, sse);
 }
 
 /* Last-Event-ID, or ?lastEventId= for clients that cannot set headers.  False: neither empty nor
@@ -284,7 +299,7 @@ void http_sse_begin(ptn_ctx *c, struct http_exchange *x) {
     }
     x->state = HTTP_X_PENDING;
     conn->sse = sse;
-    ptn_timer_start(c, &sse->ping, PING_NS, on_ping, sse);
+    ptn_timer_start(c, &sse->tick, next_tick(c, &x->principal), on_tick, sse);
 }
 
 void http_sse_free(ptn_ctx *c, struct http_conn *conn) {
@@ -295,7 +310,7 @@ void http_sse_free(ptn_ctx *c, struct http_conn *conn) {
         sse->conn = NULL;
         return;
     }
-    ptn_timer_stop(c, &sse->ping);
+    ptn_timer_stop(c, &sse->tick);
     ptn_hub_sink_close(c, sse->hub, sse->sink);
     free(sse);
 }

@@ -115,6 +115,14 @@ class Sessions(Attack):
             self.assertEqual(ws.close_code()[0], 4501)
         self.assertProblem(self.broker.call("GET", "/api/v1/users/me", token=access), 401)
 
+    def test_a_stream_ends_with_its_token(self):
+        token = self.broker.token(self.alice["username"], ttl="2s")
+        begin = time.monotonic()
+        with EventStream(self.broker, "open.to.all", token, patience=PATIENCE * 2) as stream:
+            self.assertEqual(stream.event()["event"], "subscribed")
+            self.assertEqual(stream.event()["event"], "expired")
+        self.assertLess(time.monotonic() - begin, 20, "and not at the first ping, after 25 s")
+
     def test_who_logs_out_over_a_websocket_hears_that_it_was_done(self):
         for encoding in ("json", "msgpack"):
             access = self.login(self.alice)["accessToken"]
