@@ -10,6 +10,8 @@
 #ifndef POSTERN_PROTOCOLS_EDGE_H
 #define POSTERN_PROTOCOLS_EDGE_H
 
+#include "protocols/frames/frames.h"
+
 #include <postern/codec.h>
 #include <postern/hub.h>
 #include <postern/memory.h>
@@ -59,6 +61,7 @@ typedef struct edge_config { /* arg of the edge actor; outlives it */
 
 typedef struct edge { /* state of the edge actor */
     const edge_config *config;
+    edge_limits limits; /* the configured ones, defaults filled in */
     unsigned worker;
     ptn_json_parser *json;
     ptn_out text; /* scratch for encoding; cleared before each use, kept small */
@@ -67,7 +70,7 @@ typedef struct edge { /* state of the edge actor */
     bool paused; /* those whom every request passes are under pressure: nothing is read */
     struct http_conn *http_conns; /* all of them, doubly linked by their files */
     struct ws_conn *ws_conns;
-    bool ws_deferred;            /* ws has registered what frees its connections after a crash */
+    frames_config ws_sessions;   /* ops NULL: there was no WebSocket yet */
     ptn_addr self;               /* set with it */
     struct ws_backlog *ws_ready; /* connections that may read on */
     struct ws_deflate *deflate;  /* NULL: no connection has asked for it yet */

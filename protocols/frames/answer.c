@@ -23,12 +23,12 @@ void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n) {
 
 void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w) {
     ptn_buf *b = ptn_pack_finish(w);
-    if (b == NULL && s->ops->close != NULL) {
+    if (b == NULL && s->config->ops->close != NULL) {
         /* Which question stays without its answer can no longer be said, so all of them end. */
-        s->ops->close(c, s->self, CLOSE_NO_MEMORY, PTN_CODE_OVERLOADED);
+        s->config->ops->close(c, s->self, CLOSE_NO_MEMORY, PTN_CODE_OVERLOADED);
         return;
     }
-    s->ops->send(c, s->self, ticket, ptn_buf_bytes(b)); /* NULL: of no bytes */
+    s->config->ops->send(c, s->self, ticket, ptn_buf_bytes(b)); /* NULL: of no bytes */
     ptn_buf_unref(b);
 }
 

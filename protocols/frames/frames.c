@@ -40,50 +40,60 @@ static const char missing_type[] = "a frame needs a member `type`, one of:" FRAM
 #define NAME_BYTES_MAX 128u
 #define SESSION_BYTES_MAX 64u
 
+struct identity { /* in the buffer */
+    int64_t expires_ms;
+    uint32_t roles;
+    uint8_t user_bytes, name_bytes, session_bytes;
+    char text[]; /* one after the other */
+};
+
 /* Copies a text to *at, which moves on. */
-static ptn_str text_copy(uint8_t **at, ptn_str s) {
-    const ptn_str copy = {(const char *)*at, s.n};
+static void text_copy(char **at, ptn_str s) {
     if (s.n > 0)
         memcpy(*at, s.p, s.n);
     *at += s.n;
-    return copy;
 }
 
-int frames_identity_set(frames_identity *i, const ptn_principal *p) {
+int frames_identify(frames_session *s, const ptn_principal *p) {
     if (p->user.n > USER_BYTES_MAX || p->name.n > NAME_BYTES_MAX ||
         p->session.n > SESSION_BYTES_MAX)
         return -PTN_ETOOBIG;
-    const size_t n = p->user.n + p->name.n + p->session.n;
+    const size_t n = offsetof(struct identity, text) + p->user.n + p->name.n + p->session.n;
     size_t cap;
     ptn_buf *memory = ptn_buf_new(n);
     if (memory == NULL)
         return -PTN_ENOMEM;
-    uint8_t *at = ptn_buf_data(memory, &cap);
-    ptn_principal copy = *p; /* p may be i->p, whose memory goes last */
-    copy.user = text_copy(&at, p->user);
-    copy.name = text_copy(&at, p->name);
-    copy.session = text_copy(&at, p->session);
+    struct identity *i = (void *)ptn_buf_data(memory, &cap); /* payloads are 16-byte aligned */
+    i->expires_ms = p->expires_ms;
+    i->roles = p->roles;
+    i->user_bytes = (uint8_t)p->user.n;
+    i->name_bytes = (uint8_t)p->name.n;
+    i->session_bytes = (uint8_t)p->session.n;
+    char *at = i->text;
+    text_copy(&at, p->user);
+    text_copy(&at, p->name);
+    text_copy(&at, p->session);
     ptn_buf_seal(memory, n);
-    i->p = copy;
-    ptn_buf_unref(i->memory);
-    i->memory = memory;
+    ptn_buf_unref(s->identity);
+    s->identity = memory;
     return 0;
 }
 
-void frames_identity_done(frames_identity *i) {
-    ptn_buf_unref(i->memory);
-    *i = (frames_identity){0};
+ptn_principal frames_principal(const frames_session *s) {
+    if (s->identity == NULL)
+        return (ptn_principal){0};
+    const struct identity *i = (const void *)ptn_buf_bytes(s->identity).p;
+    const char *name = i->text + i->user_bytes;
+    return (ptn_principal){.user = {i->text, i->user_bytes},
+                           .name = {name, i->name_bytes},
+                           .session = {name + i->name_bytes, i->session_bytes},
+                           .roles = i->roles,
+                           .expires_ms = i->expires_ms};
 }
 
-void frames_session_init(ptn_ctx *c, frames_session *s) {
-    (void)c;
-    PTN_ASSERT(s->ops != NULL && s->ops->send != NULL && s->directory != NULL);
-    s->closed = false;
-    s->authenticating = false;
-    s->n_pending = 0;
-    s->calls = NULL;
-    s->identity = (frames_identity){0};
-    s->device = NULL;
+void frames_session_init(frames_session *s, const frames_config *config, void *self) {
+    PTN_ASSERT(config->ops->send != NULL && config->directory != NULL);
+    *s = (frames_session){.config = config, .self = self};
 }
 
 void frames_session_done(ptn_ctx *c, frames_session *s) {
@@ -96,12 +106,12 @@ void frames_session_done(ptn_ctx *c, frames_session *s) {
         frames__call_free(call);
     }
     s->authenticating = false;
-    frames_identity_done(&s->identity);
+    s->identity = ptn_buf_unref(s->identity);
     s->device = ptn_buf_unref(s->device);
 }
 
 static bool session_is_anonymous(const frames_session *s) {
-    return s->identity.p.user.n == 0;
+    return s->identity == NULL;
 }
 
 /* ---- calls ---------------------------------------------------------------------------------- */
@@ -138,7 +148,7 @@ static void call_link(frames_session *s, struct frames_call *call, enum frames_c
 
 struct frames_call *frames__call_new(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                                      enum frames_call_kind kind) {
-    if (s->n_pending >= s->pending_max) {
+    if (s->n_pending >= s->config->pending_max) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
                           "too many unanswered frames; wait for answers before you send more");
         return NULL;
@@ -189,7 +199,7 @@ int frames_device_set(frames_session *s, ptn_str device) {
 /* session: what `resume` takes; n == 0: none could be made. */
 static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,
                          ptn_str session, bool resumed) {
-    const ptn_principal *p = &s->identity.p;
+    const ptn_principal p = frames_principal(s);
     ptn_pack w;
     frames__begin(&w, PTN_STR("welcome"), id, 4);
     ptn_pack_key(&w, "session");
@@ -197,13 +207,13 @@ static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
     ptn_pack_key(&w, "user");
     ptn_pack_map(&w, 3);
     ptn_pack_key(&w, "id");
-    ptn_pack_str(&w, p->user);
+    ptn_pack_str(&w, p.user);
     ptn_pack_key(&w, "username");
-    ptn_pack_str(&w, p->name);
+    ptn_pack_str(&w, p.name);
     ptn_pack_key(&w, "roles");
-    ptn_pack_roles(&w, p->roles);
+    ptn_pack_roles(&w, p.roles);
     ptn_pack_key(&w, "heartbeatMs");
-    ptn_pack_uint(&w, s->heartbeat_ms);
+    ptn_pack_uint(&w, s->config->heartbeat_ms);
     ptn_pack_key(&w, "resumed");
     ptn_pack_bool(&w, resumed);
     frames__send(c, s, ticket, &w);
@@ -212,29 +222,32 @@ static void send_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
 /* What waits for this device comes from here on.  False: it cannot, and the client must come back.
  */
 static bool open_feed(ptn_ctx *c, frames_session *s, ptn_str device) {
-    if (s->hub == NULL || s->protocol != PTN_PROTO_WS)
+    if (s->config->hub == NULL || s->config->protocol != PTN_PROTO_WS)
         return true;
-    if (s->sink == PTN_SINK_NONE && s->ops->open_sink != NULL)
-        (void)s->ops->open_sink(c, s->self);
-    if (s->sink != PTN_SINK_NONE && ptn_hub_feed(c, s->hub, s->sink, device, &s->identity.p) == 0)
+    if (s->sink == PTN_SINK_NONE && s->config->ops->open_sink != NULL)
+        (void)s->config->ops->open_sink(c, s->self);
+    const ptn_principal p = frames_principal(s);
+    if (s->sink != PTN_SINK_NONE && ptn_hub_feed(c, s->config->hub, s->sink, device, &p) == 0)
         return true;
     frames_send_error(c, s, 0, (ptn_bytes){0}, PTN_CODE_OVERLOADED,
                       "too many subscribers on this broker; connect again later");
-    if (!s->closed && s->ops->close != NULL)
-        s->ops->close(c, s->self, 1013, PTN_CODE_OVERLOADED);
+    if (!s->closed && s->config->ops->close != NULL)
+        s->config->ops->close(c, s->self, 1013, PTN_CODE_OVERLOADED);
     return false;
 }
 
 /* Asks for a ticket of the session's identity; cb is called in any case. */
 static void ask_ticket(ptn_ctx *c, frames_session *s, struct frames_call *call, ptn_time patience,
                        ptn_reply_cb cb) {
+    const ptn_principal p = frames_principal(s);
     ptn_pack w;
     ptn_pack_init(&w, 256);
-    ptn_principal_pack(&w, &s->identity.p);
+    ptn_principal_pack(&w, &p);
     ptn_buf *b = ptn_pack_finish(&w);
-    const int err = b == NULL ? -PTN_ENOMEM
-                              : ptn_ask(c, s->directory->auth[s->worker], PTN_MSG_AUTH_TICKET, b,
-                                        ptn_now(c) + patience, cb, call, &call->corr);
+    const int err =
+        b == NULL ? -PTN_ENOMEM
+                  : ptn_ask(c, s->config->directory->auth[s->config->worker], PTN_MSG_AUTH_TICKET,
+                            b, ptn_now(c) + patience, cb, call, &call->corr);
     if (err == 0)
         return;
     ptn_buf_unref(b);
@@ -261,8 +274,8 @@ static void ticket_callback(ptn_ctx *c, void *state, int err, const ptn_msg *rep
     frames__call_unlink(call);
     s->authenticating = false;
     send_welcome(c, s, call->ticket, in.id, ticket_of(err, reply), call->resumed);
-    if (!s->closed && s->ops->authenticated != NULL)
-        s->ops->authenticated(c, s->self);
+    if (!s->closed && s->config->ops->authenticated != NULL)
+        s->config->ops->authenticated(c, s->self);
     if (!s->closed && open_feed(c, s, (ptn_str){call->device, call->n_device}) && !s->closed &&
         call->positions != NULL)
         frames__subscribe_positions(c, s, &in, ptn_buf_bytes(call->positions));
@@ -275,22 +288,22 @@ static int session_accept(ptn_ctx *c, frames_session *s, struct frames_call *cal
                           const ptn_principal *p) {
     /* A connection never changes hands: what one user was granted would outlive that user's removal
      * and logout, which go by the name. */
-    if (!session_is_anonymous(s) && !ptn_str_eq(s->identity.p.user, p->user))
+    if (!session_is_anonymous(s) && !ptn_str_eq(frames_principal(s).user, p->user))
         return -PTN_EACCESS;
     call->resumed = call->resumed && session_is_anonymous(s);
-    const int err = p->user.n == 0 ? -PTN_EPROTO : frames_identity_set(&s->identity, p);
+    const int err = p->user.n == 0 ? -PTN_EPROTO : frames_identify(s, p);
     if (err != 0)
         return err;
     s->device = ptn_buf_unref(s->device); /* the call has it */
     if (!call->send_welcome) {
         frames__call_unlink(call);
         s->authenticating = false;
-        if (s->ops->authenticated != NULL)
-            s->ops->authenticated(c, s->self);
+        if (s->config->ops->authenticated != NULL)
+            s->config->ops->authenticated(c, s->self);
         frames__call_free(call);
         return 0;
     }
-    ask_ticket(c, s, call, s->request_ns, ticket_callback);
+    ask_ticket(c, s, call, s->config->request_ns, ticket_callback);
     return 0;
 }
 
@@ -334,7 +347,7 @@ void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_pr
 /* The token was refused, or could not be checked: only a refusal ends the connection. */
 static void auth_failed(ptn_ctx *c, frames_session *s, struct frames_call *call,
                         const struct frames_error *e) {
-    const frames_ops *ops = s->ops;
+    const frames_ops *ops = s->config->ops;
     const bool refused = ptn_code_info_of(e->code)->status == 401;
     frames__error(c, s, call->ticket, frames__call_id(call), e);
     if (ops->close == NULL)
@@ -374,9 +387,10 @@ static void authenticate(ptn_ctx *c, frames_session *s, struct frames_call *call
     ptn_pack_array(&w, 1);
     ptn_pack_str(&w, token);
     ptn_buf *b = ptn_pack_finish(&w);
-    int err = b == NULL ? -PTN_ENOMEM
-                        : ptn_ask(c, s->directory->auth[s->worker], type, b,
-                                  ptn_now(c) + s->request_ns, auth_callback, call, &call->corr);
+    int err = b == NULL
+                  ? -PTN_ENOMEM
+                  : ptn_ask(c, s->config->directory->auth[s->config->worker], type, b,
+                            ptn_now(c) + s->config->request_ns, auth_callback, call, &call->corr);
     if (err == 0)
         return;
     ptn_buf_unref(b);
@@ -432,7 +446,7 @@ static void handle_auth(ptn_ctx *c, frames_session *s, const struct frames_in *i
 static void handle_resume(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     ptn_str ticket, device;
     ptn_bytes positions;
-    if (s->hub == NULL) {
+    if (s->config->hub == NULL) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_INVALID_REQUEST,
                           "there is nothing to resume on this socket: use WebSocket");
         return;
@@ -510,8 +524,8 @@ static void handle_ping(ptn_ctx *c, frames_session *s, const struct frames_in *i
 /* A socket without a feed: what its device has came by another way. */
 static int ack_queue(ptn_ctx *c, const frames_session *s, ptn_str device, ptn_str conversation,
                      uint64_t seq) {
-    const ptn_directory *d = s->directory;
-    const ptn_str user = s->identity.p.user;
+    const ptn_directory *d = s->config->directory;
+    const ptn_str user = frames_principal(s).user;
     ptn_pack w;
     ptn_pack_init(&w, 256);
     ptn_pack_array(&w, 4);
@@ -542,21 +556,21 @@ static void handle_ack(ptn_ctx *c, frames_session *s, const struct frames_in *in
         return;
     }
     if (ptn_str_eqz(conversation, "current"))
-        conversation = s->identity.p.user;
+        conversation = frames_principal(s).user;
     int err = 0;
-    if (s->hub == NULL) {
+    if (s->config->hub == NULL) {
         if (!read_device(c, s, in, &device))
             return;
         err = ack_queue(c, s, device, conversation, seq);
     } else if (s->sink != PTN_SINK_NONE) {
-        err = ptn_hub_ack(c, s->hub, s->sink, conversation, seq);
+        err = ptn_hub_ack(c, s->config->hub, s->sink, conversation, seq);
     }
     if (err < 0) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
                           "the acknowledgement was not taken; send it again");
         return;
     }
-    if (s->one_answer) {
+    if (s->config->one_answer) {
         ptn_pack w;
         frames__begin(&w, PTN_STR("ok"), in->id, 0);
         frames__send(c, s, in->ticket, &w);
@@ -629,15 +643,15 @@ static bool admit(ptn_ctx *c, frames_session *s, const struct frames_in *in,
     if (type == FRAMES_TYPE_PING || type == FRAMES_TYPE_AUTH || type == FRAMES_TYPE_RESUME)
         return true;
     if (session_is_anonymous(s)) {
-        if (type == FRAMES_TYPE_REQUEST && s->protocol == PTN_PROTO_ZMQ)
+        if (type == FRAMES_TYPE_REQUEST && s->config->protocol == PTN_PROTO_ZMQ)
             return true;
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_UNAUTHENTICATED,
-                          s->protocol == PTN_PROTO_ZMQ
+                          s->config->protocol == PTN_PROTO_ZMQ
                               ? "a token is missing: each frame carries its own, as `token`"
                               : "authenticate first: send {\"type\": \"auth\", \"token\": ..}");
         return false;
     }
-    const int64_t expires_ms = s->identity.p.expires_ms;
+    const int64_t expires_ms = frames_principal(s).expires_ms;
     if (expires_ms > 0 && ptn_wall_ms(c) >= expires_ms) {
         frames_send_error(c, s, in->ticket, in->id, PTN_CODE_TOKEN_EXPIRED,
                           "the access token has expired; authenticate with a new one");

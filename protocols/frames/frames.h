@@ -32,39 +32,41 @@ typedef struct frames_ops {
     int (*open_sink)(ptn_ctx *c, void *self);
 } frames_ops;
 
-/* A principal with memory of its own; zero: anonymous. */
-typedef struct frames_identity {
-    ptn_principal p;
-    ptn_buf *memory; /* what p points into */
-} frames_identity;
-/* -PTN_ETOOBIG: a field is too long (never for principals that auth made); -PTN_ENOMEM. */
-int frames_identity_set(frames_identity *i, const ptn_principal *p);
-void frames_identity_done(frames_identity *i);
-
-struct frames_session { /* embed in a connection; fields are read-only to adapters */
+/* What all sessions of an adapter have in common; outlives them. */
+typedef struct frames_config {
     const frames_ops *ops;
-    void *self;
     const ptn_directory *directory;
     unsigned worker;
     enum ptn_protocol protocol;
     ptn_hub *hub; /* NULL: subscriptions are refused with a message that says what to use */
-    ptn_sink_id sink;
     bool one_answer;
-    bool closed;
-    bool authenticating;             /* a token is being verified */
-    uint32_t n_pending, pending_max; /* unanswered frames; past it: error `overloaded` */
+    uint32_t pending_max; /* unanswered frames; past it: error `overloaded` */
     uint32_t heartbeat_ms;
     ptn_time request_ns, request_ns_max;
-    frames_identity identity;
+} frames_config;
+
+struct frames_session { /* embed in a connection; fields are read-only to adapters */
+    const frames_config *config;
+    void *self;
+    ptn_sink_id sink;
+    ptn_buf *identity;         /* who the client is, for frames_principal(); NULL: anonymous */
     ptn_buf *device;           /* what an `auth` or `resume` without one means; NULL: no name */
     struct frames_call *calls; /* asks in flight */
+    uint32_t n_pending;        /* unanswered frames */
+    bool closed;
+    bool authenticating; /* a token is being verified */
 };
 
-/* After the adapter filled ops, self, directory, worker, protocol, hub, limits. */
-void frames_session_init(ptn_ctx *c, frames_session *s);
+void frames_session_init(frames_session *s, const frames_config *config, void *self);
 /* Cancels what is in flight; afterwards no op is called.  c NULL: the adapter's actor has crashed,
  * and its asks are gone already. */
 void frames_session_done(ptn_ctx *c, frames_session *s);
+
+/* Makes p, which may point into the old one, the session's identity.  -PTN_ETOOBIG: a field is too
+ * long (never for principals that auth made); -PTN_ENOMEM. */
+int frames_identify(frames_session *s, const ptn_principal *p);
+/* Views that live as long as that identity. */
+ptn_principal frames_principal(const frames_session *s);
 
 /* What may name a device: at most PTN_DEVICE_BYTES_MAX bytes, no control characters. */
 bool frames_device_is_valid(ptn_str device);
@@ -87,10 +89,10 @@ void frames_welcome(ptn_ctx *c, frames_session *s, uint64_t ticket, const ptn_pr
  * Then no frame is refused for its number, and none comes while the token ahead of it is verified.
  * Room appears only right before an op->send. */
 static inline bool frames_is_full(const frames_session *s) {
-    return s->authenticating || s->n_pending >= s->pending_max;
+    return s->authenticating || s->n_pending >= s->config->pending_max;
 }
 static inline bool frames_has_room(const frames_session *s) {
-    return !s->authenticating && s->n_pending <= s->pending_max / 2;
+    return !s->authenticating && s->n_pending <= s->config->pending_max / 2;
 }
 
 /* One frame from the client.  frame is a validated msgpack value of any kind. */

@@ -18,6 +18,7 @@
 struct adapter {
     struct rig rig;
     ptn_addr addr;
+    frames_config config;
     frames_session session;
     enum ptn_protocol protocol;
     bool one_answer, no_hub;
@@ -97,17 +98,17 @@ static const frames_ops ops = {.send = adapter_send,
 static int adapter_init(ptn_ctx *c, void *state, void *arg) {
     struct adapter *a = arg;
     *(struct adapter **)state = a;
-    a->session = (frames_session){.ops = &ops,
-                                  .self = a,
-                                  .directory = &a->rig.directory,
-                                  .protocol = a->protocol,
-                                  .hub = a->no_hub ? NULL : a->rig.hub,
-                                  .one_answer = a->one_answer,
-                                  .pending_max = a->pending_max == 0 ? 8 : a->pending_max,
-                                  .heartbeat_ms = 25000,
-                                  .request_ns = 10 * PTN_SEC,
-                                  .request_ns_max = 20 * PTN_SEC};
-    frames_session_init(c, &a->session);
+    (void)c;
+    a->config = (frames_config){.ops = &ops,
+                                .directory = &a->rig.directory,
+                                .protocol = a->protocol,
+                                .hub = a->no_hub ? NULL : a->rig.hub,
+                                .one_answer = a->one_answer,
+                                .pending_max = a->pending_max == 0 ? 8 : a->pending_max,
+                                .heartbeat_ms = 25000,
+                                .request_ns = 10 * PTN_SEC,
+                                .request_ns_max = 20 * PTN_SEC};
+    frames_session_init(&a->session, &a->config, a);
     return 0;
 }
 
@@ -628,13 +629,14 @@ Test(frames, out_of_memory_is_still_an_answer) {
     pthread_mutex_init(&a.rig.lock, NULL);
     pthread_cond_init(&a.rig.cond, NULL);
     const frames_ops one_answer_ops = {.send = nothing_sent};
-    a.session = (frames_session){.ops = &one_answer_ops, .self = &a};
+    a.config = (frames_config){.ops = &one_answer_ops, .directory = &a.rig.directory};
+    frames_session_init(&a.session, &a.config, &a);
     ptn_pack_init(&w, 0);
     w.err = -PTN_ENOMEM;
     frames__send(NULL, &a.session, MSG_TICKET, &w);
     cr_assert_eq(a.n_out, 1);
     /* Of many questions on one connection nobody could say which stays unanswered. */
-    a.session.ops = &ops;
+    a.config.ops = &ops;
     ptn_pack_init(&w, 0);
     w.err = -PTN_ENOMEM;
     frames__send(NULL, &a.session, MSG_TICKET, &w);
@@ -646,21 +648,28 @@ Test(frames, out_of_memory_is_still_an_answer) {
 /* ---- values --------------------------------------------------------------------------------- */
 
 Test(frames, identity_has_memory_of_its_own) {
-    frames_identity i = {0};
+    frames_session s = {0};
     char user[65];
     memset(user, 'u', sizeof user);
-    ptn_principal p = {
-        .user = {user, 64}, .name = PTN_STR("n"), .session = PTN_STR("s"), .expires_ms = 5};
-    cr_assert_eq(frames_identity_set(&i, &p), 0);
+    ptn_principal p = {.user = {user, 64},
+                       .name = PTN_STR("n"),
+                       .session = PTN_STR("s"),
+                       .roles = 3,
+                       .expires_ms = 5};
+    cr_assert_eq(frames_principal(&s).user.n, 0);
+    cr_assert_eq(frames_identify(&s, &p), 0);
     user[0] = 'x';
-    cr_assert_eq(i.p.user.p[0], 'u');
-    cr_assert_eq(frames_identity_set(&i, &i.p), 0, "it may be set from itself");
-    cr_assert_eq(i.p.user.n, 64);
-    cr_assert_eq(i.p.user.p[0], 'u');
-    cr_assert(ptn_str_eqz(i.p.name, "n") && ptn_str_eqz(i.p.session, "s"));
+    ptn_principal i = frames_principal(&s);
+    cr_assert_eq(i.user.p[0], 'u');
+    cr_assert_eq(frames_identify(&s, &i), 0, "it may be set from itself");
+    i = frames_principal(&s);
+    cr_assert_eq(i.user.n, 64);
+    cr_assert_eq(i.user.p[0], 'u');
+    cr_assert(ptn_str_eqz(i.name, "n") && ptn_str_eqz(i.session, "s"));
+    cr_assert(i.roles == 3 && i.expires_ms == 5);
     p.user.n = 65;
-    cr_assert_eq(frames_identity_set(&i, &p), -PTN_ETOOBIG);
-    cr_assert_eq(i.p.user.n, 64);
-    frames_identity_done(&i);
-    cr_assert_eq(i.p.user.n, 0);
+    cr_assert_eq(frames_identify(&s, &p), -PTN_ETOOBIG);
+    cr_assert_eq(frames_principal(&s).user.n, 64);
+    frames_session_done(NULL, &s);
+    cr_assert_eq(frames_principal(&s).user.n, 0);
 }

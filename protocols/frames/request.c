@@ -46,8 +46,8 @@ static void send_message_ack(ptn_ctx *c, frames_session *s, const struct frames_
 
 /* An adapter with one answer per ticket measures it itself. */
 static void observe(const frames_session *s, unsigned status, uint64_t took_ns) {
-    if (!s->one_answer)
-        ptn_observe_request(s->protocol, status, took_ns);
+    if (!s->config->one_answer)
+        ptn_observe_request(s->config->protocol, status, took_ns);
 }
 
 static void send_failure(ptn_ctx *c, frames_session *s, struct frames_call *call, int err,
@@ -111,7 +111,8 @@ static void call_ask(ptn_ctx *c, struct frames_call *call, uint32_t type, ptn_pa
     if (ptn_memory_pressure())
         ptn_count(PTN_C_SHED_MEMORY, 1);
     else if (b != NULL)
-        err = ptn_ask(c, s->directory->router[s->worker], type, b, deadline, cb, call, &call->corr);
+        err = ptn_ask(c, s->config->directory->router[s->config->worker], type, b, deadline, cb,
+                      call, &call->corr);
     if (err == 0)
         return;
     ptn_buf_unref(b);
@@ -125,9 +126,9 @@ static ptn_request request_of(ptn_ctx *c, const frames_session *s, struct frames
     call->started = ptn_clock(c);
     return (ptn_request){
         .method = PTN_POST,
-        .principal = s->identity.p,
+        .principal = frames_principal(s),
         .trace_id = {call->trace, sizeof call->trace},
-        .protocol = s->protocol,
+        .protocol = s->config->protocol,
     };
 }
 
@@ -153,7 +154,7 @@ static ptn_str idempotency_key(ptn_bytes raw) {
 
 void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     ptn_unpack u = ptn_unpack_of(in->topic);
-    ptn_publish_call p = {.user = s->identity.p.user, .data = in->data};
+    ptn_publish_call p = {.user = frames_principal(s).user, .data = in->data};
     if (!ptn_unpack_str(&u, &p.topic) || !ptn_topic_is_valid(p.topic)) {
         frames__invalid(c, s, in, "topic",
                         "must be a topic: dot-separated segments without blanks or `*`, "
@@ -176,7 +177,7 @@ void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_i
     ptn_pack w;
     ptn_pack_init(&w, p.topic.n + p.user.n + p.key.n + p.data.n + 32);
     ptn_publish_pack(&w, &p);
-    call_ask(c, call, PTN_MSG_PUBLISH, &w, ptn_now(c) + s->request_ns, published_callback);
+    call_ask(c, call, PTN_MSG_PUBLISH, &w, ptn_now(c) + s->config->request_ns, published_callback);
 }
 
 /* ---- message -------------------------------------------------------------------------------- */
@@ -256,7 +257,7 @@ void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_i
         ptn_pack_raw(&w, f.nested);
     else
         pack_flat_message(&w, &f, in->frame);
-    call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + s->request_ns, reply_callback);
+    call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + s->config->request_ns, reply_callback);
 }
 
 /* ---- request -------------------------------------------------------------------------------- */
@@ -395,13 +396,13 @@ static bool read_target(ptn_bytes frame, ptn_request *r) {
 static bool read_timeout(const frames_session *s, ptn_bytes frame, ptn_time *ret_ns) {
     ptn_bytes raw;
     uint64_t ms;
-    *ret_ns = s->request_ns;
+    *ret_ns = s->config->request_ns;
     if (!ptn_map_get(frame, "timeoutMs", &raw) || ptn_kind_of(raw) == PTN_KIND_NIL)
         return true;
     ptn_unpack u = ptn_unpack_of(raw);
     if (!ptn_unpack_uint(&u, &ms) || ms == 0)
         return false;
-    *ret_ns = ms < s->request_ns_max / PTN_MS ? ms * PTN_MS : s->request_ns_max;
+    *ret_ns = ms < s->config->request_ns_max / PTN_MS ? ms * PTN_MS : s->config->request_ns_max;
     return true;
 }
 

@@ -106,7 +106,7 @@ static bool read_rate(ptn_ctx *c, frames_session *s, const struct frames_in *in,
 
 /* There is a hub to talk to, or the client has been told what to use. */
 static bool check_hub(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
-    if (s->hub != NULL)
+    if (s->config->hub != NULL)
         return true;
     frames_send_error(c, s, in->ticket, in->id, PTN_CODE_INVALID_REQUEST,
                       "this socket carries no events: connect a SUB socket to the event address, "
@@ -126,7 +126,8 @@ static void refuse_topic(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_byt
 static bool check_sink(ptn_ctx *c, frames_session *s, const struct frames_in *in) {
     int err = 0;
     if (s->sink == PTN_SINK_NONE)
-        err = s->ops->open_sink != NULL ? s->ops->open_sink(c, s->self) : -PTN_EOVERLOAD;
+        err = s->config->ops->open_sink != NULL ? s->config->ops->open_sink(c, s->self)
+                                                : -PTN_EOVERLOAD;
     if (err == 0 && s->sink != PTN_SINK_NONE)
         return true;
     frames_send_error(c, s, in->ticket, in->id, PTN_CODE_OVERLOADED,
@@ -138,8 +139,9 @@ static bool check_sink(ptn_ctx *c, frames_session *s, const struct frames_in *in
 static void subscribe_one(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                           struct frames_call *call, ptn_str topic, ptn_position since,
                           enum ptn_policy policy, uint32_t every_ms) {
-    int err = ptn_hub_subscribe(c, s->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since, policy,
-                                every_ms, &s->identity.p);
+    const ptn_principal p = frames_principal(s);
+    int err = ptn_hub_subscribe(c, s->config->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since,
+                                policy, every_ms, &p);
     if (err == 0)
         return;
     const char *message;
@@ -295,7 +297,7 @@ void frames__handle_unsubscribe(ptn_ctx *c, frames_session *s, const struct fram
         ptn_pack_str(&w, topic);
         int err = 0;
         if (s->sink != PTN_SINK_NONE)
-            err = ptn_hub_unsubscribe(c, s->hub, s->sink, topic);
+            err = ptn_hub_unsubscribe(c, s->config->hub, s->sink, topic);
         if (err < 0 && err != -PTN_ENOTFOUND) {
             const char *message;
             const int code = ptn_code_of_err(err, &message);

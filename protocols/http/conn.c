@@ -193,7 +193,7 @@ static void timer_ensure(ptn_ctx *c, struct http_conn *conn) {
 
 /* Which limit counts now.  The clock of a phase starts when the phase does, not with every read. */
 static void wait_update(ptn_ctx *c, struct http_conn *conn) {
-    const edge_limits *limits = &conn->edge->limits;
+    const edge_limits *limits = &conn->edge->base.limits;
     enum http_wait wait = HTTP_WAIT_NONE;
     ptn_time after = 0;
     if (conn->finishing) {
@@ -224,9 +224,9 @@ static void wait_update(ptn_ctx *c, struct http_conn *conn) {
 
 static bool may_parse(const struct http_conn *conn) {
     return !conn->sealed && !conn->finishing && !conn->edge->base.paused &&
-           conn->n_exchanges < conn->edge->limits.pipeline_max &&
-           conn->held_bytes <= conn->edge->limits.body_bytes_max &&
-           ptn_stream_queued(conn->stream) <= conn->edge->limits.out_bytes_max;
+           conn->n_exchanges < conn->edge->base.limits.pipeline_max &&
+           conn->held_bytes <= conn->edge->base.limits.body_bytes_max &&
+           ptn_stream_queued(conn->stream) <= conn->edge->base.limits.out_bytes_max;
 }
 
 static const char continue_line[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -242,7 +242,7 @@ static bool flush(ptn_ctx *c, struct http_conn *conn) {
         if (x->state != HTTP_X_READY || conn->finishing)
             return true;
         if (x->frame != NULL) {
-            if (ptn_stream_queued(conn->stream) > conn->edge->limits.out_bytes_max)
+            if (ptn_stream_queued(conn->stream) > conn->edge->base.limits.out_bytes_max)
                 return true; /* on_drain() comes back */
             ptn_stream_send(conn->stream, x->frame);
         }
@@ -432,7 +432,7 @@ static void on_timer(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
         return;
     }
     if (conn->wait == HTTP_WAIT_FLUSH) {
-        if (ptn_stream_queued(conn->stream) <= conn->edge->limits.out_bytes_max) {
+        if (ptn_stream_queued(conn->stream) <= conn->edge->base.limits.out_bytes_max) {
             on_drain(c, conn);
             return;
         }
@@ -502,7 +502,7 @@ void http_conn_accept(ptn_ctx *c, void *edge_arg, ptn_stream *s) {
         accept_refuse(e, s, PTN_STR("The broker is short of memory; try again later."));
         return;
     }
-    if (e->base.n_connections < e->limits.connections_max && !e->base.draining)
+    if (e->base.n_connections < e->base.limits.connections_max && !e->base.draining)
         conn = calloc(1, sizeof *conn);
     if (conn == NULL) {
         ptn_count(PTN_C_CLOSED_LIMIT, 1);
@@ -514,7 +514,7 @@ void http_conn_accept(ptn_ctx *c, void *edge_arg, ptn_stream *s) {
     conn->last = &conn->first;
     conn->due = PTN_NEVER;
     conn->reading = true;
-    http_parser_init(&conn->parser, &e->limits);
+    http_parser_init(&conn->parser, &e->base.limits);
     conn->next = e->base.http_conns;
     conn->pprev = &e->base.http_conns;
     if (conn->next != NULL)
@@ -524,8 +524,8 @@ void http_conn_accept(ptn_ctx *c, void *edge_arg, ptn_stream *s) {
     ptn_count(PTN_C_CONNECTIONS_ACCEPTED_HTTP, 1);
     ptn_gauge_add(PTN_G_CONNECTIONS_HTTP, 1);
     /* One answer may exceed the bound that decides whether the next is written (flush). */
-    ptn_stream_limits(s, (size_t)e->limits.out_bytes_max + 2 * (size_t)PTN_BUF_BYTES_MAX,
-                      e->limits.stall_ns);
+    ptn_stream_limits(s, (size_t)e->base.limits.out_bytes_max + 2 * (size_t)PTN_BUF_BYTES_MAX,
+                      e->base.limits.stall_ns);
     ptn_stream_open(s, &conn_stream_ops, conn);
     http_conn_advance(c, conn); /* the first wait, and no reading while the edge pauses */
 }

@@ -62,8 +62,8 @@ static int edge_init(ptn_ctx *c, void *state, void *arg) {
         return -PTN_EINVAL;
     e->base.config = config;
     e->base.worker = ptn_worker(c);
-    e->limits = config->limits;
-    edge_limits_defaults(&e->limits);
+    e->base.limits = config->limits;
+    edge_limits_defaults(&e->base.limits);
     ptn_random(c, e->trace_state, sizeof e->trace_state);
     e->base.json = ptn_json_parser_new();
     if (e->base.json == NULL)

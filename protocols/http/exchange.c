@@ -131,8 +131,8 @@ static void pack_forwarded(ptn_out *o, const struct http_request *r) {
 static bool pack_body(ptn_ctx *c, struct http_exchange *x, const struct http_request *r,
                       ptn_pack *w) {
     const struct http_edge *e = x->conn->edge;
-    ptn_codec_limits limits = {.bytes_max = e->limits.body_bytes_max,
-                               .depth_max = e->limits.depth_max};
+    ptn_codec_limits limits = {.bytes_max = e->base.limits.body_bytes_max,
+                               .depth_max = e->base.limits.depth_max};
     ptn_codec_error why = {"", 0};
     int err = 0;
     if (r->body.n == 0) {
@@ -319,7 +319,7 @@ static bool is_ws_path(const struct http_exchange *x, const struct http_request 
 
 /* The checks that need no actor.  False: answered. */
 static bool acceptable(ptn_ctx *c, struct http_exchange *x, const struct http_request *r) {
-    const edge_limits *limits = &x->conn->edge->limits;
+    const edge_limits *limits = &x->conn->edge->base.limits;
     ptn_time after = limits->request_ns;
     if (r->asterisk) {
         http_respond_empty(c, x, 204, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
@@ -455,7 +455,7 @@ bool http_exchange_upgrade(ptn_ctx *c, struct http_exchange *x) {
         http_respond_problem(c, x, &p);
         return false;
     }
-    ptn_stream_limits(conn->stream, e->limits.out_bytes_max, e->limits.stall_ns);
+    ptn_stream_limits(conn->stream, e->base.limits.out_bytes_max, e->base.limits.stall_ns);
     ptn_bytes early = {conn->pending.p == NULL ? NULL : conn->pending.p + conn->pending_at,
                        conn->pending.len - conn->pending_at};
     /* The reader may be off because bytes had to wait; the new machine starts with it on. */

@@ -227,8 +227,7 @@ struct http_conn {
 };
 
 struct http_edge {
-    edge base;          /* first: ws sees this part */
-    edge_limits limits; /* the configured ones, defaults filled in */
+    edge base; /* first: ws sees this part */
     struct http_exchange *free_exchanges;
     uint32_t n_free_exchanges;
     uint32_t n_refusing; /* streams over connections_max that are being told so */

@@ -223,7 +223,8 @@ static void deliver(struct http_exchange *x, const uint8_t *head, size_t head_by
     x->state = HTTP_X_READY;
     if (conn->finishing)
         return;
-    if (conn->first == x && ptn_stream_queued(conn->stream) <= conn->edge->limits.out_bytes_max) {
+    if (conn->first == x &&
+        ptn_stream_queued(conn->stream) <= conn->edge->base.limits.out_bytes_max) {
         ptn_stream_write(conn->stream, head, head_bytes);
         if (body_bytes != 0)
             ptn_stream_write(conn->stream, body, body_bytes);

@@ -111,7 +111,8 @@ static void on_subscribed(ptn_ctx *c, void *self, const ptn_subscribed *r) {
         ptn_stream_close(conn->stream, o->err);
         return;
     }
-    ptn_stream_limits(conn->stream, conn->edge->limits.out_bytes_max, conn->edge->limits.stall_ns);
+    ptn_stream_limits(conn->stream, conn->edge->base.limits.out_bytes_max,
+                      conn->edge->base.limits.stall_ns);
     ptn_stream_write(conn->stream, o->p, o->len);
 }
 
@@ -134,7 +135,7 @@ static ptn_frame *event_frame(struct http_edge *e, const ptn_event *event) {
 
 static enum ptn_sink_load load_of(struct http_sse *sse) {
     struct http_conn *conn = sse->conn;
-    const size_t busy = conn->edge->limits.out_bytes_max / 8;
+    const size_t busy = conn->edge->base.limits.out_bytes_max / 8;
     if (ptn_stream_queued(conn->stream) <= busy || !ptn_stream_is_congested(conn->stream, busy))
         return PTN_SINK_FREE;
     sse->congested = true;

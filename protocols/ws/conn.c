@@ -59,7 +59,7 @@ void ws__close(ptn_ctx *c, struct ws_conn *w, unsigned ws_code, int code, uint32
     if (w->state != WS_OPEN)
         return;
     w->state = WS_CLOSING;
-    w->close_due = ptn_now(c) + WS_CLOSE_WAIT_NS;
+    w->end_due = ptn_now(c) + WS_CLOSE_WAIT_NS;
     ws__timer_arm(c, w);
     ws__read_on(c, w); /* the peer's close may stand behind what waits */
 }
@@ -84,9 +84,9 @@ static ptn_time earlier(ptn_time a, ptn_time b) {
 }
 
 void ws__timer_arm(ptn_ctx *c, struct ws_conn *w) {
-    ptn_time due = w->close_due;
+    ptn_time due = w->end_due;
     if (w->state == WS_OPEN)
-        due = earlier(earlier(w->auth_due, w->expire_due), earlier(w->ping_due, w->pong_due));
+        due = earlier(due, earlier(w->ping_due, w->pong_due));
     const ptn_time now = ptn_now(c);
     PTN_DEBUG_ASSERT(ptn_self(c) == w->edge->self);
     if (w->backlog != NULL)
@@ -96,7 +96,7 @@ void ws__timer_arm(ptn_ctx *c, struct ws_conn *w) {
 
 /* When the token expires, on the monotonic clock. */
 static ptn_time expiry_of(ptn_ctx *c, const struct ws_conn *w) {
-    const int64_t expires_ms = w->session.identity.p.expires_ms, wall_ms = ptn_wall_ms(c);
+    const int64_t expires_ms = frames_principal(&w->session).expires_ms, wall_ms = ptn_wall_ms(c);
     if (expires_ms <= 0)
         return PTN_NEVER;
     if (expires_ms <= wall_ms)
@@ -106,8 +106,8 @@ static ptn_time expiry_of(ptn_ctx *c, const struct ws_conn *w) {
 }
 
 static void token_expired(ptn_ctx *c, struct ws_conn *w) {
-    w->expire_due = expiry_of(c, w); /* the wall clock may have been set back */
-    if (w->expire_due > ptn_now(c))
+    w->end_due = expiry_of(c, w); /* the wall clock may have been set back */
+    if (w->end_due > ptn_now(c))
         return;
     frames_send_error(c, &w->session, 0, (ptn_bytes){0}, PTN_CODE_TOKEN_EXPIRED,
                       "the access token has expired; connect again with a new one");
@@ -119,7 +119,7 @@ static void token_expired(ptn_ctx *c, struct ws_conn *w) {
  * only the next pong counts. */
 static void pong_overdue(ptn_ctx *c, struct ws_conn *w) {
     const bool unheard = w->backlog != NULL || ptn_stream_queued(w->stream) > 0;
-    w->pong_due = unheard ? ptn_now(c) + w->pong_ns : PTN_NEVER;
+    w->pong_due = unheard ? ptn_now(c) + w->edge->limits.ws_pong_ns : PTN_NEVER;
     if (w->heard || unheard)
         return;
     ptn_count(PTN_C_CLOSED_NO_PONG, 1);
@@ -128,9 +128,9 @@ static void pong_overdue(ptn_ctx *c, struct ws_conn *w) {
 
 static void send_ping(ptn_ctx *c, struct ws_conn *w) {
     w->heard = false;
-    w->ping_due = ptn_now(c) + w->ping_ns;
+    w->ping_due = ptn_now(c) + w->edge->limits.ws_ping_ns;
     if (w->pong_due == PTN_NEVER)
-        w->pong_due = ptn_now(c) + w->pong_ns;
+        w->pong_due = ptn_now(c) + w->edge->limits.ws_pong_ns;
     ws__send_control(w, WS_OP_PING, (ptn_bytes){0});
 }
 
@@ -139,12 +139,14 @@ static void timer_callback(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     const ptn_time now = ptn_now(c);
     (void)state;
     (void)t;
-    if (w->state == WS_CLOSING && now >= w->close_due)
+    if (w->state == WS_CLOSING && now >= w->end_due)
         ws__finish(w);
-    if (w->state == WS_OPEN && now >= w->auth_due)
-        ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_UNAUTHENTICATED, 0);
-    if (w->state == WS_OPEN && now >= w->expire_due)
-        token_expired(c, w);
+    if (w->state == WS_OPEN && now >= w->end_due) {
+        if (w->authenticated)
+            token_expired(c, w);
+        else
+            ws__close(c, w, WS_CLOSE_UNAUTHENTICATED, PTN_CODE_UNAUTHENTICATED, 0);
+    }
     if (w->state == WS_OPEN && now >= w->pong_due)
         pong_overdue(c, w);
     if (w->state == WS_OPEN && now >= w->ping_due)
@@ -165,10 +167,10 @@ static void session_send(ptn_ctx *c, void *self, uint64_t ticket, ptn_bytes fram
 static void session_authenticated(ptn_ctx *c, void *self) {
     struct ws_conn *w = self;
     w->authenticated = true;
-    w->auth_due = PTN_NEVER;
-    w->expire_due = expiry_of(c, w);
-    if (w->state == WS_OPEN)
-        ws__timer_arm(c, w);
+    if (w->state != WS_OPEN)
+        return;
+    w->end_due = expiry_of(c, w);
+    ws__timer_arm(c, w);
 }
 
 static void session_close(ptn_ctx *c, void *self, unsigned ws_code, int code) {
@@ -206,7 +208,8 @@ static void on_close(ptn_ctx *c, void *owner, int reason) {
         ptn_count(PTN_C_CLOSED_SLOW_CONSUMER, 1);
     w->state = WS_DONE;
     ptn_timer_stop(c, &w->timer);
-    ws__sink_close(c, w); /* first: afterwards no tag of a call is alive in the hub */
+    ws__sink_close(c, w->edge->config->hub,
+                   w); /* first: afterwards no tag of a call is alive in the hub */
     frames_session_done(c, &w->session);
     ws_parser_done(&w->parser);
     ws__backlog_done(w);
@@ -232,7 +235,7 @@ static void edge_gone(void *arg) {
         ws__backlog_done(w);
         w->state = WS_DONE;
         w->stream = NULL;
-        w->edge = NULL;
+        w->hub = e->config->hub;
         if (w->session.sink == PTN_SINK_NONE) {
             free(w);
             continue;
@@ -246,13 +249,14 @@ static void orphans_reap(ptn_ctx *c) {
     while (orphans != NULL) {
         struct ws_conn *w = orphans;
         orphans = w->next;
-        ws__sink_close(c, w);
+        ws__sink_close(c, w->hub, w);
         free(w);
     }
 }
 
-static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, const edge_limits *l,
+static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s,
                       enum ws_subprotocol sub, bool deflate) {
+    const edge_limits *l = &e->limits;
     const bool msgpack = sub == WS_SUB_MSGPACK;
     const ptn_time now = ptn_now(c);
     w->edge = e;
@@ -260,27 +264,12 @@ static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, con
     w->opcode = msgpack ? WS_OP_BINARY : WS_OP_TEXT;
     w->form = (uint8_t)((msgpack ? PTN_FORM_WS_MSGPACK : PTN_FORM_WS_JSON) +
                         (deflate ? PTN_FORM_WS_DEFLATED : 0));
-    w->auth_due = now + l->ws_auth_ns;
+    w->end_due = now + l->ws_auth_ns;
     w->ping_due = now + l->ws_ping_ns;
-    w->expire_due = w->pong_due = w->close_due = PTN_NEVER;
-    w->ping_ns = l->ws_ping_ns;
-    w->pong_ns = l->ws_pong_ns;
-    w->depth_max = l->depth_max;
-    w->out_bytes_max = (uint32_t)l->out_bytes_max;
+    w->pong_due = PTN_NEVER;
+    w->out_bytes_max = l->out_bytes_max;
     ws_parser_init(&w->parser, w->opcode, l->message_bytes_max, deflate ? e->deflate : NULL);
-    w->session = (frames_session){
-        .ops = &session_ops,
-        .self = w,
-        .directory = e->config->directory,
-        .worker = e->worker,
-        .protocol = PTN_PROTO_WS,
-        .hub = e->config->hub,
-        .pending_max = l->ws_requests_max,
-        .heartbeat_ms = (uint32_t)(l->ws_ping_ns / PTN_MS),
-        .request_ns = l->request_ns,
-        .request_ns_max = l->request_ns_max,
-    };
-    frames_session_init(c, &w->session);
+    frames_session_init(&w->session, &e->ws_sessions, w);
     w->next = e->ws_conns;
     w->pprev = &e->ws_conns;
     if (w->next != NULL)
@@ -295,28 +284,45 @@ static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s, con
 static enum ws_deflate_answer deflate_answer(edge *e, const ws_upgrade *u) {
     enum ws_deflate_answer answer = WS_DEFLATE_OFF;
     (void)ws__extensions(u->extensions, &answer); /* ws_upgrade_check() */
-    if (answer == WS_DEFLATE_OFF || e->config->limits.ws_deflate_bytes_min == 0)
+    if (answer == WS_DEFLATE_OFF || e->limits.ws_deflate_bytes_min == 0)
         return WS_DEFLATE_OFF;
     if (e->deflate == NULL)
         e->deflate = ws_deflate_new();
     return e->deflate != NULL ? answer : WS_DEFLATE_OFF;
 }
 
+/* What all WebSockets of an edge need.  0 or -PTN_ENOMEM. */
+static int edge_first(ptn_ctx *c, edge *e) {
+    const edge_limits *l = &e->limits;
+    const int err = ptn_defer(c, edge_gone, e);
+    if (err < 0)
+        return err;
+    e->self = ptn_self(c);
+    e->ws_sessions = (frames_config){
+        .ops = &session_ops,
+        .directory = e->config->directory,
+        .worker = e->worker,
+        .protocol = PTN_PROTO_WS,
+        .hub = e->config->hub,
+        .pending_max = l->ws_requests_max,
+        .heartbeat_ms = (uint32_t)(l->ws_ping_ns / PTN_MS),
+        .request_ns = l->request_ns,
+        .request_ns_max = l->request_ns_max,
+    };
+    return 0;
+}
+
 int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_bytes early) {
     const enum ws_subprotocol sub = ws__negotiate(u->protocols);
     orphans_reap(c);
-    if (!e->ws_deferred && ptn_defer(c, edge_gone, e) < 0)
+    if (e->ws_sessions.ops == NULL && edge_first(c, e) < 0)
         return -PTN_ENOMEM;
-    e->ws_deferred = true;
-    e->self = ptn_self(c);
     struct ws_conn *w = calloc(1, sizeof *w);
     if (w == NULL)
         return -PTN_ENOMEM;
-    edge_limits limits = e->config->limits;
-    edge_limits_defaults(&limits);
     const enum ws_deflate_answer deflate = deflate_answer(e, u);
-    conn_init(c, w, e, s, &limits, sub, deflate != WS_DEFLATE_OFF);
-    ptn_stream_limits(s, limits.out_bytes_max, limits.stall_ns);
+    conn_init(c, w, e, s, sub, deflate != WS_DEFLATE_OFF);
+    ptn_stream_limits(s, e->limits.out_bytes_max, e->limits.stall_ns);
     ptn_stream_open(s, &stream_ops, w);
     if (ws__write_101(s, u, sub, deflate) != 0)
         w->state = WS_DONE; /* the stream is closing: on_close frees */
@@ -347,7 +353,8 @@ void ws_drain_idle(ptn_ctx *c, edge *e, uint32_t reconnect_after_ms) {
 
 void ws_session_revoked(ptn_ctx *c, edge *e, ptn_str session, ptn_str user) {
     for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next) {
-        if (ptn_principal_is_revoked(&w->session.identity.p, session, user))
+        const ptn_principal p = frames_principal(&w->session);
+        if (ptn_principal_is_revoked(&p, session, user))
             ws__close(c, w, WS_CLOSE_BAD_TOKEN, PTN_CODE_UNAUTHENTICATED, 0);
     }
 }

@@ -37,17 +37,21 @@ struct ws_conn {
     bool authenticated;
     bool congested; /* the hub waits for on_drain */
     uint32_t out_bytes_max;
-    edge *edge;
+    union {
+        edge *edge;
+        ptn_hub *hub; /* an orphan's: the hub that knows it */
+    };
     struct ws_conn *next, **pprev; /* of the edge; of the orphans: next only */
     struct ws_backlog *backlog;    /* not NULL: reading is off until answers have come */
     ptn_timer timer; /* due at the earliest of these, PTN_NEVER where it does not apply: */
-    ptn_time auth_due, expire_due, ping_due, pong_due, close_due;
-    ptn_time ping_ns, pong_ns; /* of the edge's limits, defaults filled in */
-    uint32_t depth_max;
+    /* The end, unless something comes first: authentication, then (the token's end) another token,
+     * and while it closes the peer's close. */
+    ptn_time end_due;
+    ptn_time ping_due, pong_due;
     frames_session session;
     ws_parser parser;
 };
-_Static_assert(sizeof(struct ws_conn) <= 512, "an idle connection stays small");
+_Static_assert(sizeof(struct ws_conn) <= 288, "an idle connection stays small");
 
 /* The unread tail of a read, while the session is full.  At most one of them per connection, and at
  * most as long as one read. */
@@ -102,7 +106,7 @@ void ws__backlog_done(struct ws_conn *w);
 /* ---- sink.c ---- */
 
 int ws__sink_open(struct ws_conn *w);
-void ws__sink_close(ptn_ctx *c, struct ws_conn *w);
+void ws__sink_close(ptn_ctx *c, ptn_hub *hub, struct ws_conn *w);
 /* The stream's on_drain: the hub goes on. */
 void ws__on_drain(ptn_ctx *c, void *owner);
 

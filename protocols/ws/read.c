@@ -77,7 +77,8 @@ static bool on_message(void *arg, enum ws_opcode opcode, ptn_bytes payload) {
     struct ws_conn *w = r->w;
     if (w->state != WS_OPEN)
         return w->state == WS_CLOSING; /* only the peer's close matters now */
-    const ptn_codec_limits limits = {.bytes_max = w->parser.bytes_max, .depth_max = w->depth_max};
+    const ptn_codec_limits limits = {.bytes_max = w->parser.bytes_max,
+                                     .depth_max = w->edge->limits.depth_max};
     ptn_count(PTN_C_RECEIVED_WS, 1);
     if (opcode == WS_OP_TEXT) {
         take_json(r->c, w, payload, &limits);

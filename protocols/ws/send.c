@@ -31,7 +31,7 @@ static void scratch_trim(ptn_out *text) {
 
 /* The compressed form of a payload, if the client takes one and it is worth it. */
 static bool pack(struct ws_conn *w, ptn_bytes payload, ptn_bytes *ret_packed) {
-    return w->parser.deflate != NULL && payload.n >= w->edge->config->limits.ws_deflate_bytes_min &&
+    return w->parser.deflate != NULL && payload.n >= w->edge->limits.ws_deflate_bytes_min &&
            ws_deflate_pack(w->parser.deflate, payload, ret_packed) == 0;
 }
 

@@ -78,7 +78,7 @@ void ws__on_drain(ptn_ctx *c, void *owner) {
         return;
     w->congested = false;
     if (w->session.sink != PTN_SINK_NONE)
-        ptn_hub_sink_writable(c, w->session.hub, w->session.sink);
+        ptn_hub_sink_writable(c, w->session.config->hub, w->session.sink);
 }
 
 /* The subscriptions are lost: the client must come back and subscribe again. */
@@ -97,12 +97,12 @@ static const ptn_sink_ops sink_ops = {
 };
 
 int ws__sink_open(struct ws_conn *w) {
-    return ptn_hub_sink_open(w->session.hub, &sink_ops, w, &w->session.sink);
+    return ptn_hub_sink_open(w->session.config->hub, &sink_ops, w, &w->session.sink);
 }
 
-void ws__sink_close(ptn_ctx *c, struct ws_conn *w) {
+void ws__sink_close(ptn_ctx *c, ptn_hub *hub, struct ws_conn *w) {
     if (w->session.sink == PTN_SINK_NONE)
         return;
-    ptn_hub_sink_close(c, w->session.hub, w->session.sink);
+    ptn_hub_sink_close(c, hub, w->session.sink);
     w->session.sink = PTN_SINK_NONE;
 }

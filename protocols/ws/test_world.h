@@ -104,6 +104,8 @@ static inline int edge_init(ptn_ctx *c, void *state, void *arg) {
     struct test_edge *e = state;
     e->world = arg;
     e->base.config = &e->world->config;
+    e->base.limits = e->world->config.limits;
+    edge_limits_defaults(&e->base.limits);
     e->base.json = ptn_json_parser_new();
     cr_assert_eq(ptn_defer(c, edge_release, &e->base), 0);
     int err = ptn_listen(c, e->world->ep, edge_accept, e, &e->listener);

@@ -125,21 +125,6 @@ static void call_authenticated(ptn_ctx *c, void *self) {
 
 static const frames_ops call_ops = {.send = call_send, .authenticated = call_authenticated};
 
-static void session_prepare(ptn_ctx *c, zmq_gw_state *st, frames_session *s, const frames_ops *ops,
-                            void *self) {
-    const zmq_gw *gw = st->gw;
-    *s = (frames_session){.ops = ops,
-                          .self = self,
-                          .directory = gw->directory,
-                          .worker = gw->worker,
-                          .protocol = PTN_PROTO_ZMQ,
-                          .one_answer = true,
-                          .pending_max = CALL_PENDING_MAX,
-                          .request_ns = gw->limits.request_ns,
-                          .request_ns_max = gw->limits.request_ns_max};
-    frames_session_init(c, s);
-}
-
 /* NULL with *reterr_message: no room, in the pool or for this peer. */
 static zmq_gw_call *call_new(ptn_ctx *c, zmq_gw_state *st, const ptn_bytes *envelope,
                              size_t n_envelope, const char **reterr_message) {
@@ -219,7 +204,7 @@ void zmq_gw_calls_message(ptn_ctx *c, zmq_gw_state *st, const ptn_bytes *parts, 
         call->n_id = (uint8_t)(r.id.n <= sizeof(call->id) ? r.id.n : 0);
         if (call->n_id > 0)
             memcpy(call->id, r.id.p, call->n_id);
-        session_prepare(c, st, &call->session, &call_ops, call);
+        frames_session_init(&call->session, &st->sessions, call);
         if (r.token.n == 0) {
             frames_handle(c, &call->session, 1, ptn_buf_bytes(r.frame));
         } else {
@@ -240,7 +225,17 @@ int zmq_gw_calls_init(ptn_ctx *c, zmq_gw_state *st) {
         st->calls[i].next = st->free;
         st->free = &st->calls[i];
     }
-    session_prepare(c, st, &st->refusal.session, &refusal_ops, st);
+    st->sessions = (frames_config){.ops = &call_ops,
+                                   .directory = st->gw->directory,
+                                   .worker = st->gw->worker,
+                                   .protocol = PTN_PROTO_ZMQ,
+                                   .one_answer = true,
+                                   .pending_max = CALL_PENDING_MAX,
+                                   .request_ns = st->gw->limits.request_ns,
+                                   .request_ns_max = st->gw->limits.request_ns_max};
+    st->refusals = st->sessions;
+    st->refusals.ops = &refusal_ops;
+    frames_session_init(&st->refusal.session, &st->refusals, st);
     return 0;
 }
 

@@ -99,6 +99,7 @@ typedef struct zmq_gw_refusal { /* answers what never became a call */
 
 typedef struct zmq_gw_state {
     zmq_gw *gw;
+    frames_config sessions, refusals; /* of calls, and of what never became one */
     ptn_json_parser *json;
     ptn_out text;  /* scratch for JSON answers */
     ptn_out spare; /* for the one that says that there is no memory */
