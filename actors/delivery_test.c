@@ -191,17 +191,17 @@ static const ptn_sink_ops sink_ops = {.taken = on_taken,
 
 static bool client_open(struct client *cl) {
     if (!cl->open)
-        cl->open = ptn_hub_sink_open(cl->w->hub[cl->worker], &sink_ops, cl, &cl->sink) == 0;
+        cl->open = ptn_hub_sink_open(cl->w->hub[cl->worker], &sink_ops, cl, ptn_str_of(cl->user),
+                                     &cl->sink) == 0;
     return cl->open;
 }
 
 static int ask_hub(ptn_ctx *c, struct client *cl, uint64_t tag, const char *topic, ptn_position p,
                    enum ptn_policy policy) {
-    ptn_principal who = {.user = ptn_str_of(cl->user), .roles = PTN_ROLE_USER};
     const uint32_t every_ms =
         policy == PTN_POLICY_LATEST && chance(cl->w, 2) == 0 ? 1 + chance(cl->w, 20) : 0;
     return ptn_hub_subscribe(c, cl->w->hub[cl->worker], cl->sink, tag, ptn_str_of(topic), p, policy,
-                             every_ms, &who);
+                             every_ms, PTN_ROLE_USER);
 }
 
 /* Half of the subscriptions leave it to the broker. */

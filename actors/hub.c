@@ -323,19 +323,18 @@ int hub_attach_topic(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_atta
     if (t != NULL) {
         a->topic = t;
         t->pending++;
-        t->owner = ptn_topic_owner(h->directory, topic);
         ptn_pack w;
         ptn_pack_init(&w, 96 + topic.n);
         ptn_pack_array(&w, 5);
         ptn_pack_str(&w, topic);
-        ptn_pack_str(&w, (ptn_str){s->user, s->user_bytes});
+        ptn_pack_str(&w, hub_sink_user(s));
         ptn_pack_uint(&w, roles);
         ptn_pack_str_or_nil(&w, since.epoch);
         ptn_pack_uint(&w, since.offset);
         ptn_buf *b = ptn_pack_finish(&w);
         if (b != NULL)
-            r = ptn_ask(c, t->owner, PTN_MSG_TOPIC_ATTACH, b, ptn_now(c) + 10 * PTN_SEC,
-                        attach_ended, a, NULL);
+            r = ptn_ask(c, ptn_topic_owner(h->directory, topic), PTN_MSG_TOPIC_ATTACH, b,
+                        ptn_now(c) + 10 * PTN_SEC, attach_ended, a, NULL);
         if (r < 0) {
             ptn_buf_unref(b);
             t->pending--;
@@ -394,7 +393,7 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     uint32_t n;
     uint64_t id, tag, roles, policy, every_ms;
     bool reserved;
-    ptn_str topic, user;
+    ptn_str topic;
     ptn_position since;
     if (!ptn_unpack_array(&u, &n) || !ptn_unpack_uint(&u, &id))
         return -PTN_EPROTO;
@@ -403,20 +402,18 @@ static int on_subscribe(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
         return 0; /* it has gone meanwhile */
     if (n == 2 && ptn_unpack_bool(&u, &reserved))
         return hub_subscribe_all(c, h, s, reserved);
-    if (n != 9 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
+    if (n != 8 || !ptn_unpack_uint(&u, &tag) || !ptn_unpack_str(&u, &topic) ||
         !ptn_unpack_str_or_nil(&u, &since.epoch) || !ptn_unpack_uint(&u, &since.offset) ||
         !ptn_unpack_uint(&u, &policy) || policy >= PTN_POLICY_COUNT ||
-        !ptn_unpack_uint(&u, &every_ms) || every_ms > UINT16_MAX || !ptn_unpack_str(&u, &user) ||
-        !ptn_unpack_uint(&u, &roles))
+        !ptn_unpack_uint(&u, &every_ms) || every_ms > UINT16_MAX || !ptn_unpack_uint(&u, &roles))
         return -PTN_EPROTO;
-    hub_sink_user(s, user);
     const char *why = NULL;
     if (!ptn_pattern_is_valid(topic))
         hub_refuse(
             c, s, tag, topic, PTN_CODE_INVALID_REQUEST,
             "a topic is 1 to 255 bytes of dot-separated segments; `*` is one segment, `**` the "
             "rest at the end");
-    else if ((why = hub_forbidden(topic, user)) != NULL)
+    else if ((why = hub_forbidden(topic, hub_sink_user(s))) != NULL)
         hub_refuse(c, s, tag, topic, PTN_CODE_FORBIDDEN, why);
     else if (!has_room(h, s, topic))
         hub_refuse_full(c, h, s, tag, topic, false);
@@ -477,7 +474,7 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     for (uint32_t i = t->list.n; i > 0; i--) {
         struct hub_sub *sub = t->list.slots[i - 1].sub;
         struct hub_sink *s = sub->sink;
-        if (!ptn_str_eq(user, (ptn_str){s->user, s->user_bytes}))
+        if (!ptn_str_eq(user, hub_sink_user(s)))
             continue;
         bool asked_for = !hub_cursor_is_fed(sub->cursor);
         leave(c, h, s, sub);
@@ -493,7 +490,7 @@ static int on_evict(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
 static int on_owner_restarted(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     for (uint32_t i = 0; i < h->index.topics.cap; i++) {
         struct hub_topic *t = hub_index_topic_at(&h->index, i);
-        if (t != NULL && t->owner == m->from)
+        if (t != NULL && ptn_topic_owner(h->directory, hub_topic_name(t)) == m->from)
             reset_topic(c, h, t);
     }
     for (unsigned i = 0; i < h->directory->workers; i++) {

@@ -138,7 +138,7 @@ static ptn_time backoff(ptn_ctx *c, const struct hub_cursor *k) {
 static bool is_own(const struct hub_sink *s, ptn_event *e) {
     if (e->sender.p == NULL && !ptn_map_get_str(e->data, "senderId", &e->sender))
         e->sender = (ptn_str){"", 0};
-    return ptn_str_eq(e->sender, (ptn_str){s->user, s->user_bytes});
+    return ptn_str_eq(e->sender, hub_sink_user(s));
 }
 
 /* The device gets nothing more of what comes before `to`, and is told so. */

@@ -44,46 +44,45 @@ struct held { /* a subscription that waits for the queue's list */
     ptn_buf *buf;
 };
 
-struct hub_feed {
-    struct hub_feed *next, **pprev;           /* all of the hub */
-    struct hub_feed *user_next, **user_pprev; /* of the same user */
+struct feed_work { /* what a feed needs until it is subscribed to all of its conversations */
     struct hub_feed *line_next;
     struct hub_feed *late_next, **late_pprev; /* tried again later; late_pprev NULL: not there */
     ptn_time retry_at;
     uint32_t failures; /* in a row */
-    struct hub_reader *reader;
-    ptn_hub *hub;
-    struct hub_sink *sink; /* NULL: closed; freed when the queue has answered */
-    uint64_t roles;
-    bool asking, in_line;
-    bool listed; /* the queue has said which conversations it has */
     uint32_t n_attaching;
     struct feed_item *items, **items_tail;
     struct held *held;
     uint32_t n_held, held_cap;
+};
+
+struct hub_feed {
+    struct hub_feed *next, **pprev;           /* all of the hub */
+    struct hub_feed *user_next, **user_pprev; /* of the same user */
+    struct hub_reader *reader;
+    struct hub_sink *sink;  /* NULL: closed; freed when the queue has answered */
+    struct feed_work *work; /* NULL: listed, and there is nothing to do */
+    uint64_t roles;
+    bool asking, in_line;
+    bool listed; /* the queue has said which conversations it has */
     uint8_t device_bytes;
-    char device[PTN_DEVICE_BYTES_MAX];
+    char device[];
 };
 
 struct hub_reader { /* a user with feeds here */
     UT_hash_handle hh;
     struct hub_feed *feeds;
     uint8_t user_bytes;
-    char user[HUB_USER_BYTES_MAX];
+    char user[];
 };
 
 /* ---- birth and end ------------------------------------------------------------------------ */
-
-static ptn_str user_of(const struct hub_sink *s) {
-    return (ptn_str){s->user, s->user_bytes};
-}
 
 static struct hub_reader *reader_of(ptn_hub *h, ptn_str user, bool make) {
     struct hub_reader *r = NULL;
     HASH_FIND(hh, h->feeds.readers, user.p, user.n, r);
     if (r != NULL || !make)
         return r;
-    r = calloc(1, sizeof *r);
+    r = calloc(1, sizeof *r + user.n);
     if (r == NULL)
         return NULL;
     memcpy(r->user, user.p, user.n);
@@ -96,17 +95,28 @@ static struct hub_reader *reader_of(ptn_hub *h, ptn_str user, bool make) {
     return r;
 }
 
+/* False: no memory. */
+static bool feed_needs_work(struct hub_feed *f) {
+    if (f->work == NULL) {
+        f->work = calloc(1, sizeof *f->work);
+        if (f->work != NULL)
+            f->work->items_tail = &f->work->items;
+    }
+    return f->work != NULL;
+}
+
 static struct hub_feed *feed_new(ptn_hub *h, struct hub_sink *s, uint64_t roles, ptn_str device) {
-    struct hub_feed *f = calloc(1, sizeof *f);
-    struct hub_reader *r = f != NULL ? reader_of(h, user_of(s), true) : NULL;
+    struct hub_feed *f = calloc(1, sizeof *f + device.n);
+    if (f == NULL)
+        return NULL;
+    struct hub_reader *r = feed_needs_work(f) ? reader_of(h, hub_sink_user(s), true) : NULL;
     if (r == NULL) {
+        free(f->work);
         free(f);
         return NULL;
     }
-    f->hub = h;
     f->sink = s;
     f->roles = roles;
-    f->items_tail = &f->items;
     f->device_bytes = (uint8_t)device.n;
     memcpy(f->device, device.p, device.n);
     f->next = h->feeds.all;
@@ -128,35 +138,53 @@ static void feed_free(struct hub_feed *f) {
     *f->pprev = f->next;
     if (f->next != NULL)
         f->next->pprev = f->pprev;
+    free(f->work);
     free(f);
 }
 
 static bool is_late(const struct hub_feed *f) {
-    return f->late_pprev != NULL;
+    return f->work->late_pprev != NULL;
 }
 
 static void late_leave(struct hub_feed *f) {
+    struct feed_work *w = f->work;
     if (!is_late(f))
         return;
-    *f->late_pprev = f->late_next;
-    if (f->late_next != NULL)
-        f->late_next->late_pprev = f->late_pprev;
-    f->late_pprev = NULL;
+    *w->late_pprev = w->late_next;
+    if (w->late_next != NULL)
+        w->late_next->work->late_pprev = w->late_pprev;
+    w->late_pprev = NULL;
+}
+
+static void work_empty(struct hub_feed *f) {
+    struct feed_work *w = f->work;
+    late_leave(f);
+    while (w->items != NULL) {
+        struct feed_item *item = w->items;
+        w->items = item->next;
+        free(item);
+    }
+    w->items_tail = &w->items;
+    while (w->n_held > 0)
+        ptn_buf_unref(w->held[--w->n_held].buf);
+    free(w->held);
+    w->held = NULL;
+}
+
+/* A feed that has all of its conversations keeps nothing of the way there. */
+static void feed_rest(struct hub_feed *f) {
+    const struct feed_work *w = f->work;
+    if (w == NULL || !f->listed || f->in_line || is_late(f) || w->items != NULL ||
+        w->n_attaching > 0)
+        return;
+    free(f->work);
+    f->work = NULL;
 }
 
 /* What the sink had of it. */
 static void feed_empty(ptn_hub *h, struct hub_feed *f) {
-    late_leave(f);
-    while (f->items != NULL) {
-        struct feed_item *item = f->items;
-        f->items = item->next;
-        free(item);
-    }
-    f->items_tail = &f->items;
-    while (f->n_held > 0)
-        ptn_buf_unref(f->held[--f->n_held].buf);
-    free(f->held);
-    f->held = NULL;
+    if (f->work != NULL)
+        work_empty(f);
     *f->user_pprev = f->user_next;
     if (f->user_next != NULL)
         f->user_next->user_pprev = f->user_pprev;
@@ -192,7 +220,7 @@ void hub_feed_done(ptn_hub *h) {
 
 /* A sink that has closed keeps its feed until it is buried. */
 static bool is_open(const struct hub_feed *f) {
-    return f->sink != NULL && hub_sink_of(f->hub, hub_sink_id(f->sink)) == f->sink;
+    return f->sink != NULL && hub_sink_of(f->sink->hub, hub_sink_id(f->sink)) == f->sink;
 }
 
 void hub_feed_reset_all(ptn_ctx *c, ptn_hub *h) {
@@ -203,15 +231,15 @@ void hub_feed_reset_all(ptn_ctx *c, ptn_hub *h) {
 
 /* ---- what waits for the feed -------------------------------------------------------------- */
 
-static bool held_grow(struct hub_feed *f) {
-    if (f->n_held < f->held_cap)
+static bool held_grow(struct feed_work *w) {
+    if (w->n_held < w->held_cap)
         return true;
-    uint32_t cap = f->held_cap == 0 ? 4 : f->held_cap * 2;
-    struct held *held = realloc(f->held, cap * sizeof *held);
+    uint32_t cap = w->held_cap == 0 ? 4 : w->held_cap * 2;
+    struct held *held = realloc(w->held, cap * sizeof *held);
     if (held == NULL)
         return false;
-    f->held = held;
-    f->held_cap = cap;
+    w->held = held;
+    w->held_cap = cap;
     return true;
 }
 
@@ -219,19 +247,21 @@ bool hub_feed_holds(ptn_ctx *c, struct hub_sink *s, uint64_t tag, ptn_str topic,
     struct hub_feed *f = s->feed;
     if (f == NULL || f->listed || !ptn_str_starts(topic, PTN_STR(HUB_CONVERSATION)))
         return false;
-    if (!held_grow(f)) {
-        hub_refuse_full(c, f->hub, s, tag, topic, false);
+    struct feed_work *w = f->work;
+    if (!held_grow(w)) {
+        hub_refuse_full(c, s->hub, s, tag, topic, false);
         return true;
     }
-    f->held[f->n_held++] = (struct held){tag, topic, ptn_now(c) + HOLD_NS, ptn_buf_ref(b)};
+    w->held[w->n_held++] = (struct held){tag, topic, ptn_now(c) + HOLD_NS, ptn_buf_ref(b)};
     s->n_attaches++; /* so that its bound holds for these, too */
     return true;
 }
 
 static void held_refuse(ptn_ctx *c, struct hub_feed *f, uint32_t i, int code, const char *message) {
-    struct held held = f->held[i];
-    f->n_held--;
-    memmove(&f->held[i], &f->held[i + 1], (f->n_held - i) * sizeof held);
+    struct feed_work *w = f->work;
+    struct held held = w->held[i];
+    w->n_held--;
+    memmove(&w->held[i], &w->held[i + 1], (w->n_held - i) * sizeof held);
     f->sink->n_attaches--;
     hub_refuse(c, f->sink, held.tag, held.topic, code, message);
     ptn_buf_unref(held.buf);
@@ -239,21 +269,22 @@ static void held_refuse(ptn_ctx *c, struct hub_feed *f, uint32_t i, int code, co
 
 void hub_feed_cancel(ptn_ctx *c, struct hub_sink *s, ptn_str topic, const char *message) {
     struct hub_feed *f = s->feed;
-    for (uint32_t i = f != NULL ? f->n_held : 0; i > 0; i--)
-        if (is_open(f) && ptn_str_eq(f->held[i - 1].topic, topic))
+    for (uint32_t i = f != NULL && f->work != NULL ? f->work->n_held : 0; i > 0; i--)
+        if (is_open(f) && ptn_str_eq(f->work->held[i - 1].topic, topic))
             held_refuse(c, f, i - 1, PTN_CODE_CONFLICT, message);
 }
 
 /* Whatever happens to the sink on the way, its memory and the feed's stay until the hub's message
  * has been handled. */
 static void held_release(ptn_ctx *c, struct hub_feed *f) {
-    struct held *held = f->held;
-    uint32_t n = f->n_held;
-    f->held = NULL;
-    f->n_held = f->held_cap = 0;
+    struct feed_work *w = f->work;
+    struct held *held = w->held;
+    uint32_t n = w->n_held;
+    w->held = NULL;
+    w->n_held = w->held_cap = 0;
     f->sink->n_attaches -= n;
     for (uint32_t i = 0; i < n; i++) {
-        hub_take(c, f->hub, held[i].buf);
+        hub_take(c, f->sink->hub, held[i].buf);
         ptn_buf_unref(held[i].buf);
     }
     free(held);
@@ -262,30 +293,31 @@ static void held_release(ptn_ctx *c, struct hub_feed *f) {
 /* ---- subscribing -------------------------------------------------------------------------- */
 
 static void line_add(struct hub_feed *f) {
-    struct hub_feeds *all = &f->hub->feeds;
+    struct hub_feeds *all = &f->sink->hub->feeds;
     if (f->in_line || is_late(f))
         return;
     f->in_line = true;
-    f->line_next = NULL;
+    f->work->line_next = NULL;
     if (all->line_last != NULL)
-        all->line_last->line_next = f;
+        all->line_last->work->line_next = f;
     else
         all->line_first = f;
     all->line_last = f;
 }
 
 static void item_push(struct hub_feed *f, struct feed_item *item) {
+    struct feed_work *w = f->work;
     item->next = NULL;
-    *f->items_tail = item;
-    f->items_tail = &item->next;
+    *w->items_tail = item;
+    w->items_tail = &item->next;
     line_add(f);
 }
 
-static struct feed_item *item_pop(struct hub_feed *f) {
-    struct feed_item *item = f->items;
-    f->items = item->next;
-    if (f->items == NULL)
-        f->items_tail = &f->items;
+static struct feed_item *item_pop(struct feed_work *w) {
+    struct feed_item *item = w->items;
+    w->items = item->next;
+    if (w->items == NULL)
+        w->items_tail = &w->items;
     return item;
 }
 
@@ -296,15 +328,15 @@ static void retry_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
     ptn_hub *h = arg;
     (void)state;
     for (struct hub_feed *f = h->feeds.late, *next; f != NULL; f = next) {
-        next = f->late_next;
-        if (ptn_now(c) < f->retry_at)
+        next = f->work->late_next;
+        if (ptn_now(c) < f->work->retry_at)
             continue;
         late_leave(f);
         if (!is_open(f))
             continue;
         if (!f->listed)
             feed_ask(c, f);
-        else if (f->items != NULL)
+        else if (f->work->items != NULL)
             line_add(f);
     }
     serve(c, h);
@@ -315,30 +347,32 @@ static void retry_due(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 /* The wait doubles, minus a random part of up to a quarter.  No subscription waits much longer than
  * an attempt takes. */
 static void retry_later(ptn_ctx *c, struct hub_feed *f) {
-    struct hub_feeds *all = &f->hub->feeds;
+    struct feed_work *w = f->work;
+    ptn_hub *h = f->sink->hub;
+    struct hub_feeds *all = &h->feeds;
     if (is_late(f))
         return;
-    ptn_time wait = RETRY_NS << f->failures;
+    ptn_time wait = RETRY_NS << w->failures;
     uint32_t random;
     ptn_random(c, &random, sizeof random);
-    f->retry_at = ptn_now(c) + wait - wait / 4 * (random >> 16) / 65536;
-    f->failures += f->failures < RETRY_DOUBLINGS_MAX;
-    f->late_next = all->late;
-    f->late_pprev = &all->late;
-    if (f->late_next != NULL)
-        f->late_next->late_pprev = &f->late_next;
+    w->retry_at = ptn_now(c) + wait - wait / 4 * (random >> 16) / 65536;
+    w->failures += w->failures < RETRY_DOUBLINGS_MAX;
+    w->late_next = all->late;
+    w->late_pprev = &all->late;
+    if (w->late_next != NULL)
+        w->late_next->work->late_pprev = &w->late_next;
     all->late = f;
     ptn_count(PTN_C_FEED_RETRIES, 1);
     if (!ptn_timer_is_armed(&all->retry_timer))
-        ptn_timer_start(c, &all->retry_timer, RETRY_NS, retry_due, f->hub);
-    while (is_open(f) && f->n_held > 0 && ptn_now(c) >= f->held[0].until)
+        ptn_timer_start(c, &all->retry_timer, RETRY_NS, retry_due, h);
+    while (is_open(f) && w->n_held > 0 && ptn_now(c) >= w->held[0].until)
         held_refuse(c, f, 0, PTN_CODE_OVERLOADED,
                     "what waits for this device cannot be read; subscribe again in a moment");
 }
 
 /* Its oldest item; tried again later when the owner takes nothing now. */
 static void item_attach(ptn_ctx *c, ptn_hub *h, struct hub_feed *f) {
-    struct feed_item *item = item_pop(f);
+    struct feed_item *item = item_pop(f->work);
     struct hub_sink *s = f->sink;
     struct hub_attach *a =
         hub_attach_new(h, s, 0, (ptn_str){item->topic, item->topic_bytes}, PTN_POLICY_STORED);
@@ -349,22 +383,22 @@ static void item_attach(ptn_ctx *c, ptn_hub *h, struct hub_feed *f) {
     }
     s->n_attaches--; /* that number bounds what the client asks for */
     a->item = item;
-    f->n_attaching++;
+    f->work->n_attaching++;
     h->feeds.n_attaching++;
     if (hub_attach_topic(c, h, s, a, (ptn_position){0}, f->roles) == 0)
         return;
-    hub_feed_attach_ended(h, s, item);
     a->item = NULL;
     hub_attach_free(a);
     retry_later(c, f);
     item_push(f, item);
+    hub_feed_attach_ended(h, s, item);
 }
 
 static void serve(ptn_ctx *c, ptn_hub *h) {
     struct hub_feeds *all = &h->feeds;
     while (all->n_attaching < ATTACHES_MAX && all->line_first != NULL) {
         struct hub_feed *f = all->line_first;
-        all->line_first = f->line_next;
+        all->line_first = f->work->line_next;
         if (all->line_first == NULL)
             all->line_last = NULL;
         f->in_line = false;
@@ -375,9 +409,9 @@ static void serve(ptn_ctx *c, ptn_hub *h) {
         }
         if (!is_open(f) || is_late(f))
             continue; /* closed, and buried soon; or it comes back by its timer */
-        if (f->items != NULL)
+        if (f->work->items != NULL)
             item_attach(c, h, f);
-        if (f->items != NULL)
+        if (f->work->items != NULL)
             line_add(f);
     }
 }
@@ -390,8 +424,10 @@ void hub_feed_attach_ended(ptn_hub *h, struct hub_sink *s, const struct feed_ite
     if (item == NULL)
         return;
     h->feeds.n_attaching--;
-    if (s != NULL && s->feed != NULL)
-        s->feed->n_attaching--;
+    if (s == NULL || s->feed == NULL)
+        return;
+    s->feed->work->n_attaching--;
+    feed_rest(s->feed);
 }
 
 void hub_feed_refused(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct feed_item **item, int err,
@@ -405,7 +441,7 @@ void hub_feed_refused(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct feed_it
     item_push(s->feed, *item);
     *item = NULL;
     h->feeds.n_attaching--;
-    s->feed->n_attaching--;
+    s->feed->work->n_attaching--;
     s->n_attaches++; /* what attach_end() takes back without an item */
 }
 
@@ -434,21 +470,27 @@ static void begin_at(struct feed_item *item, uint64_t seq) {
 
 /* On its way to the topic's owner; NULL: none. */
 static struct feed_item *item_asked(const struct hub_feed *f, ptn_str topic) {
-    const struct hub_attach *a = f->n_attaching > 0 ? f->hub->attaches : NULL;
+    const struct feed_work *w = f->work;
+    const struct hub_attach *a = w != NULL && w->n_attaching > 0 ? f->sink->hub->attaches : NULL;
     while (a != NULL &&
            (a->item == NULL || a->sink != hub_sink_id(f->sink) || !is_of(a->item, topic)))
         a = a->next;
     return a != NULL ? a->item : NULL;
 }
 
+static struct feed_item *item_in_line(const struct hub_feed *f, ptn_str topic) {
+    struct feed_item *item = f->work != NULL ? f->work->items : NULL;
+    while (item != NULL && !is_of(item, topic))
+        item = item->next;
+    return item;
+}
+
 /* What could not be subscribed to yet begins where its user has joined last: who has been removed
  * meanwhile does not hear what was said then.  True: it stands in line. */
 static bool rejoin(struct hub_feed *f, ptn_str topic, uint64_t seq) {
-    struct feed_item *asked = item_asked(f, topic), *item = f->items;
+    struct feed_item *asked = item_asked(f, topic), *item = item_in_line(f, topic);
     if (asked != NULL)
         begin_at(asked, seq);
-    while (item != NULL && !is_of(item, topic))
-        item = item->next;
     if (item != NULL)
         begin_at(item, seq);
     return item != NULL;
@@ -461,7 +503,7 @@ static void rejoin_listed(const struct hub_feed *f, struct feed_item *listed,
     const struct feed_item *item = item_asked(f, topic);
     if (item != NULL)
         begin_at(listed, item->acked);
-    for (item = f->items; item != end; item = item->next)
+    for (item = f->work->items; item != end; item = item->next)
         if (is_of(item, topic))
             begin_at(listed, item->acked);
 }
@@ -481,7 +523,7 @@ static struct feed_item *item_new(ptn_str topic_prefix, ptn_str name) {
 /* STORE_FEED into items.  False: malformed, or no memory. */
 static bool read_items(struct hub_feed *f, ptn_unpack u) {
     uint32_t n, fields;
-    struct feed_item **begin = f->items_tail;
+    struct feed_item **begin = f->work->items_tail;
     if (!ptn_unpack_array(&u, &n))
         return false;
     for (uint32_t i = 0; i < n; i++) {
@@ -509,7 +551,6 @@ static bool read_items(struct hub_feed *f, ptn_unpack u) {
 
 static void feed_listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, void *arg) {
     struct hub_feed *f = arg;
-    ptn_hub *h = f->hub;
     (void)state;
     f->asking = false;
     if (f->sink == NULL) {
@@ -517,6 +558,7 @@ static void feed_listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
             feed_free(f);
         return;
     }
+    ptn_hub *h = f->sink->hub;
     if (!is_open(f))
         return; /* the burial ends the feed */
     if (err != 0 || reply->type != PTN_MSG_STORE_FEED) {
@@ -528,14 +570,15 @@ static void feed_listed(ptn_ctx *c, void *state, int err, const ptn_msg *reply, 
         return;
     }
     f->listed = true;
-    f->failures = 0;
+    f->work->failures = 0;
     held_release(c, f); /* before the feed's own, which find them granted */
+    feed_rest(f);
     serve(c, h);
 }
 
 static void feed_ask(ptn_ctx *c, struct hub_feed *f) {
-    const ptn_directory *d = f->hub->directory;
-    ptn_str user = user_of(f->sink);
+    const ptn_directory *d = f->sink->hub->directory;
+    ptn_str user = hub_sink_user(f->sink);
     ptn_pack w;
     ptn_pack_init(&w, 160);
     ptn_pack_array(&w, 2);
@@ -556,15 +599,14 @@ int hub_feed_open(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
     ptn_unpack u = ptn_unpack_of(ptn_msg_bytes(m));
     uint32_t n;
     uint64_t id, roles;
-    ptn_str user, device;
-    if (!ptn_unpack_array(&u, &n) || n != 4 || !ptn_unpack_uint(&u, &id) ||
-        !ptn_unpack_str(&u, &user) || !ptn_unpack_uint(&u, &roles) || !ptn_unpack_str(&u, &device))
+    ptn_str device;
+    if (!ptn_unpack_array(&u, &n) || n != 3 || !ptn_unpack_uint(&u, &id) ||
+        !ptn_unpack_uint(&u, &roles) || !ptn_unpack_str(&u, &device))
         return -PTN_EPROTO;
     struct hub_sink *s = hub_sink_of(h, id);
-    if (s == NULL || s->feed != NULL || s->ops->message == NULL || user.n > HUB_USER_BYTES_MAX ||
+    if (s == NULL || s->feed != NULL || s->ops->message == NULL || s->user_bytes == 0 ||
         device.n > PTN_DEVICE_BYTES_MAX)
         return 0;
-    hub_sink_user(s, user);
     struct hub_feed *f = feed_new(h, s, roles, device);
     if (f == NULL)
         hub_reset_sink(c, h, s);
@@ -589,7 +631,8 @@ int hub_feed_joined(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
             if (rejoin(f, topic, seq))
                 continue;
             struct feed_item *item = item_new(topic, (ptn_str){"", 0});
-            if (item == NULL) {
+            if (item == NULL || !feed_needs_work(f)) {
+                free(item);
                 hub_reset_sink(c, h, f->sink);
                 continue;
             }
@@ -636,7 +679,7 @@ int hub_feed_moved(ptn_ctx *c, ptn_hub *h, const ptn_msg *m) {
 void hub_feed_granted(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, const struct feed_item *item,
                       bool taken) {
     struct hub_sink *s = sub->sink;
-    s->feed->failures = 0;
+    s->feed->work->failures = 0;
     if (sub->cursor != NULL)
         return; /* it came by two ways: in the queue's list, and as a new member */
     hub_cursor_new(c, h, sub, item->acked, item->deliveries, taken);
@@ -653,9 +696,7 @@ void hub_feed_granted(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, const struct 
 static const struct feed_item *item_of(const struct hub_sink *s, const struct hub_topic *t) {
     const struct hub_feed *f = s->feed;
     const ptn_str topic = {t->name, t->name_bytes};
-    const struct feed_item *item = f != NULL ? f->items : NULL;
-    while (item != NULL && !is_of(item, topic))
-        item = item->next;
+    const struct feed_item *item = f != NULL ? item_in_line(f, topic) : NULL;
     return item != NULL || f == NULL ? item : item_asked(f, topic);
 }
 
@@ -673,7 +714,7 @@ void hub_feed_precede(ptn_ctx *c, ptn_hub *h, struct hub_sink *s, struct hub_top
 int hub_feed_tell(ptn_ctx *c, ptn_hub *h, const struct hub_sink *s, uint32_t type,
                   ptn_str conversation, uint64_t seq, uint64_t deliveries, uint64_t got) {
     const ptn_directory *d = h->directory;
-    ptn_str user = user_of(s);
+    ptn_str user = hub_sink_user(s);
     ptn_pack w;
     ptn_pack_init(&w, 224);
     ptn_pack_array(&w, 6);

@@ -109,11 +109,11 @@ static const char *const device_name[] = {"phone", "phone", "tablet"};
 static void open_sink(ptn_ctx *c, int64_t i) {
     struct device *d = &S.device[i];
     (void)c;
-    cr_assert_eq(ptn_hub_sink_open(S.hub, &sink_ops, d, &d->id), 0);
+    cr_assert_eq(ptn_hub_sink_open(S.hub, &sink_ops, d, bob.user, &d->id), 0);
 }
 
 static void feed_sink(ptn_ctx *c, int64_t i) {
-    cr_assert_eq(ptn_hub_feed(c, S.hub, S.device[i].id, ptn_str_of(device_name[i]), &bob), 0);
+    cr_assert_eq(ptn_hub_feed(c, S.hub, S.device[i].id, ptn_str_of(device_name[i]), bob.roles), 0);
 }
 
 static void open_feed(ptn_ctx *c, int64_t i) {
@@ -139,7 +139,7 @@ static void ack_elsewhere(ptn_ctx *c, int64_t seq) {
 static void subscribe(ptn_ctx *c, int64_t i) {
     cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[i].id, 7,
                                    PTN_STR("conversation." CONVERSATION), (ptn_position){0},
-                                   PTN_POLICY_DEFAULT, 0, &bob),
+                                   PTN_POLICY_DEFAULT, 0, bob.roles),
                  0);
 }
 
@@ -147,7 +147,7 @@ static void subscribe(ptn_ctx *c, int64_t i) {
 static void subscribe_latest(ptn_ctx *c, int64_t every_ms) {
     cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[0].id, 7,
                                    PTN_STR("conversation." CONVERSATION), (ptn_position){0},
-                                   PTN_POLICY_LATEST, (uint32_t)every_ms, &bob),
+                                   PTN_POLICY_LATEST, (uint32_t)every_ms, bob.roles),
                  0);
 }
 
@@ -158,7 +158,7 @@ static void resume(ptn_ctx *c, int64_t offset) {
         since = (ptn_position){PTN_STR("another"), (uint64_t)-offset};
     cr_assert_eq(ptn_hub_subscribe(c, S.hub, S.device[0].id, 7,
                                    PTN_STR("conversation." CONVERSATION), since, PTN_POLICY_DEFAULT,
-                                   0, &bob),
+                                   0, bob.roles),
                  0);
 }
 

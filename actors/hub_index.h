@@ -18,7 +18,7 @@
 
 #include <postern/hub.h>
 
-#define HUB_EPOCH_BYTES_MAX 40
+#define HUB_EPOCH_BYTES_MAX 16
 #define HUB_INDEX_KEY_BYTES 16
 
 struct hub_sink;
@@ -57,7 +57,6 @@ struct hub_sub { /* one subscription of one sink */
 
 struct hub_topic { /* an exact topic with local subscribers, or asks for one in flight */
     struct hub_list list;
-    ptn_addr owner;
     uint64_t offset;  /* of the last event; a jump means that events were lost on the way */
     uint32_t pending; /* TOPIC_ATTACH asks in flight */
     bool stored;      /* its events can be read from the store */
@@ -82,6 +81,9 @@ struct hub_index {
     uint8_t key[HUB_INDEX_KEY_BYTES]; /* of the hash; a secret, set while the index is empty */
 };
 
+static inline ptn_str hub_topic_name(const struct hub_topic *t) {
+    return (ptn_str){t->name, t->name_bytes};
+}
 /* NULL: a pattern, or everything. */
 static inline struct hub_topic *hub_list_topic(struct hub_list *l) {
     return l->of == HUB_LIST_TOPIC ? (struct hub_topic *)l : NULL;

@@ -20,15 +20,15 @@ struct hub_sink {
     uint32_t index, generation;
     struct hub_sub *subs;
     struct hub_feed *feed; /* NULL: none */
-    uint32_t n_subs;       /* granted, without those of the feed alone */
-    uint32_t n_fed;        /* those */
-    uint32_t n_attaches;   /* being asked for */
     uint64_t serial;       /* last event delivered, when several lists matched */
     struct hub_sink *dead_next;
     struct hub_sink *drained_next; /* of h->drained */
+    uint32_t n_subs;               /* granted, without those of the feed alone */
+    uint32_t n_fed;                /* those */
+    uint32_t n_attaches;           /* being asked for */
     bool drained;
     uint8_t user_bytes;
-    char user[HUB_USER_BYTES_MAX];
+    char user[];
 };
 
 struct hub_attach { /* a subscription that waits for owners to agree */
@@ -83,11 +83,8 @@ struct ptn_hub {
     int64_t subs_reported; /* what the gauge has of us */
 };
 
-static inline void hub_sink_user(struct hub_sink *s, ptn_str user) {
-    if (user.n > HUB_USER_BYTES_MAX)
-        return;
-    memcpy(s->user, user.p, user.n);
-    s->user_bytes = (uint8_t)user.n;
+static inline ptn_str hub_sink_user(const struct hub_sink *s) {
+    return (ptn_str){s->user, s->user_bytes};
 }
 
 /* NULL: it has closed. */

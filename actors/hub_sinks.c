@@ -131,7 +131,10 @@ static bool sinks_grow(ptn_hub *h) {
     return true;
 }
 
-int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id) {
+int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_str user,
+                      ptn_sink_id *ret_id) {
+    if (user.n > HUB_USER_BYTES_MAX)
+        return -PTN_ETOOBIG;
     if (h->n_sinks >= h->limits.sinks_max)
         return -PTN_EOVERLOAD;
     if (h->n_sinks == h->sinks_cap && !sinks_grow(h))
@@ -139,9 +142,12 @@ int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_
     uint32_t i = h->free_hint;
     while (h->sinks[i] != NULL) /* there is a free one: n_sinks < sinks_cap */
         i = i + 1 == h->sinks_cap ? 0 : i + 1;
-    struct hub_sink *s = calloc(1, sizeof *s);
+    struct hub_sink *s = calloc(1, sizeof *s + user.n);
     if (s == NULL)
         return -PTN_ENOMEM;
+    s->user_bytes = (uint8_t)user.n;
+    if (user.n > 0)
+        memcpy(s->user, user.p, user.n);
     s->hub = h;
     s->ops = ops;
     s->self = self;
@@ -333,10 +339,10 @@ enum ptn_policy ptn_policy_of(ptn_str name) {
 
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
                       ptn_position since, enum ptn_policy policy, uint32_t every_ms,
-                      const ptn_principal *p) {
+                      uint32_t roles) {
     ptn_pack w;
-    ptn_pack_init(&w, 128 + topic.n);
-    ptn_pack_array(&w, 9);
+    ptn_pack_init(&w, 64 + topic.n);
+    ptn_pack_array(&w, 8);
     ptn_pack_uint(&w, sink);
     ptn_pack_uint(&w, tag);
     ptn_pack_str(&w, topic);
@@ -344,8 +350,7 @@ int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, pt
     ptn_pack_uint(&w, since.offset);
     ptn_pack_uint(&w, policy);
     ptn_pack_uint(&w, every_ms);
-    ptn_pack_str(&w, p->user);
-    ptn_pack_uint(&w, p->roles);
+    ptn_pack_uint(&w, roles);
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_SUBSCRIBE, &w);
 }
 
@@ -367,13 +372,12 @@ int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic)
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_UNSUBSCRIBE, &w);
 }
 
-int ptn_hub_feed(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str device, const ptn_principal *p) {
+int ptn_hub_feed(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str device, uint32_t roles) {
     ptn_pack w;
-    ptn_pack_init(&w, 160);
-    ptn_pack_array(&w, 4);
+    ptn_pack_init(&w, 96);
+    ptn_pack_array(&w, 3);
     ptn_pack_uint(&w, sink);
-    ptn_pack_str(&w, p->user);
-    ptn_pack_uint(&w, p->roles);
+    ptn_pack_uint(&w, roles);
     ptn_pack_str(&w, device);
     return hub_cast(c, h->directory->hub[h->worker], PTN_MSG_HUB_FEED, &w);
 }

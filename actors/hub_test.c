@@ -103,11 +103,10 @@ static void subscribe_since(ptn_ctx *c, struct fixture *f, unsigned client, cons
                             const char *epoch, uint64_t offset) {
     struct client *cl = &f->client[client];
     if (cl->id == PTN_SINK_NONE)
-        cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, &cl->id), 0);
-    ptn_principal p = {.user = PTN_STR("u1"), .name = PTN_STR("ann"), .roles = PTN_ROLE_USER};
+        cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, PTN_STR("u1"), &cl->id), 0);
     ptn_position since = {ptn_str_of(epoch), offset};
     cr_assert_eq(ptn_hub_subscribe(c, f->hub[0], cl->id, 7, ptn_str_of(topic), since, cl->policy,
-                                   cl->every_ms, &p),
+                                   cl->every_ms, PTN_ROLE_USER),
                  0);
 }
 
@@ -310,7 +309,7 @@ Test(hub, a_sink_gets_an_event_once_however_many_patterns_match) {
 static void subscribe_all(ptn_ctx *c, struct fixture *f) {
     struct client *cl = &f->client[0];
     if (cl->id == PTN_SINK_NONE)
-        cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, &cl->id), 0);
+        cr_assert_eq(ptn_hub_sink_open(f->hub[0], &sink_ops, cl, PTN_STR("u1"), &cl->id), 0);
     cr_assert_eq(ptn_hub_subscribe_all(c, f->hub[0], cl->id, false), 0);
 }
 static void all_without_room(ptn_ctx *c, struct fixture *f) {

@@ -106,8 +106,10 @@ typedef struct ptn_sink_ops {
 typedef uint64_t ptn_sink_id; /* index and generation: stale ids are harmless */
 #define PTN_SINK_NONE ((ptn_sink_id)0)
 
-/* Same worker as the hub, any actor.  -PTN_EOVERLOAD: the table of sinks is full. */
-int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_sink_id *ret_id);
+/* user: whose it is, up to 64 bytes; n == 0: nobody's.  Same worker as the hub, any actor.
+ * -PTN_EOVERLOAD: the table of sinks is full; -PTN_ETOOBIG; -PTN_ENOMEM. */
+int ptn_hub_sink_open(ptn_hub *h, const ptn_sink_ops *ops, void *self, ptn_str user,
+                      ptn_sink_id *ret_id);
 /* No call on this sink after it returns; its subscriptions go. */
 void ptn_hub_sink_close(ptn_ctx *c, ptn_hub *h, ptn_sink_id id);
 /* The sink was BUSY or FULL and has drained.  Any actor of the hub's worker; cheap to call twice.
@@ -119,23 +121,23 @@ typedef struct ptn_position {
     uint64_t offset;
 } ptn_position;
 
-/* topic: a topic or a pattern.  The hub checks it and what p may see.  -PTN_EOVERLOAD: the hub's
- * mailbox is full.  every_ms: for LATEST, at most one event of a topic in so long, up to 65,535; 0:
- * as many as the sink takes.  Subscribing twice to one topic moves the subscription (no
- * duplicates). */
+/* topic: a topic or a pattern.  The hub checks it and what the sink's user, with these roles, may
+ * see.  -PTN_EOVERLOAD: the hub's mailbox is full.  every_ms: for LATEST, at most one event of a
+ * topic in so long, up to 65,535; 0: as many as the sink takes.  Subscribing twice to one topic
+ * moves the subscription (no duplicates). */
 int ptn_hub_subscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, uint64_t tag, ptn_str topic,
                       ptn_position since, enum ptn_policy policy, uint32_t every_ms,
-                      const ptn_principal *p);
+                      uint32_t roles);
 /* Everything, reserved topics too: for gateways with an authorization of their own (ZeroMQ on ipc).
  * With reserved == false: only public topics. */
 int ptn_hub_subscribe_all(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, bool reserved);
 int ptn_hub_unsubscribe(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str topic);
 
-/* Opens the sink's feed: what p's device has not acknowledged, and then whatever comes, in every
- * conversation of p, as `message`.  Subscribing to one of them turns it into events.  A second call
- * does nothing.  -PTN_EOVERLOAD: the hub's mailbox is full. */
+/* Opens the sink's feed: what its user's device has not acknowledged, and then whatever comes, in
+ * every conversation of the user, as `message`.  Subscribing to one of them turns it into events.
+ * A second call does nothing.  -PTN_EOVERLOAD: the hub's mailbox is full. */
 #define PTN_DEVICE_BYTES_MAX 64u
-int ptn_hub_feed(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str device, const ptn_principal *p);
+int ptn_hub_feed(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str device, uint32_t roles);
 /* The device has everything of the conversation up to seq.  Errors as above. */
 int ptn_hub_ack(ptn_ctx *c, ptn_hub *h, ptn_sink_id sink, ptn_str conversation, uint64_t seq);
 

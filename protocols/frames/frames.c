@@ -226,8 +226,8 @@ static bool open_feed(ptn_ctx *c, frames_session *s, ptn_str device) {
         return true;
     if (s->sink == PTN_SINK_NONE && s->config->ops->open_sink != NULL)
         (void)s->config->ops->open_sink(c, s->self);
-    const ptn_principal p = frames_principal(s);
-    if (s->sink != PTN_SINK_NONE && ptn_hub_feed(c, s->config->hub, s->sink, device, &p) == 0)
+    const uint32_t roles = frames_principal(s).roles;
+    if (s->sink != PTN_SINK_NONE && ptn_hub_feed(c, s->config->hub, s->sink, device, roles) == 0)
         return true;
     frames_send_error(c, s, 0, (ptn_bytes){0}, PTN_CODE_OVERLOADED,
                       "too many subscribers on this broker; connect again later");

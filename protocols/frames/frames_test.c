@@ -87,7 +87,8 @@ static const ptn_sink_ops sink_ops = {
 static int adapter_open_sink(ptn_ctx *c, void *self) {
     struct adapter *a = self;
     (void)c;
-    return ptn_hub_sink_open(a->rig.hub, &sink_ops, a, &a->session.sink);
+    return ptn_hub_sink_open(a->rig.hub, &sink_ops, a, frames_principal(&a->session).user,
+                             &a->session.sink);
 }
 
 static const frames_ops ops = {.send = adapter_send,

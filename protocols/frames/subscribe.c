@@ -139,9 +139,8 @@ static bool check_sink(ptn_ctx *c, frames_session *s, const struct frames_in *in
 static void subscribe_one(ptn_ctx *c, frames_session *s, const struct frames_in *in,
                           struct frames_call *call, ptn_str topic, ptn_position since,
                           enum ptn_policy policy, uint32_t every_ms) {
-    const ptn_principal p = frames_principal(s);
     int err = ptn_hub_subscribe(c, s->config->hub, s->sink, (uint64_t)(uintptr_t)call, topic, since,
-                                policy, every_ms, &p);
+                                policy, every_ms, frames_principal(s).roles);
     if (err == 0)
         return;
     const char *message;

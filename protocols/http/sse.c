@@ -286,10 +286,10 @@ void http_sse_begin(ptn_ctx *c, struct http_exchange *x) {
     }
     sse->conn = conn;
     sse->hub = conn->edge->base.config->hub;
-    int err = ptn_hub_sink_open(sse->hub, &sink_ops, sse, &sse->sink);
+    int err = ptn_hub_sink_open(sse->hub, &sink_ops, sse, x->principal.user, &sse->sink);
     if (err == 0) {
         err = ptn_hub_subscribe(c, sse->hub, sse->sink, 0, topic, since, PTN_POLICY_DEFAULT, 0,
-                                &x->principal);
+                                x->principal.roles);
         if (err != 0)
             ptn_hub_sink_close(c, sse->hub, sse->sink);
     }

@@ -97,7 +97,8 @@ static const ptn_sink_ops sink_ops = {
 };
 
 int ws__sink_open(struct ws_conn *w) {
-    return ptn_hub_sink_open(w->session.config->hub, &sink_ops, w, &w->session.sink);
+    return ptn_hub_sink_open(w->session.config->hub, &sink_ops, w,
+                             frames_principal(&w->session).user, &w->session.sink);
 }
 
 void ws__sink_close(ptn_ctx *c, ptn_hub *hub, struct ws_conn *w) {

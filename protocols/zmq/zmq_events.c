@@ -119,7 +119,8 @@ static void retry(ptn_ctx *c, void *state, ptn_timer *t, void *arg) {
 }
 
 static void subscribe(ptn_ctx *c, zmq_gw *gw) {
-    if (gw->sink == PTN_SINK_NONE && ptn_hub_sink_open(gw->hub, &sink_ops, gw, &gw->sink) < 0) {
+    if (gw->sink == PTN_SINK_NONE &&
+        ptn_hub_sink_open(gw->hub, &sink_ops, gw, (ptn_str){0}, &gw->sink) < 0) {
         gw->sink = PTN_SINK_NONE;
         return;
     }

@@ -96,8 +96,8 @@ struct gap {
 struct device {                  /* by room minus ROOM_OPEN */
     bool got[2][SENT_MAX + 1];   /* by seq; or told that it never will */
     uint64_t first[2], acked[2]; /* first: that it got; of ROOM_OPEN since it joined */
-    uint64_t fed[2];             /* up to where it was passed over at the latest: see device_fed() */
-    uint32_t session[2];         /* that fed is of */
+    uint64_t fed[2];     /* up to where it was passed over at the latest: see device_fed() */
+    uint32_t session[2]; /* that fed is of */
     uint32_t n_gaps;
     struct gap gaps[16];
 };
