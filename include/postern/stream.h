@@ -105,7 +105,8 @@ void ptn_stream_finish(ptn_stream *s);
 /* Close now; queued output is dropped.  on_close comes later, with reason. */
 void ptn_stream_close(ptn_stream *s, int reason);
 
-/* "127.0.0.1:51514", "unix"; "closed" from the close on. */
+/* "127.0.0.1:51514", "unix"; "gone": it has hung up; "closed" from the close on.  A system call,
+ * and valid until the next one of this thread. */
 const char *ptn_stream_peer(const ptn_stream *s);
 
 /* ---- other descriptors -------------------------------------------------------------------- */

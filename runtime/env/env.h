@@ -108,8 +108,8 @@ typedef struct ptn_env_ops {
     int64_t (*write)(ptn_transport *t, const ptn_iov *v, size_t n);
     void (*want_write)(ptn_transport *t, bool on);
     void (*shut_write)(ptn_transport *t);
-    void (*transport_close)(ptn_transport *t); /* no callback after this returns */
-    const char *(*peer)(const ptn_transport *t);
+    void (*transport_close)(ptn_transport *t);   /* no callback after this returns */
+    const char *(*peer)(const ptn_transport *t); /* until the next call of this thread */
 
     /* Foreign descriptors and signals.  Worker thread. */
     int (*watch)(ptn_env *e, unsigned worker, int fd, void (*cb)(void *owner), void *owner,

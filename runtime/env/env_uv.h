@@ -87,7 +87,7 @@ struct ptn__uv_path {
 int ptn__uv_endpoint_take(ptn_env_endpoint *ep, unsigned worker, int *ret_fd,
                           struct ptn__uv_path **ret_path);
 void ptn__uv_unlink(const struct ptn__uv_path *p);
-void ptn__uv_peer_text(const void *sockaddr, char *ret_text, size_t ret_text_bytes);
+void ptn__uv_addr_text(const void *sockaddr, char *ret_text, size_t ret_text_bytes);
 #define PTN__UV_ADDR_TEXT_BYTES 64 /* "[v6%scope]:65535" and its end */
 
 /* env_uv_net.c: listeners and transports, as in env.h. */

@@ -172,7 +172,7 @@ static int resolve(const char *where, ptn_env_endpoint *ep, const char **reterr_
     return 0;
 }
 
-void ptn__uv_peer_text(const void *sockaddr, char *ret_text, size_t ret_text_bytes) {
+void ptn__uv_addr_text(const void *sockaddr, char *ret_text, size_t ret_text_bytes) {
     const struct sockaddr *any = sockaddr;
     char host[INET6_ADDRSTRLEN];
     if (any->sa_family == AF_INET) {
@@ -340,7 +340,7 @@ int ptn__uv_bind(ptn_env *e, const char *where, unsigned n_workers, ptn_env_endp
     if (unix_path)
         (void)snprintf(ret_addr, ret_addr_bytes, "%s", where);
     else
-        ptn__uv_peer_text(&ep->addr, ret_addr, ret_addr_bytes);
+        ptn__uv_addr_text(&ep->addr, ret_addr, ret_addr_bytes);
     *ret_ep = ep;
     return 0;
 }

@@ -27,11 +27,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define READS_PER_EVENT 4     /* then the others have their turn */
@@ -59,7 +57,6 @@ struct ptn_transport {
     void *owner;
     struct ptn__uv_worker *w;
     uv_poll_t poll;
-    char peer[]; /* as long as it needs to be */
 };
 
 struct ptn_env_listener {
@@ -223,12 +220,8 @@ static void transport_callback(uv_poll_t *h, int status, int events) {
 }
 
 /* Takes fd on success. */
-static int transport_new(struct ptn__uv_worker *w, int take_fd, const void *sockaddr,
-                         ptn_transport **ret_t) {
-    char peer[PTN__UV_ADDR_TEXT_BYTES];
-    ptn__uv_peer_text(sockaddr, peer, sizeof peer);
-    size_t peer_bytes = strlen(peer) + 1;
-    ptn_transport *t = calloc(1, sizeof *t + peer_bytes);
+static int transport_new(struct ptn__uv_worker *w, int take_fd, ptn_transport **ret_t) {
+    ptn_transport *t = calloc(1, sizeof *t);
     if (t == NULL)
         return -PTN_ENOMEM;
     if (uv_poll_init(&w->loop, &t->poll, take_fd) != 0) {
@@ -239,7 +232,6 @@ static int transport_new(struct ptn__uv_worker *w, int take_fd, const void *sock
     t->fd = take_fd;
     t->w = w;
     t->poll.data = t;
-    memcpy(t->peer, peer, peer_bytes);
     *ret_t = t;
     return 0;
 }
@@ -294,8 +286,15 @@ void ptn__uv_transport_close(ptn_transport *t) {
     t->fd = -1;
 }
 
+/* Asked for where something is worth a line in the log, so nobody keeps it. */
 const char *ptn__uv_peer(const ptn_transport *t) {
-    return t->peer;
+    static _Thread_local char text[PTN__UV_ADDR_TEXT_BYTES];
+    struct sockaddr_storage addr;
+    socklen_t n = sizeof addr;
+    if (getpeername(t->fd, (struct sockaddr *)&addr, &n) != 0)
+        return "gone";
+    ptn__uv_addr_text(&addr, text, sizeof text);
+    return text;
 }
 
 /* ---- listeners ---------------------------------------------------------------------------- */
@@ -348,16 +347,10 @@ static enum accepted refuse_one(ptn_env_listener *l) {
 }
 
 static enum accepted accept_one(ptn_env_listener *l) {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in6 v6;
-        struct sockaddr_un un;
-    } addr = {.any = {.sa_family = AF_UNIX}}; /* an unnamed Unix peer has no address */
-    socklen_t n = sizeof addr;
-    int fd = accept4(l->fd, &addr.any, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         ptn_transport *t;
-        if (transport_new(l->w, fd, &addr, &t) != 0) {
+        if (transport_new(l->w, fd, &t) != 0) {
             close(fd);
             l->on_accept(l->owner, NULL);
             return ACCEPT_PAUSE;
