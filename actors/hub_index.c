@@ -13,21 +13,13 @@
 #include "actors/hub_flow.h"
 #include "actors/hub_latest.h"
 
-#include <sodium.h>
 #include <stdlib.h>
 
 #define HUB_SEGMENTS_MAX ((PTN_TOPIC_BYTES_MAX + 1) / 2)
 #define STAR_HASH 1u
 #define REST_HASH 2u
 
-_Static_assert(HUB_INDEX_KEY_BYTES == crypto_shorthash_KEYBYTES, "SipHash-2-4");
 _Static_assert(PTN_TOPIC_BYTES_MAX <= UINT8_MAX, "lengths of names are bytes");
-
-uint32_t hub_index_hash(const struct hub_index *x, ptn_str s) {
-    uint32_t out[crypto_shorthash_BYTES / sizeof(uint32_t)];
-    (void)crypto_shorthash((uint8_t *)out, (const uint8_t *)s.p, s.n, x->key);
-    return out[0];
-}
 
 /* ---- topics ------------------------------------------------------------------------------- */
 
@@ -35,7 +27,7 @@ struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make)
     const uint32_t hash = hub_index_hash(x, topic);
     uint32_t at = hash;
     struct hub_topic *t;
-    while ((t = hub_table_seek(&x->topics, hash, &at)) != NULL)
+    while ((t = hash_table_seek(&x->topics, hash, &at)) != NULL)
         if (ptn_str_eq(topic, (ptn_str){t->name, t->name_bytes}))
             return t;
     if (!make)
@@ -46,7 +38,7 @@ struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make)
     memcpy(t->name, topic.p, topic.n);
     t->name_bytes = (uint8_t)topic.n;
     t->list.of = HUB_LIST_TOPIC;
-    if (!hub_table_add(&x->topics, hash, t)) {
+    if (!hash_table_add(&x->topics, hash, t)) {
         free(t);
         return NULL;
     }
@@ -63,7 +55,7 @@ static void slots_free(struct hub_list *l) {
 bool hub_index_topic_release(struct hub_index *x, struct hub_topic *t) {
     if (t->list.n > 0 || t->pending > 0)
         return false;
-    hub_table_remove(&x->topics, hub_index_hash(x, (ptn_str){t->name, t->name_bytes}), t);
+    hash_table_remove(&x->topics, hub_index_hash(x, (ptn_str){t->name, t->name_bytes}), t);
     slots_free(&t->list);
     free(t);
     return true;
@@ -124,7 +116,7 @@ static struct hub_node *child_of(const struct hub_index *x, const struct hub_nod
     const uint32_t hash = child_hash(parent, of_segment);
     uint32_t at = hash;
     struct hub_node *n;
-    while ((n = hub_table_seek(&x->nodes, hash, &at)) != NULL)
+    while ((n = hash_table_seek(&x->nodes, hash, &at)) != NULL)
         if (n->parent == parent && ptn_str_eq(first_segment(label_of(n)), segment))
             return n;
     return NULL;
@@ -153,7 +145,7 @@ static struct hub_node *node_alloc(struct hub_node *parent, ptn_str label) {
 /* A new leaf.  NULL: no memory. */
 static struct hub_node *node_new(struct hub_index *x, struct hub_node *parent, ptn_str label) {
     struct hub_node *n = node_alloc(parent, label);
-    if (n == NULL || !hub_table_add(&x->nodes, node_hash(x, n), n)) {
+    if (n == NULL || !hash_table_add(&x->nodes, node_hash(x, n), n)) {
         free(n);
         return NULL;
     }
@@ -169,12 +161,12 @@ static struct hub_node *node_split(struct hub_index *x, struct hub_node *n, size
     struct hub_node *upper = node_alloc(n->parent, (ptn_str){label.p, bytes});
     if (upper == NULL)
         return NULL;
-    if (!hub_table_add(&x->nodes, child_hash(upper, segment_hash(x, first_segment(lower))), n)) {
+    if (!hash_table_add(&x->nodes, child_hash(upper, segment_hash(x, first_segment(lower))), n)) {
         free(upper);
         return NULL;
     }
     /* It stands there twice now; its old place is the upper one's. */
-    hub_table_replace(&x->nodes, hash, n, upper);
+    hash_table_replace(&x->nodes, hash, n, upper);
     children_changed(upper, first_segment(lower), true);
     n->parent = upper;
     n->label_bytes = (uint8_t)lower.n;
@@ -186,7 +178,7 @@ static struct hub_node *node_split(struct hub_index *x, struct hub_node *n, size
 static void node_prune(struct hub_index *x, struct hub_node *n) {
     while (n->parent != NULL && n->n_children == 0 && n->list.n == 0) {
         struct hub_node *parent = n->parent;
-        hub_table_remove(&x->nodes, node_hash(x, n), n);
+        hash_table_remove(&x->nodes, node_hash(x, n), n);
         children_changed(parent, first_segment(label_of(n)), false);
         slots_free(&n->list);
         free(n);
@@ -394,7 +386,7 @@ void hub_index_done(struct hub_index *x) {
     }
     list_clear(x, &x->all_public);
     list_clear(x, &x->all_reserved);
-    hub_table_done(&x->topics);
-    hub_table_done(&x->nodes);
+    hash_table_done(&x->topics);
+    hash_table_done(&x->nodes);
     memset(x, 0, sizeof *x);
 }

@@ -14,12 +14,11 @@
 #ifndef POSTERN_ACTORS_HUB_INDEX_H
 #define POSTERN_ACTORS_HUB_INDEX_H
 
-#include "actors/hub_table.h"
+#include "actors/hash_table.h"
 
 #include <postern/hub.h>
 
 #define HUB_EPOCH_BYTES_MAX 16
-#define HUB_INDEX_KEY_BYTES 16
 
 struct hub_sink;
 struct hub_sub;
@@ -74,11 +73,11 @@ struct hub_node {            /* one or more segments of patterns */
 };
 
 struct hub_index {
-    struct hub_table topics, nodes;
+    struct hash_table topics, nodes;
     struct hub_node root;
     struct hub_list all_public, all_reserved; /* gateways that want everything */
     uint32_t n_subs, n_pattern_subs;
-    uint8_t key[HUB_INDEX_KEY_BYTES]; /* of the hash; a secret, set while the index is empty */
+    uint8_t key[HASH_TABLE_KEY_BYTES]; /* of the hash; a secret, set while the index is empty */
 };
 
 static inline ptn_str hub_topic_name(const struct hub_topic *t) {
@@ -91,7 +90,9 @@ static inline struct hub_topic *hub_list_topic(struct hub_list *l) {
 _Static_assert(offsetof(struct hub_topic, list) == 0, "as hub_list_topic() has it");
 
 /* The keyed hash of a name. */
-uint32_t hub_index_hash(const struct hub_index *x, ptn_str s);
+static inline uint32_t hub_index_hash(const struct hub_index *x, ptn_str s) {
+    return hash_table_name(x->key, s);
+}
 /* The topic's entry; made when `make` is set.  NULL: absent, or no memory. */
 struct hub_topic *hub_index_topic(struct hub_index *x, ptn_str topic, bool make);
 /* Frees an entry that nobody uses any more; returns true when it did. */

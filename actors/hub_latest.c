@@ -25,7 +25,7 @@ struct hub_latest {
     ptn_time due;                /* end of the interval; 0: none has begun */
     bool waiting;                /* for the sink */
     struct place *first, **last; /* in the order in which they came */
-    struct hub_table places;     /* by topic */
+    struct hash_table places;    /* by topic */
     size_t bytes;
 };
 
@@ -66,7 +66,7 @@ static size_t place_bytes(size_t topic_bytes) {
 static struct place *place_find(const struct hub_latest *l, ptn_str topic, uint32_t hash) {
     uint32_t at = hash;
     struct place *p;
-    while ((p = hub_table_seek(&l->places, hash, &at)) != NULL)
+    while ((p = hash_table_seek(&l->places, hash, &at)) != NULL)
         if (ptn_str_eq(topic, (ptn_str){p->topic, p->topic_bytes}))
             return p;
     return NULL;
@@ -77,7 +77,7 @@ static struct place *place_new(struct hub_latest *l, ptn_str topic, uint32_t has
     if (!charge(l, place_bytes(topic.n)))
         return NULL;
     struct place *p = calloc(1, place_bytes(topic.n));
-    if (p == NULL || !hub_table_add(&l->places, hash, p)) {
+    if (p == NULL || !hash_table_add(&l->places, hash, p)) {
         free(p);
         uncharge(l, place_bytes(topic.n));
         return NULL;
@@ -99,7 +99,7 @@ static void place_empty(struct hub_latest *l, struct place *p) {
 
 static void place_free(struct hub_latest *l, struct place *p) {
     place_empty(l, p);
-    hub_table_remove(&l->places, p->hash, p);
+    hash_table_remove(&l->places, p->hash, p);
     uncharge(l, place_bytes(p->topic_bytes));
     *p->pprev = p->next;
     if (p->next != NULL)
@@ -303,6 +303,6 @@ void hub_latest_end(struct hub_sub *sub) {
     while (l->first != NULL)
         place_free(l, l->first);
     due_unlink(l);
-    hub_table_done(&l->places);
+    hash_table_done(&l->places);
     free(l);
 }

@@ -406,13 +406,14 @@ static unsigned hub_worker(const struct topics *s, ptn_addr from) {
 /* Complete or nothing: true when the ring still has everything after `offset`. */
 static bool history_covers(const struct topic *t, ptn_str epoch, uint64_t offset) {
     return ptn_str_eq(epoch, (ptn_str){t->epoch, EPOCH_BYTES}) && offset <= t->offset &&
-           t->offset - offset <= t->history.n;
+           t->offset - offset <= topic_remembers(t);
 }
 
 static void pack_history(ptn_pack *w, const struct topic *t, uint32_t n) {
     ptn_pack_array(w, n);
-    for (uint32_t i = t->history.n - n; i < t->history.n; i++) {
-        ptn_buf *b = t->history.events[(t->history.first + i) % t->history.cap];
+    const struct history *h = t->history; /* of at least n */
+    for (uint32_t i = 0; i < n; i++) {
+        ptn_buf *b = h->events[(h->first + h->n - n + i) % h->cap];
         ptn_unpack u = ptn_unpack_of(ptn_buf_bytes(b));
         uint32_t four;
         ptn_str name, epoch;
@@ -513,10 +514,7 @@ static int on_watch_all(ptn_ctx *c, struct topics *s, const ptn_msg *m) {
 
 static void topics_release(void *arg) {
     struct topics *s = arg;
-    struct topic *t, *next;
-    HASH_ITER(hh, s->by_name, t, next) {
-        topic_free(s, t);
-    }
+    topics_free(s);
     event_ids_drop(s, &s->ids_in_memory);
 }
 

@@ -19,7 +19,7 @@ struct topics_config { /* arg of the actor; 0: the default in the comment */
     uint32_t ids_max;     /* of publications, remembered by the shard: 65,536 */
     ptn_time ids_ns;      /* and for how long: 10 min */
     uint32_t waiting_max; /* calls that wait for durable topics to open: 16,384 */
-    uint8_t id_key[32];   /* secret, for hashing ids */
+    uint8_t id_key[32];   /* secret, for hashing ids and names */
 };
 
 extern const ptn_actor_ops topics_actor;

@@ -10,6 +10,7 @@
 #ifndef POSTERN_ACTORS_TOPICS_INTERNAL_H
 #define POSTERN_ACTORS_TOPICS_INTERNAL_H
 
+#include "actors/hash_table.h"
 #include "actors/topics.h"
 
 #define HASH_NONFATAL_OOM 1
@@ -30,30 +31,30 @@ struct call {
 
 /* ---- topics_table.c: topics and their history in memory ------------------------------------- */
 
-struct history { /* ring of sealed EVENT payloads, oldest at `first` */
-    ptn_buf **events;
-    uint32_t first, n, cap;
-    uint64_t bytes;
-};
-
 /* Topics that may be forgotten because nobody listens, and topics with a history to forget. */
 enum topic_list { LIST_UNHEARD, LIST_HISTORY, LISTS };
 
 struct topic_link {
     struct topic *next, *prev;
-    bool in;
+};
+
+struct history { /* ring of sealed EVENT payloads, oldest at `first` */
+    struct topic_link link;
+    ptn_buf **events;
+    uint32_t first, n, cap;
+    uint64_t bytes;
 };
 
 struct topic {
-    UT_hash_handle hh;
-    struct topic_link link[LISTS];
-    uint64_t hubs;   /* bit per worker whose hub is attached */
-    uint64_t offset; /* of the last event that went to the hubs */
-    struct history history;
+    struct topic_link unheard;
+    uint64_t hubs;           /* bit per worker whose hub is attached */
+    uint64_t offset;         /* of the last event that went to the hubs */
+    struct history *history; /* NULL: none */
     struct durable *durable; /* NULL: it lives in memory */
     uint32_t pins;           /* work in progress that must find it again */
+    bool is_unheard;         /* on that list */
+    uint8_t name_bytes;
     char epoch[EPOCH_BYTES];
-    uint32_t name_bytes;
     char name[];
 };
 
@@ -64,6 +65,11 @@ static inline ptn_str topic_epoch(const struct topic *t) {
     return (ptn_str){t->epoch, EPOCH_BYTES};
 }
 
+/* Events in its history. */
+static inline uint32_t topic_remembers(const struct topic *t) {
+    return t->history != NULL ? t->history->n : 0;
+}
+
 /* The topic, the most recently used now; made when absent.  NULL: every place is taken by a topic
  * in use. */
 struct topic *topic_of(ptn_ctx *c, struct topics *s, ptn_str name);
@@ -71,7 +77,8 @@ struct topic *topic_find(struct topics *s, ptn_str name);
 void topic_set_hub(struct topics *s, struct topic *t, unsigned worker, bool attached);
 void topic_pin(struct topics *s, struct topic *t);
 void topic_unpin(struct topics *s, struct topic *t);
-void topic_free(struct topics *s, struct topic *t);
+/* Of all topics. */
+void topics_free(struct topics *s);
 /* Keeps a reference to b.  What does not fit the bounds pushes the oldest out. */
 void history_add(struct topics *s, struct topic *t, ptn_buf *b);
 void topic_make_epoch(ptn_ctx *c, char out[EPOCH_BYTES]);
@@ -131,13 +138,12 @@ struct topics {
     struct publication *idle;    /* finished ones, for reuse; arena memory */
     struct append *idle_appends; /* likewise */
     struct durable *gathering;   /* topics with events of this turn */
-    struct topic *by_name;
+    struct hash_table by_name;
     struct topic *first[LISTS], *last[LISTS]; /* most recently used first */
     uint64_t watching;                        /* workers whose hub wants every event */
     uint64_t resync; /* workers whose hub refused an event: tell it to start over */
     ptn_timer resync_timer;
     uint64_t history_bytes;
-    int64_t n_topics;
     uint32_t n_waiting; /* calls that wait for durable topics to open */
     struct event_id *ids;
     struct id_window ids_in_memory; /* of all topics that are not durable */

@@ -10,20 +10,25 @@
 
 /* ---- lists -------------------------------------------------------------------------------- */
 
-static void list_remove(struct topics *s, enum topic_list k, struct topic *t) {
-    struct topic_link *l = &t->link[k];
-    if (!l->in)
-        return;
-    *(l->prev != NULL ? &l->prev->link[k].next : &s->first[k]) = l->next;
-    *(l->next != NULL ? &l->next->link[k].prev : &s->last[k]) = l->prev;
-    *l = (struct topic_link){0};
+static struct topic_link *link_of(struct topic *t, enum topic_list k) {
+    return k == LIST_UNHEARD ? &t->unheard : &t->history->link;
+}
+
+static void list_take(struct topics *s, enum topic_list k, struct topic *t) {
+    const struct topic_link l = *link_of(t, k);
+    *(l.prev != NULL ? &link_of(l.prev, k)->next : &s->first[k]) = l.next;
+    *(l.next != NULL ? &link_of(l.next, k)->prev : &s->last[k]) = l.prev;
+}
+
+static void list_put(struct topics *s, enum topic_list k, struct topic *t) {
+    *link_of(t, k) = (struct topic_link){.next = s->first[k]};
+    *(s->first[k] != NULL ? &link_of(s->first[k], k)->prev : &s->last[k]) = t;
+    s->first[k] = t;
 }
 
 static void list_to_front(struct topics *s, enum topic_list k, struct topic *t) {
-    list_remove(s, k, t);
-    t->link[k] = (struct topic_link){.next = s->first[k], .in = true};
-    *(s->first[k] != NULL ? &s->first[k]->link[k].prev : &s->last[k]) = t;
-    s->first[k] = t;
+    list_take(s, k, t);
+    list_put(s, k, t);
 }
 
 /* ---- history ------------------------------------------------------------------------------ */
@@ -39,12 +44,25 @@ static void history_drop_oldest(struct topics *s, struct history *h) {
 }
 
 static void history_clear(struct topics *s, struct topic *t) {
-    struct history *h = &t->history;
+    struct history *h = t->history;
+    if (h == NULL)
+        return;
     while (h->n > 0)
         history_drop_oldest(s, h);
+    list_take(s, LIST_HISTORY, t);
     free(h->events);
-    *h = (struct history){0};
-    list_remove(s, LIST_HISTORY, t);
+    free(h);
+    t->history = NULL;
+}
+
+/* NULL: no memory. */
+static struct history *history_of(struct topics *s, struct topic *t) {
+    if (t->history != NULL)
+        return t->history;
+    t->history = calloc(1, sizeof *t->history);
+    if (t->history != NULL)
+        list_put(s, LIST_HISTORY, t);
+    return t->history;
 }
 
 static bool history_grow(struct history *h, uint32_t max) {
@@ -66,9 +84,9 @@ static bool history_grow(struct history *h, uint32_t max) {
 /* Keeps a reference to b.  What does not fit the bounds pushes the oldest out; topics that were not
  * used for longest lose their history first when the whole shard is over its budget. */
 void history_add(struct topics *s, struct topic *t, ptn_buf *b) {
-    struct history *h = &t->history;
     size_t n = ptn_buf_bytes(b).n;
-    if (n > s->config.history_bytes_max) {
+    struct history *h = n <= s->config.history_bytes_max ? history_of(s, t) : NULL;
+    if (h == NULL) {
         history_clear(s, t); /* a hole is worse than nothing */
         return;
     }
@@ -89,30 +107,43 @@ void history_add(struct topics *s, struct topic *t, ptn_buf *b) {
 
 /* ---- table -------------------------------------------------------------------------------- */
 
-void topic_free(struct topics *s, struct topic *t) {
+static void topic_free(struct topics *s, struct topic *t) {
     history_clear(s, t);
     durable_free(s, t);
-    list_remove(s, LIST_UNHEARD, t);
-    HASH_DELETE(hh, s->by_name, t);
-    s->n_topics--;
     ptn_gauge_add(PTN_G_TOPICS, -1);
     free(t);
 }
 
+void topics_free(struct topics *s) {
+    for (uint32_t i = 0; i < s->by_name.cap; i++)
+        if (s->by_name.entries[i].item != NULL)
+            topic_free(s, s->by_name.entries[i].item);
+    hash_table_done(&s->by_name);
+}
+
+static uint32_t hash_of(const struct topics *s, ptn_str name) {
+    _Static_assert(sizeof s->config.id_key >= HASH_TABLE_KEY_BYTES, "its first bytes will do");
+    return hash_table_name(s->config.id_key, name);
+}
+
 /* Makes room by forgetting the topic that nobody listens to and nobody used for longest. */
 static bool evict_one(struct topics *s) {
-    if (s->last[LIST_UNHEARD] == NULL)
+    struct topic *t = s->last[LIST_UNHEARD];
+    if (t == NULL)
         return false;
-    topic_free(s, s->last[LIST_UNHEARD]);
+    list_take(s, LIST_UNHEARD, t);
+    hash_table_remove(&s->by_name, hash_of(s, topic_name(t)), t);
+    topic_free(s, t);
     return true;
 }
 
 /* A topic in use is on no list of those that may go. */
 static void keep_or_not(struct topics *s, struct topic *t) {
-    if (t->hubs != 0 || t->pins > 0)
-        list_remove(s, LIST_UNHEARD, t);
-    else if (!t->link[LIST_UNHEARD].in)
-        list_to_front(s, LIST_UNHEARD, t);
+    const bool unheard = t->hubs == 0 && t->pins == 0;
+    if (unheard == t->is_unheard)
+        return;
+    t->is_unheard = unheard;
+    (unheard ? list_put : list_take)(s, LIST_UNHEARD, t);
 }
 
 void topic_set_hub(struct topics *s, struct topic *t, unsigned worker, bool attached) {
@@ -133,9 +164,13 @@ void topic_unpin(struct topics *s, struct topic *t) {
 }
 
 struct topic *topic_find(struct topics *s, ptn_str name) {
-    struct topic *t = NULL;
-    HASH_FIND(hh, s->by_name, name.p, name.n, t);
-    return t;
+    const uint32_t hash = hash_of(s, name);
+    uint32_t at = hash;
+    struct topic *t;
+    while ((t = hash_table_seek(&s->by_name, hash, &at)) != NULL)
+        if (ptn_str_eq(name, topic_name(t)))
+            return t;
+    return NULL;
 }
 
 void topic_make_epoch(ptn_ctx *c, char out[EPOCH_BYTES]) {
@@ -149,25 +184,25 @@ void topic_make_epoch(ptn_ctx *c, char out[EPOCH_BYTES]) {
 struct topic *topic_of(ptn_ctx *c, struct topics *s, ptn_str name) {
     struct topic *t = topic_find(s, name);
     if (t != NULL) {
-        if (t->link[LIST_UNHEARD].in)
+        if (t->is_unheard)
             list_to_front(s, LIST_UNHEARD, t);
         return t;
     }
-    if (s->n_topics >= (int64_t)s->config.topics_max && !evict_one(s))
+    if (s->by_name.n >= s->config.topics_max && !evict_one(s))
         return NULL;
-    t = calloc(1, sizeof *t + name.n);
+    PTN_ASSERT(name.n <= PTN_TOPIC_BYTES_MAX);
+    t = calloc(1, offsetof(struct topic, name) + name.n);
     if (t == NULL)
         return NULL;
     topic_make_epoch(c, t->epoch);
     memcpy(t->name, name.p, name.n);
-    t->name_bytes = (uint32_t)name.n;
-    HASH_ADD_KEYPTR(hh, s->by_name, t->name, t->name_bytes, t);
-    if (t->hh.tbl == NULL) { /* no memory for the table */
+    t->name_bytes = (uint8_t)name.n;
+    if (!hash_table_add(&s->by_name, hash_of(s, name), t)) {
         free(t);
         return NULL;
     }
-    list_to_front(s, LIST_UNHEARD, t);
-    s->n_topics++;
+    t->is_unheard = true;
+    list_put(s, LIST_UNHEARD, t);
     ptn_gauge_add(PTN_G_TOPICS, 1);
     return t;
 }

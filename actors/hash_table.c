@@ -1,24 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hub_table.c - adding to the table and removing from it.  See hub_table.h.
+ * hash_table.c - adding to the table and removing from it.  See hash_table.h.
  */
-#include "actors/hub_table.h"
+#include "actors/hash_table.h"
 
+#include <sodium.h>
 #include <stdlib.h>
 
 #define CAP_MIN 16u
 #define CAP_MAX (1u << 30)
 
-static void put(struct hub_table *t, uint32_t hash, void *item) {
+_Static_assert(HASH_TABLE_KEY_BYTES == crypto_shorthash_KEYBYTES, "SipHash-2-4");
+
+uint32_t hash_table_name(const uint8_t key[HASH_TABLE_KEY_BYTES], ptn_str name) {
+    uint32_t out[crypto_shorthash_BYTES / sizeof(uint32_t)];
+    (void)crypto_shorthash((uint8_t *)out, (const uint8_t *)name.p, name.n, key);
+    return out[0];
+}
+
+static void put(struct hash_table *t, uint32_t hash, void *item) {
     uint32_t at = hash & (t->cap - 1);
     while (t->entries[at].item != NULL)
         at = (at + 1) & (t->cap - 1);
-    t->entries[at] = (struct hub_entry){item, hash};
+    t->entries[at] = (struct hash_entry){item, hash};
 }
 
 /* False: no memory, and nothing has changed. */
-static bool resize(struct hub_table *t, uint32_t cap) {
-    struct hub_table new = {.entries = calloc(cap, sizeof *new.entries), .cap = cap, .n = t->n};
+static bool resize(struct hash_table *t, uint32_t cap) {
+    struct hash_table new = {.entries = calloc(cap, sizeof *new.entries), .cap = cap, .n = t->n};
     if (new.entries == NULL)
         return false;
     for (uint32_t i = 0; i < t->cap; i++)
@@ -29,7 +38,7 @@ static bool resize(struct hub_table *t, uint32_t cap) {
     return true;
 }
 
-bool hub_table_add(struct hub_table *t, uint32_t hash, void *item) {
+bool hash_table_add(struct hash_table *t, uint32_t hash, void *item) {
     PTN_ASSERT(item != NULL);
     if (t->cap == 0 || t->n >= t->cap / 4 * 3) {
         if (t->cap >= CAP_MAX || !resize(t, t->cap == 0 ? CAP_MIN : t->cap * 2))
@@ -40,7 +49,7 @@ bool hub_table_add(struct hub_table *t, uint32_t hash, void *item) {
     return true;
 }
 
-static uint32_t find(const struct hub_table *t, uint32_t hash, const void *item) {
+static uint32_t find(const struct hash_table *t, uint32_t hash, const void *item) {
     uint32_t at = hash & (t->cap - 1);
     while (t->entries[at].item != item || t->entries[at].hash != hash) {
         PTN_ASSERT(t->entries[at].item != NULL);
@@ -49,11 +58,11 @@ static uint32_t find(const struct hub_table *t, uint32_t hash, const void *item)
     return at;
 }
 
-void hub_table_replace(struct hub_table *t, uint32_t hash, const void *item, void *by) {
+void hash_table_replace(struct hash_table *t, uint32_t hash, const void *item, void *by) {
     t->entries[find(t, hash, item)].item = by;
 }
 
-void hub_table_remove(struct hub_table *t, uint32_t hash, const void *item) {
+void hash_table_remove(struct hash_table *t, uint32_t hash, const void *item) {
     const uint32_t mask = t->cap - 1;
     uint32_t hole = find(t, hash, item);
     /* Whoever stands behind the hole moves into it unless it would come before its own place. */
@@ -64,13 +73,13 @@ void hub_table_remove(struct hub_table *t, uint32_t hash, const void *item) {
             hole = at;
         }
     }
-    t->entries[hole] = (struct hub_entry){0};
+    t->entries[hole] = (struct hash_entry){0};
     t->n--;
     if (t->cap > CAP_MIN && t->n < t->cap / 8)
         (void)resize(t, t->cap / 2); /* without memory it stays as it is */
 }
 
-void hub_table_done(struct hub_table *t) {
+void hash_table_done(struct hash_table *t) {
     free(t->entries);
-    *t = (struct hub_table){0};
+    *t = (struct hash_table){0};
 }
