@@ -20,14 +20,17 @@ extern "C" {
 /* ---- writer ------------------------------------------------------------------------------- */
 
 typedef struct ptn_pack {
-    ptn_buf *buf;
-    uint8_t *p, *end;
+    ptn_buf *buf; /* NULL: the memory is the caller's */
+    uint8_t *begin, *p, *end;
     int err; /* 0, or -PTN_ENOMEM / -PTN_ETOOBIG, sticky */
 } ptn_pack;
 
 /* Start writing into a new buffer of about that size, then append value after value; an error
  * sticks and is reported at the end. */
 void ptn_pack_init(ptn_pack *w, size_t hint_bytes);
+/* The same in n bytes of the caller, and in a buffer from where they do not suffice: for what is
+ * read at once, through ptn_pack_view(). */
+void ptn_pack_init_in(ptn_pack *w, void *memory, size_t n);
 void ptn_pack_nil(ptn_pack *w);
 void ptn_pack_bool(ptn_pack *w, bool v);
 void ptn_pack_int(ptn_pack *w, int64_t v); /* shortest form */
@@ -59,6 +62,9 @@ size_t ptn_pack_len(const ptn_pack *w);
 /* The sealed buffer, or NULL when anything failed (then everything is released). */
 ptn_buf *ptn_pack_finish(ptn_pack *w);
 void ptn_pack_abort(ptn_pack *w);
+/* What was written, while neither writer nor memory changes; ptn_pack_abort() releases it.  False:
+ * something failed. */
+bool ptn_pack_view(const ptn_pack *w, ptn_bytes *ret_b);
 
 /* ---- reader ------------------------------------------------------------------------------- */
 

@@ -33,8 +33,22 @@ void ptn_pack_init(ptn_pack *w, size_t hint_bytes) {
         (void)pack_fail(w, -PTN_ENOMEM);
         return;
     }
-    w->p = ptn_buf_data(w->buf, &cap);
+    w->begin = w->p = ptn_buf_data(w->buf, &cap);
     w->end = w->p + cap;
+}
+
+void ptn_pack_init_in(ptn_pack *w, void *memory, size_t n) {
+    *w = (ptn_pack){.begin = memory, .p = memory, .end = (uint8_t *)memory + n};
+}
+
+/* A larger buffer with what was written.  NULL: no memory. */
+static ptn_buf *grown(const ptn_pack *w, size_t len, size_t cap) {
+    if (w->buf != NULL)
+        return ptn_buf_grow(w->buf, cap);
+    ptn_buf *b = ptn_buf_new(cap);
+    if (b != NULL && len > 0)
+        memcpy(ptn_buf_data(b, NULL), w->begin, len);
+    return b;
 }
 
 /* Makes room for n more bytes by at least doubling, up to PTN_BUF_BYTES_MAX. */
@@ -48,15 +62,15 @@ bool ptn__pack_grow(ptn_pack *w, size_t n) {
     cap = cap > PTN_BUF_BYTES_MAX / 2 ? PTN_BUF_BYTES_MAX : 2 * cap;
     if (cap < len + n)
         cap = len + n;
-    ptn_buf *grown = ptn_buf_grow(w->buf, cap);
-    if (grown == NULL)
+    ptn_buf *b = grown(w, len, cap);
+    if (b == NULL)
         return pack_fail(w, -PTN_ENOMEM);
-    w->buf = grown;
-    uint8_t *base = ptn_buf_data(grown, &cap);
+    w->buf = b;
+    w->begin = ptn_buf_data(b, &cap);
     if (cap > PTN_BUF_BYTES_MAX)
         cap = PTN_BUF_BYTES_MAX;
-    w->p = base + len;
-    w->end = base + cap;
+    w->p = w->begin + len;
+    w->end = w->begin + cap;
     return true;
 }
 
@@ -163,10 +177,7 @@ void ptn_pack_raw(ptn_pack *w, ptn_bytes encoded) {
 }
 
 size_t ptn_pack_len(const ptn_pack *w) {
-    if (w->buf == NULL)
-        return 0;
-    size_t cap;
-    return (size_t)(w->p - ptn_buf_data(w->buf, &cap));
+    return w->p == NULL ? 0 : (size_t)(w->p - w->begin);
 }
 
 ptn_buf *ptn_pack_finish(ptn_pack *w) {
@@ -177,8 +188,10 @@ ptn_buf *ptn_pack_finish(ptn_pack *w) {
     ptn_buf *b = w->buf;
     if (b != NULL)
         ptn_buf_seal(b, ptn_pack_len(w));
+    else if (w->p != NULL)
+        b = ptn_buf_copy(w->begin, ptn_pack_len(w));
     w->buf = NULL;
-    w->p = w->end = NULL;
+    w->begin = w->p = w->end = NULL;
     w->err = -PTN_EINVAL; /* a finished writer accepts nothing more */
     return b;
 }
@@ -186,7 +199,12 @@ ptn_buf *ptn_pack_finish(ptn_pack *w) {
 /* Releases everything; harmless after ptn_pack_finish. */
 void ptn_pack_abort(ptn_pack *w) {
     w->buf = ptn_buf_unref(w->buf);
-    w->p = w->end = NULL;
+    w->begin = w->p = w->end = NULL;
     if (w->err == 0)
         w->err = -PTN_ECANCELED;
+}
+
+bool ptn_pack_view(const ptn_pack *w, ptn_bytes *ret_b) {
+    *ret_b = (ptn_bytes){w->begin, ptn_pack_len(w)};
+    return w->err == 0;
 }

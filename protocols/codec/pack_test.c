@@ -212,6 +212,39 @@ Test(pack, fills_to_the_limit_and_no_further) {
     cr_assert_null(w.buf);
 }
 
+Test(pack, memory_of_the_caller_is_used_as_far_as_it_goes) {
+    uint8_t memory[16];
+    ptn_bytes b;
+    ptn_pack w;
+    ptn_pack_init_in(&w, memory, sizeof memory);
+    ptn_pack_cstr(&w, "five");
+    cr_assert(ptn_pack_view(&w, &b));
+    cr_expect_eq(b.p, memory);
+    cr_expect_arr_eq(b.p,
+                     "\xa4"
+                     "five",
+                     5);
+    cr_expect_null(w.buf);
+    ptn_pack_cstr(&w, "some more than sixteen bytes");
+    cr_assert(ptn_pack_view(&w, &b));
+    cr_expect_neq(b.p, memory);
+    cr_assert_eq(b.n, 34);
+    cr_expect_arr_eq(b.p,
+                     "\xa4"
+                     "five"
+                     "\xbc"
+                     "some more than sixteen bytes",
+                     34);
+    ptn_pack_abort(&w);
+    cr_expect_not(ptn_pack_view(&w, &b));
+    ptn_pack_init_in(&w, memory, sizeof memory);
+    ptn_pack_bool(&w, true);
+    ptn_buf *copy = ptn_pack_finish(&w);
+    cr_assert_not_null(copy);
+    cr_expect_eq(ptn_buf_bytes(copy).n, 1);
+    ptn_buf_unref(copy);
+}
+
 Test(pack, abort_and_finish_close_the_writer) {
     ptn_pack w;
     ptn_pack_init(&w, 0);

@@ -10,8 +10,7 @@
 
 #define CLOSE_NO_MEMORY 1011 /* as ws/ does (docs/api.md) */
 
-void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n) {
-    ptn_pack_init(w, 0);
+static void frame_open(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n) {
     ptn_pack_map(w, n + 1 + (id.n > 0));
     ptn_pack_key(w, "type");
     ptn_pack_str(w, type);
@@ -21,15 +20,24 @@ void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n) {
     }
 }
 
+void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n) {
+    ptn_pack_init(w, 0);
+    frame_open(w, type, id, n);
+}
+
+void frames__begin_ack(ptn_pack *w, uint8_t memory[FRAMES_ACK_BYTES], ptn_bytes id, uint32_t n) {
+    ptn_pack_init_in(w, memory, FRAMES_ACK_BYTES);
+    frame_open(w, PTN_STR("ack"), id, n);
+}
+
 void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w) {
-    ptn_buf *b = ptn_pack_finish(w);
-    if (b == NULL && s->config->ops->close != NULL) {
-        /* Which question stays without its answer can no longer be said, so all of them end. */
+    ptn_bytes frame;
+    bool ok = ptn_pack_view(w, &frame);
+    if (ok || s->config->ops->close == NULL)
+        s->config->ops->send(c, s->self, ticket, ok ? frame : (ptn_bytes){0});
+    else /* which question stays without its answer can no longer be said, so all of them end */
         s->config->ops->close(c, s->self, CLOSE_NO_MEMORY, PTN_CODE_OVERLOADED);
-        return;
-    }
-    s->config->ops->send(c, s->self, ticket, ptn_buf_bytes(b)); /* NULL: of no bytes */
-    ptn_buf_unref(b);
+    ptn_pack_abort(w);
 }
 
 void frames__trace_hex(const uint8_t trace[FRAMES_TRACE_BYTES], char out[FRAMES_TRACE_HEX + 1]) {

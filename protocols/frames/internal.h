@@ -92,6 +92,9 @@ static inline ptn_bytes frames__call_id(const struct frames_call *call) {
 
 /* Begins a frame of n members beyond `type` and `id`. */
 void frames__begin(ptn_pack *w, ptn_str type, ptn_bytes id, uint32_t n);
+/* An `ack`, whose usual size needs no buffer: memory is there until it is sent. */
+#define FRAMES_ACK_BYTES 1024u
+void frames__begin_ack(ptn_pack *w, uint8_t memory[FRAMES_ACK_BYTES], ptn_bytes id, uint32_t n);
 /* Finishes and sends; the session may have ended when it returns. */
 void frames__send(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_pack *w);
 void frames__error(ptn_ctx *c, frames_session *s, uint64_t ticket, ptn_bytes id,

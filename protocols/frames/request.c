@@ -24,7 +24,8 @@ static bool send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_
         !ptn_unpack_uint(&u, &offset) || !ptn_unpack_uint(&u, &durability))
         return false;
     ptn_pack w;
-    frames__begin(&w, PTN_STR("ack"), frames__call_id(call), 3);
+    uint8_t memory[FRAMES_ACK_BYTES];
+    frames__begin_ack(&w, memory, frames__call_id(call), 3);
     ptn_pack_key(&w, "epoch");
     ptn_pack_str(&w, epoch);
     ptn_pack_key(&w, "offset");
@@ -38,7 +39,8 @@ static bool send_publish_ack(ptn_ctx *c, frames_session *s, const struct frames_
 static void send_message_ack(ptn_ctx *c, frames_session *s, const struct frames_call *call,
                              const ptn_response *r) {
     ptn_pack w;
-    frames__begin(&w, PTN_STR("ack"), frames__call_id(call), 1);
+    uint8_t memory[FRAMES_ACK_BYTES];
+    frames__begin_ack(&w, memory, frames__call_id(call), 1);
     ptn_pack_key(&w, "message");
     ptn_pack_raw(&w, r->data);
     frames__send(c, s, call->ticket, &w);

@@ -10,6 +10,8 @@
 
 #include <stdio.h>
 
+#define WHOLE_BYTES_MAX 256u
+
 static void out(struct ws_conn *w, const void *p, size_t n) {
     if (w->state != WS_DONE && ptn_stream_write(w->stream, p, n) != 0)
         w->state = WS_DONE;
@@ -43,18 +45,28 @@ static void out_packed(struct ws_conn *w, ptn_bytes packed) {
     out(w, packed.p, packed.n);
 }
 
+/* A short one in one piece: that is cheaper than another write. */
+static void out_whole(struct ws_conn *w, enum ws_opcode opcode, ptn_bytes payload) {
+    uint8_t whole[WS_HEAD_BYTES_MAX + WHOLE_BYTES_MAX];
+    const size_t n_head = ws_head_write(whole, opcode, payload.n);
+    const bool is_short = payload.n <= WHOLE_BYTES_MAX;
+    if (is_short && payload.n > 0)
+        memcpy(whole + n_head, payload.p, payload.n);
+    out(w, whole, n_head + (is_short ? payload.n : 0));
+    if (!is_short)
+        out(w, payload.p, payload.n);
+}
+
 void ws__send(struct ws_conn *w, ptn_bytes frame) {
     if (w->state != WS_OPEN)
         return;
-    uint8_t head[WS_HEAD_BYTES_MAX];
     ptn_bytes packed;
     if (w->opcode == WS_OP_BINARY) {
         if (pack(w, frame, &packed)) {
             out_packed(w, packed);
             return;
         }
-        out(w, head, ws_head_write(head, WS_OP_BINARY, frame.n));
-        out(w, frame.p, frame.n);
+        out_whole(w, WS_OP_BINARY, frame);
         return;
     }
     ptn_out *text = &w->edge->text;
@@ -67,6 +79,7 @@ void ws__send(struct ws_conn *w, ptn_bytes frame) {
     if (pack(w, (ptn_bytes){text->p + WS_HEAD_BYTES_MAX, n}, &packed)) {
         out_packed(w, packed);
     } else {
+        uint8_t head[WS_HEAD_BYTES_MAX];
         const size_t n_head = ws_head_write(head, WS_OP_TEXT, n);
         uint8_t *at = text->p + WS_HEAD_BYTES_MAX - n_head; /* head and text in one piece */
         memcpy(at, head, n_head);
