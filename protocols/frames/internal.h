@@ -42,7 +42,7 @@ struct frames_call {
     frames_session *session;
     uint64_t ticket;
     uint64_t corr;    /* the ask; 0: none */
-    ptn_time started; /* REQUEST, PUBLISH, MESSAGE */
+    ptn_time started; /* REQUEST, PUBLISH, MESSAGE: the turn that brought it */
     enum frames_call_kind kind;
     uint32_t n_waiting; /* SUBSCRIBE: topics without an answer */
     bool send_welcome;  /* AUTH */

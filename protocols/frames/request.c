@@ -125,7 +125,7 @@ static void call_ask(ptn_ctx *c, struct frames_call *call, uint32_t type, ptn_pa
 /* Fills what is the same for every request of this session. */
 static ptn_request request_of(ptn_ctx *c, const frames_session *s, struct frames_call *call) {
     ptn_random(c, call->trace, sizeof call->trace);
-    call->started = ptn_clock(c);
+    call->started = ptn_now(c);
     return (ptn_request){
         .method = PTN_POST,
         .principal = frames_principal(s),
@@ -174,7 +174,7 @@ void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_i
     struct frames_call *call = frames__call_new(c, s, in, FRAMES_CALL_PUBLISH);
     if (call == NULL)
         return;
-    call->started = ptn_clock(c);
+    call->started = ptn_now(c);
     p.key = idempotency_key(in->id);
     ptn_pack w;
     ptn_pack_init(&w, p.topic.n + p.user.n + p.key.n + p.data.n + 32);
