@@ -139,6 +139,7 @@ struct topics {
     struct append *idle_appends; /* likewise */
     struct durable *gathering;   /* topics with events of this turn */
     struct hash_table by_name;
+    struct topic *found;                      /* by the last look */
     struct topic *first[LISTS], *last[LISTS]; /* most recently used first */
     uint64_t watching;                        /* workers whose hub wants every event */
     uint64_t resync; /* workers whose hub refused an event: tell it to start over */
