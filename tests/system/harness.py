@@ -43,9 +43,11 @@ BIN_DIR = os.environ.get("POSTERN_BIN_DIR") or os.path.join(HERE, "..", "..", "b
 PROGRAM = os.path.join(BIN_DIR, "postern")
 RELEASE = os.path.basename(os.path.normpath(os.path.abspath(BIN_DIR))) == "build"
 
-# The longest any single step may take: sanitizer builds are slow, but a hang must still end.
+# The longest any single step may take: sanitizer builds are slow, and so is a machine with more to do than it has
+# processors, but a hang must still end.
 SLOW = bool(os.environ.get("POSTERN_TEST_SLOW"))
-PATIENCE = 60.0 if SLOW else 20.0
+BUSY = min(max(os.getloadavg()[0] / os.cpu_count(), 1.0), 4.0)
+PATIENCE = (60.0 if SLOW else 20.0) * BUSY
 # How long "nothing more arrives" is observed, after a fence has shown that everything earlier is
 # through.
 QUIET = 0.2

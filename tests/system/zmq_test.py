@@ -307,6 +307,12 @@ class DealerTest(ZmqTest):
         req = self.zmq.req(self.broker.zmq)
         self.assertEqual(zmq_ask(req, {"method": "GET", "path": "/health"})["status"], 200)
 
+
+class GreedyDealerTest(ZmqTest):
+    """DEALER that asks for more than it takes, where requests that wait are refused as in production: what stands in
+    front of the others is bounded by time, however slow the machine is.
+    """
+
     def test_a_dealer_that_never_reads(self):
         """Never let one stall another: the REQ of somebody else is answered all the while."""
         conversation = self.broker.conversation(self.ann)
