@@ -25,6 +25,7 @@
 #include "broker/version.h"
 #include "protocols/zmq/zmq_gw.h"
 
+#include <malloc.h>
 #include <postern/log.h>
 #include <postern/memory.h>
 #include <postern/metrics.h>
@@ -35,6 +36,7 @@
 
 #define EXIT_FAILED 1
 #define ENDPOINTS_MAX 8
+#define LARGE_BLOCK_BYTES (512 << 10)
 
 struct broker {
     const struct postern_config *config;
@@ -409,6 +411,16 @@ static void ignore_signals(void) {
     (void)sigaction(SIGHUP, &ignore, NULL);
 }
 
+/* The C library learns from what is freed to keep such blocks: a page of messages is made on one
+ * thread and freed on another, and what is kept for one is of no use to the next.  Blocks of that
+ * size cost far more to fill than to map. */
+static void return_large_blocks(void) {
+#ifdef M_MMAP_THRESHOLD
+    (void)mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, 2 * LARGE_BLOCK_BYTES);
+#endif
+}
+
 int wiring_run(const struct postern_config *config, const wiring_options *options) {
     struct broker *b = calloc(1, sizeof *b);
     if (b == NULL) {
@@ -433,6 +445,7 @@ int wiring_run(const struct postern_config *config, const wiring_options *option
     }
     ptn_runtime_on_trace(b->rt, trace, NULL);
     ptn_memory_limit(config_memory(config));
+    return_large_blocks();
     code = open_outside(b, options->print_listen ? stderr : options->out);
     if (code == 0 && spawn_all(b) < 0) {
         complain("start", "cannot spawn the actors: out of memory");
