@@ -59,7 +59,7 @@ struct config_list {
     XX(S, ws_requests, ws_requests, COUNT, "64", 1, 1024, "Unanswered frames of one WebSocket session.")   \
     XX(S, subscriptions, subscriptions, COUNT, "1000", 16, 100000, "Subscriptions of one connection.")     \
     XX(S, subscriptions_total, subscriptions_total, COUNT, "1000000", 16, 10000000, "Subscriptions of all connections of one worker, about 200 bytes each.") \
-    XX(S, out_queue, out_queue_bytes, SIZE, "1MiB", 65536, 64 << 20, "Output waiting for one connection; past it the client is cut off.") \
+    XX(S, out_queue, out_queue_bytes, SIZE, "1MiB", 65536, 64 << 20, "Output waiting for one connection.  Answers: past it, or half of it on WebSocket, no more requests are read; events: past it the client is cut off.") \
     XX(S, keep_alive, keep_alive_ns, DURATION, "60s", PTN_SEC, 3600 * PTN_SEC, "Silence on an HTTP connection before it is closed.") \
     XX(S, headers_timeout, headers_timeout_ns, DURATION, "10s", 100 * PTN_MS, 600 * PTN_SEC, "From the first byte of a request to the end of its headers.") \
     XX(S, body_timeout, body_timeout_ns, DURATION, "30s", 100 * PTN_MS, 3600 * PTN_SEC, "From the end of the headers to the end of the body.") \

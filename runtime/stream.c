@@ -17,6 +17,7 @@
  * The bound is on bytes, and on frames as if each had at least FRAME_CHARGE bytes, so that tiny
  * frames cannot grow the ring past a fraction of it.  A stream that reaches it within one turn is
  * flushed once before it is judged: what counts is a peer that does not read, not a busy turn.
+ * A machine that slows its peer down is told at a mark below the bound, and by the same look.
  *
  * The stall timer exists only while pressed (or lingering).  Progress does not restart it; when it
  * fires it looks how long ago the last progress was and goes on waiting for the rest.
@@ -59,7 +60,8 @@ struct ptn_stream {
     uint32_t q_head, q_n, q_cap;
     uint32_t head_done; /* bytes of the first frame that the kernel has */
     size_t queued;
-    size_t out_bytes_max;
+    uint32_t mark_bytes; /* what waits is looked at from here on; at most out_bytes_max */
+    uint32_t out_bytes_max;
     ptn_stream *dirty_next;
     struct stream_timer *timer;
     bool dirty;
@@ -72,7 +74,8 @@ struct ptn_stream {
     bool eof;          /* the peer sent its FIN */
     bool tail_private; /* the last frame is ours alone, and may grow */
     /* the rest */
-    int reason;
+    int16_t reason;
+    uint32_t write_bytes_max;  /* in place of out_bytes_max, for what is written */
     const ptn_stream_ops *ops; /* NULL: not opened yet */
     void *owner;
     ptn_addr actor;
@@ -232,13 +235,13 @@ static void queue_drop(ptn_stream *s) {
         queue_pop(s);
 }
 
-static size_t frames_max(const ptn_stream *s) {
-    size_t n = s->out_bytes_max / FRAME_CHARGE;
+static uint32_t frames_max(const ptn_stream *s) {
+    uint32_t n = s->out_bytes_max / FRAME_CHARGE;
     return n < FRAMES_MAX_MIN ? FRAMES_MAX_MIN : n;
 }
 
-static bool queue_is_over(const ptn_stream *s) {
-    return s->queued > s->out_bytes_max || s->q_n > frames_max(s);
+static bool queue_is_over(const ptn_stream *s, size_t bytes_max) {
+    return s->queued > bytes_max || s->q_n > frames_max(s);
 }
 
 /* ---- closing ------------------------------------------------------------------------------ */
@@ -247,7 +250,7 @@ static void stream_close(ptn_stream *s, int reason) {
     if (s->closing)
         return;
     s->closing = true;
-    s->reason = reason > 0 ? -reason : reason;
+    s->reason = (int16_t)(reason > 0 ? -reason : reason);
     queue_drop(s);
     env_of(s)->transport_close(s->t);
     s->t = NULL;
@@ -353,22 +356,24 @@ static int stream_write_out(ptn_stream *s) {
     return 0;
 }
 
-/* The queue has passed its bound: 0 when a flush helps, else the stream is closed. */
-static int stream_over_bound(ptn_stream *s) {
+/* The queue has passed its mark: 0 when a flush helps, 1 when not, and past its bound, bytes_max,
+ * the stream is closed. */
+static int stream_over_mark(ptn_stream *s, size_t bytes_max) {
     int err = s->pressed ? 0 : stream_write_out(s);
-    if (err == 0 && queue_is_over(s))
+    if (err == 0 && queue_is_over(s, bytes_max))
         err = -PTN_ESLOW;
     if (err != 0)
         stream_close(s, err);
-    return err;
+    return err != 0 ? err : s->queued > s->mark_bytes;
 }
 
-static int stream_appended(ptn_stream *s, size_t n) {
+/* True: the queue has passed its mark, or its bound. */
+static bool stream_appended(ptn_stream *s, size_t n) {
     s->queued += n;
     s->st->queued += n;
     if (!s->pressed)
         mark_dirty(s);
-    return PTN_UNLIKELY(queue_is_over(s)) ? stream_over_bound(s) : 0;
+    return PTN_UNLIKELY(queue_is_over(s, s->mark_bytes));
 }
 
 int ptn_stream_send(ptn_stream *s, ptn_frame *f) {
@@ -382,7 +387,10 @@ int ptn_stream_send(ptn_stream *s, ptn_frame *f) {
     }
     ptn_frame_ref(f);
     s->tail_private = false;
-    return stream_appended(s, f->len);
+    if (!stream_appended(s, f->len))
+        return 0;
+    int err = stream_over_mark(s, s->out_bytes_max);
+    return err < 0 ? err : 0;
 }
 
 /* Appends what fits to the private last frame; a shared frame is never written to. */
@@ -414,21 +422,22 @@ static int write_to_new(ptn_stream *s, const uint8_t *p, size_t n, size_t *ret_n
 
 int ptn_stream_write(ptn_stream *s, const void *p, size_t n) {
     const uint8_t *at = p;
+    int err = 0;
     if (PTN_UNLIKELY(s->closing || s->finishing))
         return -PTN_ECANCELED;
     while (n > 0) {
         size_t part = write_to_tail(s, at, n);
-        int err = part > 0 ? 0 : write_to_new(s, at, n, &part);
+        err = part > 0 ? 0 : write_to_new(s, at, n, &part);
         if (err != 0)
             stream_close(s, err);
-        else
-            err = stream_appended(s, part);
-        if (err != 0)
+        else if (stream_appended(s, part))
+            err = stream_over_mark(s, s->write_bytes_max);
+        if (err < 0)
             return err;
         at += part;
         n -= part;
     }
-    return 0;
+    return err;
 }
 
 /* ---- stall and linger --------------------------------------------------------------------- */
@@ -661,8 +670,7 @@ int ptn__stream_new(ptn_ctx *c, ptn_transport *take_t, ptn_stream **ret_s) {
     s->st = ptn__ctx_worker(c)->streams;
     s->t = take_t;
     s->actor = ptn_self(c);
-    s->out_bytes_max = OUT_BYTES_MAX_DEFAULT;
-    s->stall_ns = STALL_NS_DEFAULT;
+    ptn_stream_limits(s, OUT_BYTES_MAX_DEFAULT, STALL_NS_DEFAULT);
     ptn__stat_add(&s->st->w->stream_counts.streams_open, 1);
     *ret_s = s;
     return 0;
@@ -682,9 +690,15 @@ void ptn_stream_open(ptn_stream *s, const ptn_stream_ops *ops, void *owner) {
     }
 }
 
-void ptn_stream_limits(ptn_stream *s, size_t out_bytes_max, ptn_time stall_ns) {
-    s->out_bytes_max = out_bytes_max;
+void ptn_stream_limits(ptn_stream *s, uint32_t out_bytes_max, ptn_time stall_ns) {
+    s->mark_bytes = s->out_bytes_max = s->write_bytes_max = out_bytes_max;
     s->stall_ns = stall_ns;
+}
+
+void ptn_stream_mark(ptn_stream *s, uint32_t mark_bytes, uint32_t write_bytes_max) {
+    PTN_ASSERT(mark_bytes <= s->out_bytes_max && write_bytes_max >= s->out_bytes_max);
+    s->mark_bytes = mark_bytes;
+    s->write_bytes_max = write_bytes_max;
 }
 
 size_t ptn_stream_queued(const ptn_stream *s) {
@@ -695,7 +709,7 @@ void ptn__stream_bounds(const struct ptn__resource *r, const char *who, ptn__bou
     const ptn_stream *s = (const ptn_stream *)r;
     if (r->close != stream_resource_close)
         return;
-    visit(&(ptn__bound){who, "bytes for a client", s->queued, s->out_bytes_max});
+    visit(&(ptn__bound){who, "bytes for a client", s->queued, s->write_bytes_max});
     visit(&(ptn__bound){who, "frames for a client", s->q_n, frames_max(s)});
 }
 

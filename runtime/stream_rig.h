@@ -34,7 +34,7 @@ typedef struct rig {
     const ptn_stream_ops *ops;
     void (*accepted)(struct rig *r, ptn_ctx *c, ptn_stream *s);
     void (*poked)(struct rig *r, ptn_ctx *c);
-    size_t out_bytes_max;
+    uint32_t out_bytes_max;
     ptn_time stall_ns;
     pthread_t thread;
     int result;

@@ -118,7 +118,7 @@ static void poke_send_tiny(rig *r, ptn_ctx *c) {
 static void poke_press(rig *r, ptn_ctx *c) {
     ptn_stream_limits(r->stream, 16u << 20, 30 * PTN_SEC);
     poke_send_big(r, c);
-    r->out_bytes_max = ptn_stream_queued(r->stream) + (1u << 20);
+    r->out_bytes_max = (uint32_t)ptn_stream_queued(r->stream) + (1u << 20);
     ptn_stream_limits(r->stream, r->out_bytes_max, 30 * PTN_SEC);
     r->poked = poke_send_tiny;
 }
@@ -135,6 +135,46 @@ Test(stream, tiny_frames_are_bounded_by_number, .timeout = 60) {
     cr_assert_eq(r.sent, -PTN_ESLOW);
     wait_for(&r, &r.closes, 1);
     close(fd);
+    rig_stop(&r);
+}
+
+/* Until it waits past the mark; then more of it, past the bound of what is sent. */
+static void write_past_bound(ptn_stream *s, ptn_frame *f) {
+    int err = 0;
+    ptn_stream_limits(s, 4 * BIG_FRAME, 30 * PTN_SEC);
+    ptn_stream_mark(s, 2 * BIG_FRAME, 8 * BIG_FRAME);
+    for (uint32_t i = 0; i < BIG_FRAMES && err == 0; i++) {
+        cr_assert_leq(ptn_stream_queued(s), 2 * BIG_FRAME);
+        err = ptn_stream_write(s, f->data, BIG_FRAME);
+    }
+    cr_assert_eq(err, 1);
+    cr_assert_gt(ptn_stream_queued(s), 2 * BIG_FRAME);
+    cr_assert_eq(ptn_stream_send(s, f), 0, "the mark says nothing to who sends");
+    while (ptn_stream_queued(s) <= 7 * BIG_FRAME)
+        cr_assert_eq(ptn_stream_write(s, f->data, BIG_FRAME), 1);
+}
+
+static void poke_mark(rig *r, ptn_ctx *c) {
+    (void)c;
+    ptn_frame *f = frame_of(BIG_FRAME, 'x');
+    write_past_bound(r->stream, f);
+    write_past_bound(r->other, f);
+    cr_assert_eq(ptn_stream_send(r->stream, f), -PTN_ESLOW);
+    cr_assert_eq(ptn_stream_write(r->other, f->data, BIG_FRAME), -PTN_ESLOW);
+    ptn_frame_unref(f);
+}
+
+Test(stream, who_writes_is_told_at_the_mark_and_may_pass_the_bound, .timeout = 60) {
+    rig r = {.ops = &sink_ops, .poked = poke_mark};
+    rig_start(&r, "127.0.0.1:0");
+    int a = rig_connect_slow(&r);
+    wait_for(&r, &r.accepts, 1);
+    int b = rig_connect_slow(&r);
+    wait_for(&r, &r.accepts, 2);
+    rig_poke(&r);
+    wait_for(&r, &r.closes, 2);
+    close(a);
+    close(b);
     rig_stop(&r);
 }
 

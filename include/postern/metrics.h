@@ -33,6 +33,7 @@
     XX(INFLATE_PACKED, "postern_ws_inflate_bytes_total", "what=\"packed\"", "Compressed messages of WebSocket clients: bytes before and after") \
     XX(INFLATE_PLAIN, "postern_ws_inflate_bytes_total", "what=\"plain\"", "")                               \
     XX(INFLATE_FAILED, "postern_ws_inflate_failures_total", "", "Compressed messages that were damaged or too large") \
+    XX(WS_HELD, "postern_ws_held_back_total", "", "Times a WebSocket client was read no further because it did not take its answers") \
     XX(CONFLATED, "postern_messages_conflated_total", "", "Events that a newer one of their topic has replaced, for subscribers that asked for the latest") \
     XX(REDELIVERIES, "postern_offline_queue_redeliveries_total", "", "Messages sent again for lack of an acknowledgement") \
     XX(DEAD_LETTERS_DELIVERIES, "postern_offline_queue_dead_letters_total", "reason=\"max_deliveries\"", "Messages that a device's cursor has passed without an acknowledgement, by reason") \

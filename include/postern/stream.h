@@ -79,14 +79,21 @@ void ptn_stream_open(ptn_stream *s, const ptn_stream_ops *ops, void *owner);
 
 /* Bounds of the out-queue: past max_bytes the stream is closed with -PTN_ESLOW, and also when a
  * non-empty queue makes no progress for stall_ns.  Defaults: 1 MiB, 30 s. */
-void ptn_stream_limits(ptn_stream *s, size_t out_bytes_max, ptn_time stall_ns);
+void ptn_stream_limits(ptn_stream *s, uint32_t out_bytes_max, ptn_time stall_ns);
+/* For a machine that slows its peer down (reads no further) before the bound ends it: while more
+ * than mark_bytes wait and the kernel takes nothing, ptn_stream_write() returns 1, and what it
+ * writes is bounded by write_bytes_max: answers to what the machine has read already.
+ * mark_bytes <= out_bytes_max <= write_bytes_max; until then, and again after
+ * ptn_stream_limits(), they are equal. */
+void ptn_stream_mark(ptn_stream *s, uint32_t mark_bytes, uint32_t write_bytes_max);
 
 /* Links a shared frame (takes its own reference).  0, or -PTN_ESLOW: the bound is reached and the
  * stream is closing (a queue that only this turn filled is flushed first).  -PTN_ECANCELED: it was
  * closing or finishing before; -PTN_ENOMEM, -PTN_EIO: it is closing for that reason.  Never calls
  * back. */
 int ptn_stream_send(ptn_stream *s, ptn_frame *f);
-/* Copies bytes, gathering small writes into one frame. */
+/* Copies bytes, gathering small writes into one frame.  As ptn_stream_send(), or 1: they wait past
+ * the mark of ptn_stream_mark(). */
 int ptn_stream_write(ptn_stream *s, const void *p, size_t n);
 /* Bytes not yet accepted by the kernel. */
 size_t ptn_stream_queued(const ptn_stream *s);

@@ -23,6 +23,7 @@
 #endif
 #define RIG_NEVER_MAX 8
 #define RIG_PARKED_MAX 64
+#define RIG_LARGE_BYTES (32u << 10)
 #define RIG_EXPIRES_SOON_MS 700
 
 struct rig {
@@ -63,6 +64,7 @@ struct fake_router {
     struct rig *rig;
     ptn_reply_to parked[RIG_PARKED_MAX];
     unsigned n_parked;
+    bool large; /* their answers are of RIG_LARGE_BYTES */
 };
 
 /* /echo: what arrived.  data {method, path, query, user, protocol, headers, trace, span, body} */
@@ -118,11 +120,16 @@ static inline void fake_publish(ptn_ctx *c, const ptn_msg *m) {
 
 /* The test lets the parked ones go, oldest first. */
 static inline void fake_unpark(ptn_ctx *c, struct fake_router *f) {
+    static char large[RIG_LARGE_BYTES];
+    memset(large, 'x', sizeof large);
     for (unsigned i = 0; i < f->n_parked; i++) {
         ptn_pack w;
         ptn_pack_init(&w, 0);
         ptn_response_begin(&w, 200);
-        ptn_pack_nil(&w);
+        if (f->large)
+            ptn_pack_str(&w, (ptn_str){large, sizeof large});
+        else
+            ptn_pack_nil(&w);
         ptn_response_send(c, f->parked[i], &w);
     }
     f->n_parked = 0;
@@ -182,8 +189,9 @@ static inline int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_reply_err(c, to, -PTN_EOVERLOAD);
     } else if (ptn_str_eqz(q.path, "/never")) {
         rig_count(r, &r->n_never);
-    } else if (ptn_str_eqz(q.path, "/parked")) {
+    } else if (ptn_str_eqz(q.path, "/parked") || ptn_str_eqz(q.path, "/parked/large")) {
         cr_assert_lt(f->n_parked, RIG_PARKED_MAX);
+        f->large = !ptn_str_eqz(q.path, "/parked");
         f->parked[f->n_parked++] = to;
         rig_count(r, &r->n_parked);
     } else {

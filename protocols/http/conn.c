@@ -524,7 +524,7 @@ void http_conn_accept(ptn_ctx *c, void *edge_arg, ptn_stream *s) {
     ptn_count(PTN_C_CONNECTIONS_ACCEPTED_HTTP, 1);
     ptn_gauge_add(PTN_G_CONNECTIONS_HTTP, 1);
     /* One answer may exceed the bound that decides whether the next is written (flush). */
-    ptn_stream_limits(s, (size_t)e->base.limits.out_bytes_max + 2 * (size_t)PTN_BUF_BYTES_MAX,
+    ptn_stream_limits(s, e->base.limits.out_bytes_max + 2 * PTN_BUF_BYTES_MAX,
                       e->base.limits.stall_ns);
     ptn_stream_open(s, &conn_stream_ops, conn);
     http_conn_advance(c, conn); /* the first wait, and no reading while the edge pauses */

@@ -268,6 +268,7 @@ static void conn_init(ptn_ctx *c, struct ws_conn *w, edge *e, ptn_stream *s,
     w->ping_due = now + l->ws_ping_ns;
     w->pong_due = PTN_NEVER;
     w->out_bytes_max = l->out_bytes_max;
+    w->holds = e->paused ? WS_HOLD_EDGE : 0;
     ws_parser_init(&w->parser, w->opcode, l->message_bytes_max, deflate ? e->deflate : NULL);
     frames_session_init(&w->session, &e->ws_sessions, w);
     w->next = e->ws_conns;
@@ -312,6 +313,13 @@ static int edge_first(ptn_ctx *c, edge *e) {
     return 0;
 }
 
+/* What may wait with the answers that are in flight when reading stops: each may be as large as the
+ * out-queue. */
+static uint32_t answers_max(const edge_limits *l) {
+    const uint64_t max = (1 + (uint64_t)l->ws_requests_max) * l->out_bytes_max;
+    return max < UINT32_MAX ? (uint32_t)max : UINT32_MAX;
+}
+
 int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_bytes early) {
     const enum ws_subprotocol sub = ws__negotiate(u->protocols);
     orphans_reap(c);
@@ -326,6 +334,7 @@ int ws_conn_open(ptn_ctx *c, edge *e, ptn_stream *s, const ws_upgrade *u, ptn_by
     ptn_stream_open(s, &stream_ops, w);
     if (ws__write_101(s, u, sub, deflate) != 0)
         w->state = WS_DONE; /* the stream is closing: on_close frees */
+    ptn_stream_mark(s, WS_OWED_MARK(e->limits.out_bytes_max), answers_max(&e->limits));
     ws__timer_arm(c, w);
     if (edge_sheds(e))
         ws__fail(w, WS_CLOSE_TRY_LATER, PTN_CODE_OVERLOADED, WS_RETRY_AFTER_MS);

@@ -22,6 +22,17 @@
 #define WS_CLOSE_REASON_BYTES_MAX 123u   /* RFC 6455 section 5.5 */
 #define WS_RETRY_AFTER_MS 1000u          /* told to clients that may come back */
 
+/* Answers that the peer does not take hold back its reading (read.c): those behind a quarter of the
+ * out-queue are owed, and more than another quarter is too much. */
+#define WS_OWED_MARK(out_bytes_max) ((out_bytes_max) / 4)
+#define WS_OWED_MAX(out_bytes_max) ((out_bytes_max) / 4)
+
+/* Why nothing is read, beside a session that is full. */
+enum ws_hold {
+    WS_HOLD_EDGE = 1,    /* the edge pauses */
+    WS_HOLD_ANSWERS = 2, /* answers wait for the peer */
+};
+
 enum ws_state {
     WS_OPEN,    /* frames go both ways */
     WS_CLOSING, /* our close is sent; waiting for the peer's */
@@ -36,7 +47,9 @@ struct ws_conn {
     bool heard;     /* bytes have come since the last ping */
     bool authenticated;
     bool congested; /* the hub waits for on_drain */
+    uint8_t holds;  /* enum ws_hold */
     uint32_t out_bytes_max;
+    uint32_t owed; /* bytes of answers that had to wait, since the queue was empty */
     union {
         edge *edge;
         ptn_hub *hub; /* an orphan's: the hub that knows it */
@@ -107,7 +120,7 @@ void ws__backlog_done(struct ws_conn *w);
 
 int ws__sink_open(struct ws_conn *w);
 void ws__sink_close(ptn_ctx *c, ptn_hub *hub, struct ws_conn *w);
-/* The stream's on_drain: the hub goes on. */
+/* The stream's on_drain: reading and the hub go on. */
 void ws__on_drain(ptn_ctx *c, void *owner);
 
 /* ---- conn.c ---- */

@@ -7,7 +7,9 @@
  * stream stops reading, so that TCP pushes back.  When half of the answers have gone out, the tail
  * is fed again, and with its end reading is on.  Control frames behind unread data wait with it.
  *
- * While the edge pauses, all sessions count as full.
+ * So it goes for a session whose answers wait for a peer that does not take them (send.c counts
+ * them; events have their own policies), until the queue has drained; and for all sessions while
+ * the edge pauses.
  *
  * Answers come in the context of the edge or, for subscriptions, of the hub, and in the middle of
  * the session's work.  So an answer only puts the connection on the edge's list and casts
@@ -34,7 +36,7 @@ struct reading { /* what the parser's callbacks get */
 /* While it closes, a connection reads on: frames are thrown away, the peer's close is what counts.
  */
 static bool must_wait(const struct ws_conn *w) {
-    return w->state == WS_OPEN && (frames_is_full(&w->session) || w->edge->paused);
+    return w->state == WS_OPEN && (frames_is_full(&w->session) || w->holds != 0);
 }
 
 /* The payload is no JSON or msgpack value that we take; the connection survives.  Without memory
@@ -139,11 +141,11 @@ void ws__backlog_done(struct ws_conn *w) {
     w->backlog = NULL;
 }
 
-void ws__read_on(ptn_ctx *c, struct ws_conn *w) {
+static __attribute__((noinline)) void read_on(ptn_ctx *c, struct ws_conn *w) {
     struct ws_backlog *b = w->backlog;
-    if (b == NULL || (w->state == WS_OPEN && (!frames_has_room(&w->session) || w->edge->paused)))
-        return;
     edge *e = w->edge;
+    if (w->state == WS_OPEN && (!frames_has_room(&w->session) || w->holds != 0))
+        return;
     if (b->pprev == NULL) {
         b->next = e->ws_ready;
         b->pprev = &e->ws_ready;
@@ -154,6 +156,11 @@ void ws__read_on(ptn_ctx *c, struct ws_conn *w) {
     /* A full mailbox refuses; the timer tries again. */
     if (!e->ws_read_on_sent)
         e->ws_read_on_sent = ptn_cast(c, e->self, WS_MSG_READ_ON, NULL) == 0;
+}
+
+void ws__read_on(ptn_ctx *c, struct ws_conn *w) {
+    if (PTN_UNLIKELY(w->backlog != NULL))
+        read_on(c, w);
 }
 
 /* Stops reading, with b as the tail that waits. */
@@ -229,6 +236,7 @@ void ws_read_on(ptn_ctx *c, edge *e) {
 
 void ws_pause_changed(ptn_ctx *c, edge *e) {
     for (struct ws_conn *w = e->ws_conns; w != NULL; w = w->next) {
+        w->holds = (uint8_t)(e->paused ? w->holds | WS_HOLD_EDGE : w->holds & ~WS_HOLD_EDGE);
         if (!e->paused) {
             ws__read_on(c, w);
         } else if (w->state == WS_OPEN && w->backlog == NULL) {

@@ -5,16 +5,46 @@
  *
  * A failed write needs no handling of its own: the stream is closing then and says why in on_close.
  * From then on the connection counts as done.
+ *
+ * What is written here, all but events, answers the peer.  When the peer does not take it, it is
+ * owed, and when much is owed, nothing is read (read.c).  Answers to what was read before still go
+ * into the queue, also past its bound: while there is memory they do not end a connection.
  */
 #include "protocols/ws/internal.h"
+
+#include <postern/memory.h>
+#include <postern/metrics.h>
 
 #include <stdio.h>
 
 #define WHOLE_BYTES_MAX 256u
 
-static void out(struct ws_conn *w, const void *p, size_t n) {
-    if (w->state != WS_DONE && ptn_stream_write(w->stream, p, n) != 0)
+/* The stream has failed, or n bytes more wait behind WS_OWED_MARK of others. */
+static __attribute__((noinline)) void not_taken(struct ws_conn *w, size_t n, int err) {
+    if (err < 0) {
         w->state = WS_DONE;
+        return;
+    }
+    if (ptn_stream_queued(w->stream) > w->out_bytes_max && ptn_memory_pressure()) {
+        ptn_stream_close(w->stream, -PTN_ESLOW);
+        w->state = WS_DONE;
+        return;
+    }
+    if ((w->holds & WS_HOLD_ANSWERS) != 0)
+        return;
+    w->owed += (uint32_t)n;
+    if (w->owed <= WS_OWED_MAX(w->out_bytes_max))
+        return;
+    w->holds |= WS_HOLD_ANSWERS;
+    ptn_count(PTN_C_WS_HELD, 1);
+}
+
+static inline void out(struct ws_conn *w, const void *p, size_t n) {
+    if (w->state == WS_DONE)
+        return;
+    const int err = ptn_stream_write(w->stream, p, n);
+    if (PTN_UNLIKELY(err != 0))
+        not_taken(w, n, err);
 }
 
 /* Encodes in edge->text as JSON, after room for the longest head; false: no memory. */

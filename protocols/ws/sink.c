@@ -74,6 +74,9 @@ static bool sink_taken(void *self) {
 
 void ws__on_drain(ptn_ctx *c, void *owner) {
     struct ws_conn *w = owner;
+    w->owed = 0;
+    w->holds &= (uint8_t)~WS_HOLD_ANSWERS;
+    ws__read_on(c, w);
     if (!w->congested)
         return;
     w->congested = false;

@@ -217,11 +217,10 @@ static inline void send_text(int fd, const char *json) {
     send_raw(fd, 0x81, json, strlen(json));
 }
 
-/* Connects and upgrades; extra: more header lines and what follows; target: "/ws" and so on. */
-static inline int ws_connect(struct world *w, const char *target, const char *extra,
-                             const void *early, size_t n_early) {
+/* Upgrades; extra: more header lines and what follows; target: "/ws" and so on. */
+static inline int ws_upgrade_on(int fd, const char *target, const char *extra, const void *early,
+                                size_t n_early) {
     char request[HEAD_MAX], head[HEAD_MAX];
-    int fd = client_connect(ptn_endpoint_address(w->ep));
     cr_assert_geq(fd, 0);
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -242,6 +241,12 @@ static inline int ws_connect(struct world *w, const char *target, const char *ex
     const char *offered = strstr(extra, "Sec-WebSocket-Protocol: ");
     cr_assert_eq(strstr(head, "Sec-WebSocket-Protocol: ") != NULL, offered != NULL);
     return fd;
+}
+
+static inline int ws_connect(struct world *w, const char *target, const char *extra,
+                             const void *early, size_t n_early) {
+    return ws_upgrade_on(client_connect(ptn_endpoint_address(w->ep)), target, extra, early,
+                         n_early);
 }
 
 static inline int ws_plain(struct world *w) {
