@@ -3,7 +3,8 @@
  * hub_cursor.c - one conversation of one feed: what was sent, what is acknowledged, and what is
  * sent again.
  *
- * Positions are sequence numbers of the conversation: acked <= last <= pos.  A user's own messages
+ * Positions are sequence numbers of the conversation: acked <= last <= pos, and what the owner has
+ * announced here may be behind all of them, because the store knows more.  A user's own messages
  * are passed over; behind the last message that somebody else has sent they count as acknowledged.
  *
  * The queue hears of acknowledgements in batches, because losing one only means that messages are
@@ -292,8 +293,6 @@ void hub_cursor_new(ptn_ctx *c, ptn_hub *h, struct hub_sub *sub, uint64_t acked,
         hub_reset_sink(c, h, sub->sink);
         return;
     }
-    if (acked > newest)
-        acked = newest;
     k->hub = h;
     k->sub = sub;
     k->acked = k->last = k->pos = acked;

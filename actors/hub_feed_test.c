@@ -643,6 +643,14 @@ Test(hub_feed, who_joins_again_begins_there_whatever_the_feed_could_not_reach) {
     cr_expect_str_eq(S.device[0].seen, "m3 ");
 }
 
+Test(hub_feed, who_joins_hears_nothing_older_that_is_announced_later) {
+    S.newer = true; /* the list of the queue ends before the conversation */
+    S.opts.queue.conversations = 1;
+    play((const struct step[]){
+        {0, say, 2}, {0, open_feed, 0}, {0, join, 3}, {0, say, 2}, {0, NULL, 0}});
+    cr_expect_str_eq(S.device[0].seen, "m4 ");
+}
+
 Test(hub_feed, who_joins_again_begins_there_whatever_the_queue_lists) {
     play((const struct step[]){{0, say, 2},
                                {0, queue_away, 1},

@@ -489,6 +489,8 @@ static bool open_row(struct visit *v, ptn_pack *w, sqlite3_stmt *row, bool first
     ptn_str id = store_column_str(row, 1);
     if (!visit_row(v, row, &k))
         return false;
+    if (k.seq > sqlite3_column_int64(row, 3)) /* saved from a damaged file, which had more */
+        k.seq = sqlite3_column_int64(row, 3);
     if (!k.known && cursor_set(v->db, v->user, id, v->device, &k, v->now_ms) < 0)
         return false;
     if (first && k.known && !device_seen(v, key))

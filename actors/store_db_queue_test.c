@@ -98,6 +98,13 @@ Test(store_db_queue, nobody_acknowledges_what_does_not_exist) {
     cr_expect_str_eq(status_of(2), "sent");
 }
 
+Test(store_db_queue, no_device_begins_behind_the_end) {
+    say("alice", NOW_MS);
+    (void)acked("bob", "phone");
+    cr_assert_eq(sqlite3_exec(db->sql, "UPDATE cursors SET seq = 9", NULL, NULL, NULL), SQLITE_OK);
+    cr_expect_eq(acked("bob", "phone"), 1, "or it would miss what comes next");
+}
+
 Test(store_db_queue, a_known_device_begins_where_the_member_joined) {
     (void)run(STORE_CONV_ADD, "sssis[s]", "c0", "Before", "bob", (int64_t)5, "epoch0", "bob");
     (void)run(STORE_MEMBERS_REMOVE, "s[s]", "c1", "bob");
