@@ -270,16 +270,6 @@ static int on_request(ptn_ctx *c, const struct router *s, const ptn_msg *m) {
     return 0;
 }
 
-/* What the route POST /topics/{} asks of a caller, and where it leads. */
-static int on_publish(ptn_ctx *c, const struct router *s, const ptn_msg *m) {
-    ptn_publish_call p;
-    if (!ptn_publish_unpack(ptn_msg_bytes(m), &p))
-        return -PTN_EPROTO;
-    if (is_user(c, m, p.user))
-        hand_on(c, m, topic_owner(s->config, p.topic), PTN_MSG_PUBLISH);
-    return 0;
-}
-
 static int router_init(ptn_ctx *c, void *state, void *arg) {
     (void)c;
     struct router *s = state;
@@ -291,8 +281,6 @@ static int router_init(ptn_ctx *c, void *state, void *arg) {
 static int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     if (m->type == PTN_MSG_REQUEST)
         return on_request(c, state, m);
-    if (m->type == PTN_MSG_PUBLISH)
-        return on_publish(c, state, m);
     if (m->type == PTN_MSG_STOPPING)
         ptn_exit(c, 0);
     return 0;

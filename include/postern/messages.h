@@ -22,7 +22,7 @@
     XX(STREAM)            /* [topic]: the edge subscribes and streams events (SSE) */                      \
     XX(PROBLEM)           /* [code, message, details? map] */                                              \
     XX(OK)                /* nil */                                                                        \
-    XX(PUBLISH)           /* edge -> router -> topics: ptn_publish_call, what frames say so often that it   \
+    XX(PUBLISH)           /* edge -> topics: ptn_publish_call of a user, what frames say so often that it   \
                            * is no REQUEST -> PUBLISHED */                                                 \
     XX(PUBLISHED)         /* [epoch, offset, durability] */                                                \
     /* identity */                                                                                         \

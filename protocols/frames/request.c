@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * request.c - frames that become a REQUEST to the router: request, publish, message.
+ * request.c - frames that become a REQUEST to the router: request, message; and publish.
  *
  * publish and message are the REST routes of the same name, so that a rule is written once, by the
- * route's owner, and holds for every protocol.  publish has a message of its own all the same: as a
- * REQUEST, what it says would be written as a path, a query and headers and read from them again.
+ * route's owner, and holds for every protocol.  publish goes straight to the owner of its topic, in
+ * a message of its own: as a REQUEST, what it says would be written as a path, a query and headers
+ * and read from them again, and there would be nothing left for the router to decide.
  */
 #include "protocols/frames/internal.h"
 
@@ -104,17 +105,19 @@ static void published_callback(ptn_ctx *c, void *state, int err, const ptn_msg *
 
 /* ---- asking --------------------------------------------------------------------------------- */
 
-/* Asks the router; consumes w in every case. */
-static void call_ask(ptn_ctx *c, struct frames_call *call, uint32_t type, ptn_pack *w,
+static ptn_addr router_of(const frames_session *s) {
+    return s->config->directory->router[s->config->worker];
+}
+
+/* Consumes w in every case. */
+static void call_ask(ptn_ctx *c, struct frames_call *call, ptn_addr to, uint32_t type, ptn_pack *w,
                      ptn_time deadline, ptn_reply_cb cb) {
-    frames_session *s = call->session;
     ptn_buf *b = ptn_pack_finish(w);
     int err = -PTN_EOVERLOAD;
     if (ptn_memory_pressure())
         ptn_count(PTN_C_SHED_MEMORY, 1);
     else if (b != NULL)
-        err = ptn_ask(c, s->config->directory->router[s->config->worker], type, b, deadline, cb,
-                      call, &call->corr);
+        err = ptn_ask(c, to, type, b, deadline, cb, call, &call->corr);
     if (err == 0)
         return;
     ptn_buf_unref(b);
@@ -179,7 +182,9 @@ void frames__handle_publish(ptn_ctx *c, frames_session *s, const struct frames_i
     ptn_pack w;
     ptn_pack_init(&w, p.topic.n + p.user.n + p.key.n + p.data.n + 32);
     ptn_publish_pack(&w, &p);
-    call_ask(c, call, PTN_MSG_PUBLISH, &w, ptn_now(c) + s->config->request_ns, published_callback);
+    const ptn_directory *d = s->config->directory;
+    call_ask(c, call, d->topics[ptn_shard(p.topic, d->workers)], PTN_MSG_PUBLISH, &w,
+             ptn_now(c) + s->config->request_ns, published_callback);
 }
 
 /* ---- message -------------------------------------------------------------------------------- */
@@ -259,7 +264,8 @@ void frames__handle_message(ptn_ctx *c, frames_session *s, const struct frames_i
         ptn_pack_raw(&w, f.nested);
     else
         pack_flat_message(&w, &f, in->frame);
-    call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + s->config->request_ns, reply_callback);
+    call_ask(c, call, router_of(s), PTN_MSG_REQUEST, &w, ptn_now(c) + s->config->request_ns,
+             reply_callback);
 }
 
 /* ---- request -------------------------------------------------------------------------------- */
@@ -468,5 +474,5 @@ void frames__handle_request(ptn_ctx *c, frames_session *s, const struct frames_i
     ptn_buf_unref(headers);
     if (!ok)
         w.err = -PTN_ENOMEM; /* finish fails, and the client hears `overloaded` */
-    call_ask(c, call, PTN_MSG_REQUEST, &w, ptn_now(c) + timeout_ns, reply_callback);
+    call_ask(c, call, router_of(s), PTN_MSG_REQUEST, &w, ptn_now(c) + timeout_ns, reply_callback);
 }

@@ -148,10 +148,6 @@ static inline int router_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         fake_unpark(c, f);
         return 0;
     }
-    if (m->type == PTN_MSG_PUBLISH) {
-        fake_publish(c, m);
-        return 0;
-    }
     cr_assert_eq(m->type, PTN_MSG_REQUEST);
     cr_assert(ptn_request_unpack(ptn_msg_bytes(m), &q));
     const ptn_reply_to to = ptn_reply_token(c, m);
@@ -284,6 +280,8 @@ static inline int topics_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
         ptn_exit(c, 0);
     if (m->type == PTN_MSG_TOPIC_WATCH_ALL && m->corr != 0)
         (void)ptn_reply(c, ptn_reply_token(c, m), PTN_MSG_OK, NULL);
+    if (m->type == PTN_MSG_PUBLISH)
+        fake_publish(c, m);
     if (m->type != PTN_MSG_TOPIC_ATTACH)
         return 0;
     cr_assert(ptn_unpack_array(&u, &n) && ptn_unpack_str(&u, &topic));

@@ -22,12 +22,14 @@ static void edge_release(void *arg) {
     ptn_out_done(&e->base.text);
 }
 
-/* Every request of this worker passes its router, and most its verifier.  While the mailbox of one
- * of them fills, the edge reads nothing, and TCP pushes back.  The owners of routes are not
- * watched: one that is slow refuses its own requests, and must not stop those of others. */
+/* Every request of this worker passes its router, and most its verifier; publish frames go to its
+ * topics.  While the mailbox of one of them fills, the edge reads nothing, and TCP pushes back.
+ * Other owners of routes are not watched: one that is slow refuses its own requests, and must not
+ * stop those of others. */
 static int watch_pressure(ptn_ctx *c, struct http_edge *e) {
     const ptn_directory *d = e->base.config->directory;
-    const ptn_addr targets[] = {d->router[e->base.worker], d->auth[e->base.worker]};
+    const ptn_addr targets[] = {d->router[e->base.worker], d->auth[e->base.worker],
+                                d->topics[e->base.worker]};
     int err = 0;
     for (size_t i = 0; i < PTN_ARRAY_LEN(targets) && err == 0; i++)
         if (targets[i] != PTN_ADDR_NONE && !e->base.config->admin)

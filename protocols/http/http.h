@@ -231,7 +231,7 @@ struct http_edge {
     struct http_exchange *free_exchanges;
     uint32_t n_free_exchanges;
     uint32_t n_refusing; /* streams over connections_max that are being told so */
-    uint64_t watches[2]; /* of the pressure of router and auth; 0: none */
+    uint64_t watches[3]; /* of the pressure of router, auth and topics; 0: none */
     uint8_t pressed;     /* bit per watch */
     ptn_listener *listeners[8];
     size_t n_listeners;

@@ -17,7 +17,7 @@ static int level_handle(ptn_ctx *c, void *state, const ptn_msg *m) {
     const struct http_edge *e = state;
     if (m->type == MSG_LEVEL) {
         for (unsigned i = 0; i < PTN_ARRAY_LEN(e->watches); i++) {
-            cr_assert_neq(e->watches[i], 0, "router and auth are watched");
+            cr_assert_neq(e->watches[i], 0, "router, auth and topics are watched");
             ptn_msg level = {.type = m->data[0] >> i & 1 ? PTN_MSG_PRESSURE : PTN_MSG_RELIEF,
                              .corr = e->watches[i]};
             cr_assert_eq(edge_actor.handle(c, state, &level), 0);

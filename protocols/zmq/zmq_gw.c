@@ -115,7 +115,8 @@ static int prefixes_once(ptn_ctx *c, zmq_gw *gw) {
 /* As the other edges do: those whom every request passes must keep up. */
 static int watch_pressure(ptn_ctx *c, zmq_gw_state *st) {
     const zmq_gw *gw = st->gw;
-    const ptn_addr targets[] = {gw->directory->router[gw->worker], gw->directory->auth[gw->worker]};
+    const ptn_addr targets[] = {gw->directory->router[gw->worker], gw->directory->auth[gw->worker],
+                                gw->directory->topics[gw->worker]};
     int err = 0;
     for (size_t i = 0; i < PTN_ARRAY_LEN(targets) && err == 0; i++)
         if (targets[i] != PTN_ADDR_NONE)

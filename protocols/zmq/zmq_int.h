@@ -106,7 +106,7 @@ typedef struct zmq_gw_state {
     zmq_gw_refusal refusal;
     zmq_gw_call *calls, *free, *answered;
     uint32_t n_in_flight;
-    uint64_t pressure[2]; /* watches of router and auth; 0: none */
+    uint64_t pressure[3]; /* watches of router, auth and topics; 0: none */
     uint8_t pressed;      /* bit per watch; not 0: no request is read, and libzmq pushes back */
     bool turn_end_asked, draining, stopping;
     ptn_reply_to drain_reply; /* corr 0: nobody waits for the last answer */
