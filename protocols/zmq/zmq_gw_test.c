@@ -505,6 +505,8 @@ Test(zmq_gw, a_peer_may_come_back_under_its_name_at_once, .timeout = 120) {
         void *before = named_dealer(&f, "again");
         int forever = -1;
         (void)zmq_setsockopt(before, ZMQ_LINGER, &forever, sizeof(forever));
+        cr_assert_gt(zmq_send(before, "{\"type\":\"ping\"}", 15, 0), 0);
+        cr_assert(recv_text(before, reply, sizeof(reply))); /* it has the name first, then */
         for (int i = 0; i < 400; i++)
             cr_assert_gt(zmq_send(before, "{\"type\":\"ping\"}", 15, 0), 0);
         (void)zmq_close(before);
