@@ -169,6 +169,7 @@ static void work_empty(struct hub_feed *f) {
         ptn_buf_unref(w->held[--w->n_held].buf);
     free(w->held);
     w->held = NULL;
+    w->held_cap = 0;
 }
 
 /* A feed that has all of its conversations keeps nothing of the way there. */

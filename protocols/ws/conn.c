@@ -208,8 +208,8 @@ static void on_close(ptn_ctx *c, void *owner, int reason) {
         ptn_count(PTN_C_CLOSED_SLOW_CONSUMER, 1);
     w->state = WS_DONE;
     ptn_timer_stop(c, &w->timer);
-    ws__sink_close(c, w->edge->config->hub,
-                   w); /* first: afterwards no tag of a call is alive in the hub */
+    /* first: afterwards no tag of a call is alive in the hub */
+    ws__sink_close(c, w->edge->config->hub, w);
     frames_session_done(c, &w->session);
     ws_parser_done(&w->parser);
     ws__backlog_done(w);
